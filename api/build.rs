@@ -1,0 +1,10 @@
+//! Compiles the wire protocol with protox, so that no `protoc` has to be installed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto/outrider.proto");
+    let descriptors = protox::compile(["outrider.proto"], ["proto"])?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

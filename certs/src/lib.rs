@@ -1,0 +1,1 @@
+//! SPIFFE identity, keys, the certificate authority, trust bundles and TLS configurations. No network.
