@@ -126,7 +126,8 @@ impl CertificateAuthority {
     /// Issues a certificate for `id` and the request's public key, valid for `lifetime` from `now` on.
     ///
     /// It has one URI SAN (the ID) and no other name, is for TLS servers and clients, cannot sign others,
-    /// is back-dated five minutes, and ends with the authority's own certificate at the latest.
+    /// is back-dated five minutes (or a quarter of a short `lifetime`), and ends with the authority's own
+    /// certificate at the latest.
     ///
     /// # Errors
     /// [`AuthorityError`].

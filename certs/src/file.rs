@@ -3,9 +3,9 @@
 //! Owns the way such a file comes into being (a temporary file beside it, synced, renamed, the directory
 //! synced) and the way it is read back (with a cap on its size).
 
-use std::fs::{File, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
@@ -56,6 +56,11 @@ fn directory_of(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
     }
+}
+
+/// Makes the directory that will hold secrets, for its owner only, if it is not there.
+pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Reads a whole file of at most [`MAX_LEN`] bytes.

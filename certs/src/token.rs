@@ -151,7 +151,8 @@ struct MintedClaims<'a> {
 }
 
 impl TokenIssuer {
-    /// The issuer whose key is in `directory`, with a new key (mode 0600) if there is none.
+    /// The issuer whose key is in `directory` (made if it is not there), with a new key (mode 0600) if
+    /// there is none.
     ///
     /// # Errors
     /// [`IssuerError`]: the file cannot be read or written, is no P-256 key, or may be read by others.
@@ -161,6 +162,10 @@ impl TokenIssuer {
             path: path.clone(),
             cause,
         };
+        file::create_directory(directory).map_err(|cause| IssuerError::Io {
+            path: directory.into(),
+            cause,
+        })?;
         if !path.try_exists().map_err(io_error)? {
             let key = PrivateKey::generate().map_err(IssuerError::Generate)?;
             match file::create_atomic(&path, key.to_pem().as_bytes(), KEY_MODE) {

@@ -132,7 +132,8 @@ pub enum StoreError {
 }
 
 impl CertificateAuthority {
-    /// The authority whose `ca.crt` and `ca.key` are in `directory`; a new one if there are none.
+    /// The authority whose `ca.crt` and `ca.key` are in `directory` (made if it is not
+    /// there); a new one if there are none.
     ///
     /// Two processes that start at once in the same directory end up with the same authority.
     ///
@@ -146,6 +147,7 @@ impl CertificateAuthority {
     ) -> Result<Self, AuthorityError> {
         let certificate = directory.join(CERTIFICATE_FILE);
         let key = directory.join(KEY_FILE);
+        file::create_directory(directory).map_err(|cause| io_error(directory, cause))?;
         create_missing(&certificate, &key, trust_domain, now)?;
         let secret = file::read_secret(&key).map_err(|error| match error {
             SecretError::Io(cause) => io_error(&key, cause),
