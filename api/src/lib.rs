@@ -1,4 +1,23 @@
 //! What the processes of Outrider say to each other, what users write, and the one evaluator.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`proto`] | the wire between sidecar and control plane, generated |
+//! | [`kinds`] | what users write, as Rust types |
+//! | [`manifest`] | YAML to kinds, every problem with its file, line, column and field |
+//! | [`names`] | names of Services, and how callers spell them |
+//! | [`duration`] | durations as the Gateway API writes them |
+//! | [`model`] | what the wire means: validated and immutable |
+//! | [`authorization`] | who may call what: [`authorization::PolicySet::authorize`] |
+//!
+//! No sockets, no clocks and no files: text and messages in, values out.
+
+pub mod authorization;
+pub mod duration;
+pub mod kinds;
+pub mod manifest;
+pub mod model;
+pub mod names;
 
 /// The wire protocol, generated from `proto/outrider.proto`.
 #[allow(clippy::all, missing_docs, unreachable_pub)]

@@ -1,0 +1,86 @@
+//! `targetRefs[]`: the workloads that a policy is about.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+
+use crate::kinds::field;
+
+/// At most this many targets (GEP-713).
+const TARGETS_MAX: usize = 16;
+
+/// In the policy's own namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub enum TargetRef {
+    /// The workloads that a Service selects.
+    Service { name: String },
+    /// One Workload.
+    Workload { name: String },
+    /// The workloads with these labels; no labels: all of the namespace.
+    Pods {
+        match_labels: BTreeMap<String, String>,
+    },
+}
+
+pub(super) fn target_refs<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<TargetRef>, D::Error> {
+    let targets = Vec::deserialize(deserializer)?;
+    if targets.is_empty() || targets.len() > TARGETS_MAX {
+        let got = targets.len();
+        return Err(D::Error::custom(format!(
+            "has {got} entries, expected 1 to {TARGETS_MAX}"
+        )));
+    }
+    Ok(targets)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Written {
+    group: String,
+    kind: String,
+    #[serde(default, deserialize_with = "some_subdomain")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "field::present")]
+    selector: Option<WrittenSelector>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WrittenSelector {
+    #[serde(default, deserialize_with = "field::labels")]
+    match_labels: BTreeMap<String, String>,
+}
+
+fn some_subdomain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    field::subdomain(deserializer).map(Some)
+}
+
+impl TryFrom<Written> for TargetRef {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let id = (written.group.as_str(), written.kind.as_str());
+        match (id, written.name, written.selector) {
+            (("", "Service"), Some(name), None) => Ok(Self::Service { name }),
+            (("outrider.mesh", "Workload"), Some(name), None) => Ok(Self::Workload { name }),
+            (("", "Pod"), None, Some(selector)) => Ok(Self::Pods {
+                match_labels: selector.match_labels,
+            }),
+            (("", "Service") | ("outrider.mesh", "Workload"), _, _) => Err(format!(
+                "expected \"name\" and no \"selector\" beside kind {}",
+                written.kind
+            )),
+            (("", "Pod"), _, _) => {
+                Err("expected \"selector\" and no \"name\" beside kind Pod".to_owned())
+            }
+            ((group, kind), _, _) => Err(format!(
+                "cannot target group {group:?}, kind {kind:?}, expected group \"\" with kind \
+                 Service or Pod, or group \"outrider.mesh\" with kind Workload"
+            )),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `MeshConfig`: one for each mesh.
+
+use std::time::Duration;
+
+use outrider_certs::spiffe::TrustDomain;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+
+use super::field::{self, Accepted};
+use super::meta::ObjectMeta;
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct MeshConfig {
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub spec: MeshConfigSpec,
+    #[serde(default, rename = "status")]
+    _status: Accepted,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct MeshConfigSpec {
+    /// `None`: the control plane's default.
+    #[serde(deserialize_with = "field::some_from_str")]
+    pub trust_domain: Option<TrustDomain>,
+    /// What becomes of a call to a workload that no ALLOW policy selects. Default false.
+    pub default_deny: bool,
+    /// One second to a year. Default 24 hours.
+    #[serde(deserialize_with = "certificate_lifetime")]
+    pub certificate_lifetime: Duration,
+    /// Default false.
+    pub access_log: bool,
+    /// How long a sidecar that ends lets requests finish. At most an hour. Default 10 seconds.
+    #[serde(deserialize_with = "drain_timeout")]
+    pub drain_timeout: Duration,
+    /// How long the first bytes of a connection are waited for where the protocol is not declared:
+    /// what servers that speak first are held up by. At most 10 seconds. Default 50 milliseconds.
+    #[serde(deserialize_with = "detect_timeout")]
+    pub detect_timeout: Duration,
+}
+
+impl Default for MeshConfigSpec {
+    fn default() -> Self {
+        Self {
+            trust_domain: None,
+            default_deny: false,
+            certificate_lifetime: Duration::from_secs(24 * 3600),
+            access_log: false,
+            drain_timeout: Duration::from_secs(10),
+            detect_timeout: Duration::from_millis(50),
+        }
+    }
+}
+
+fn certificate_lifetime<'de, D: Deserializer<'de>>(de: D) -> Result<Duration, D::Error> {
+    between(
+        de,
+        Duration::from_secs(1),
+        Duration::from_secs(365 * 24 * 3600),
+    )
+}
+
+fn drain_timeout<'de, D: Deserializer<'de>>(de: D) -> Result<Duration, D::Error> {
+    between(de, Duration::ZERO, Duration::from_secs(3600))
+}
+
+fn detect_timeout<'de, D: Deserializer<'de>>(de: D) -> Result<Duration, D::Error> {
+    between(de, Duration::from_millis(1), Duration::from_secs(10))
+}
+
+fn between<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    least: Duration,
+    most: Duration,
+) -> Result<Duration, D::Error> {
+    let duration = field::duration(deserializer)?;
+    if (least..=most).contains(&duration) {
+        return Ok(duration);
+    }
+    let [got, least, most] = [duration, least, most].map(crate::duration::format);
+    Err(D::Error::custom(format!(
+        "is {got}, expected {least} to {most}"
+    )))
+}

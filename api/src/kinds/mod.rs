@@ -1,0 +1,28 @@
+//! What users write: the kinds of `outrider.mesh/v1alpha1` and those of Kubernetes that files need.
+//!
+//! Owns the shape of each kind and the meaning of a single field: names are names, ports are ports,
+//! paths are canonical once they are here. What takes two objects to know (does the target exist?)
+//! is the index's. Unknown fields are errors; of Kubernetes' own kinds, the fields that Kubernetes
+//! knows and a mesh has no use for are accepted.
+//!
+//! The name of a Rust field in camelCase is the name in YAML.
+
+mod authorization;
+mod field;
+mod mesh_config;
+mod meta;
+mod service;
+mod source;
+mod workload;
+
+pub use authorization::{
+    AuthorizationPolicy, AuthorizationPolicySpec, NetworkAttributes, Rule, TargetRef,
+};
+pub use mesh_config::{MeshConfig, MeshConfigSpec};
+pub use meta::ObjectMeta;
+pub use service::{Service, ServiceAccount, ServicePort, ServiceSpec, TargetPort, Transport};
+pub use source::Source;
+pub use workload::{Outbound, Upstream, Workload, WorkloadPort, WorkloadSpec};
+
+/// The API group and version of our own kinds.
+pub const API_VERSION: &str = "outrider.mesh/v1alpha1";

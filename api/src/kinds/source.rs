@@ -1,0 +1,140 @@
+//! `sources[]` of a rule: a discriminated union, one field for each `type`.
+
+use ipnet::IpNet;
+use outrider_certs::spiffe::SpiffeId;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+
+use super::field;
+use crate::authorization::{self, IpBlock};
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub enum Source {
+    ServiceAccount {
+        /// `None`: the policy's own.
+        namespace: Option<String>,
+        /// `None`: every one of the namespace (`*`).
+        name: Option<String>,
+    },
+    Namespace(String),
+    Spiffe(SpiffeId),
+    IpBlock(IpBlock),
+}
+
+impl Source {
+    /// What it means in a policy of `namespace`.
+    #[must_use]
+    pub fn resolve(&self, namespace: &str) -> authorization::Source {
+        match self {
+            Self::ServiceAccount {
+                namespace: own,
+                name,
+            } => {
+                let namespace = own.as_deref().unwrap_or(namespace).to_owned();
+                match name.clone() {
+                    Some(name) => authorization::Source::ServiceAccount { namespace, name },
+                    None => authorization::Source::Namespace(namespace),
+                }
+            }
+            Self::Namespace(namespace) => authorization::Source::Namespace(namespace.clone()),
+            Self::Spiffe(id) => authorization::Source::Spiffe(id.clone()),
+            Self::IpBlock(block) => authorization::Source::IpBlock(block.clone()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Written {
+    r#type: Type,
+    #[serde(default, deserialize_with = "field::present")]
+    service_account: Option<WrittenServiceAccount>,
+    #[serde(default, deserialize_with = "field::some_label")]
+    namespace: Option<String>,
+    #[serde(default, deserialize_with = "field::some_from_str")]
+    spiffe: Option<SpiffeId>,
+    #[serde(default, deserialize_with = "field::present")]
+    ip_block: Option<WrittenIpBlock>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+enum Type {
+    ServiceAccount,
+    Namespace,
+    #[serde(rename = "SPIFFE")]
+    Spiffe,
+    #[serde(rename = "IPBlock")]
+    IpBlock,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WrittenServiceAccount {
+    #[serde(default, deserialize_with = "field::some_label")]
+    namespace: Option<String>,
+    #[serde(deserialize_with = "account_name")]
+    name: AccountName,
+}
+
+type AccountName = Option<String>;
+
+/// A name, whole and with dots if it has some, or `*` alone. Anything else with a `*` is no name.
+fn account_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AccountName, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name == "*" {
+        return Ok(None);
+    }
+    crate::names::check_subdomain(&name).map_err(|error| {
+        let expected = "expected the name of a ServiceAccount, or \"*\" for every one";
+        D::Error::custom(format!("{name:?} {error}; {expected}"))
+    })?;
+    Ok(Some(name))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WrittenIpBlock {
+    #[serde(deserialize_with = "field::from_str")]
+    cidr: IpNet,
+    #[serde(default, deserialize_with = "field::nets")]
+    except: Vec<IpNet>,
+}
+
+impl TryFrom<Written> for Source {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let wrong = |field: &str| {
+            Err(format!(
+                "expected exactly the field \"{field}\" beside type {:?}",
+                written.r#type
+            ))
+        };
+        let given = (
+            written.service_account,
+            written.namespace,
+            written.spiffe,
+            written.ip_block,
+        );
+        match (written.r#type, given) {
+            (Type::ServiceAccount, (Some(account), None, None, None)) => Ok(Self::ServiceAccount {
+                namespace: account.namespace,
+                name: account.name,
+            }),
+            (Type::Namespace, (None, Some(namespace), None, None)) => {
+                Ok(Self::Namespace(namespace))
+            }
+            (Type::Spiffe, (None, None, Some(id), None)) => Ok(Self::Spiffe(id)),
+            (Type::IpBlock, (None, None, None, Some(block))) => {
+                let block = IpBlock::new(block.cidr, block.except);
+                block.map(Self::IpBlock).map_err(|error| error.to_string())
+            }
+            (Type::ServiceAccount, _) => wrong("serviceAccount"),
+            (Type::Namespace, _) => wrong("namespace"),
+            (Type::Spiffe, _) => wrong("spiffe"),
+            (Type::IpBlock, _) => wrong("ipBlock"),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! One document to one object.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::decode;
+use super::place::{Located, Location, Problem};
+use super::suggest;
+use super::tree::{Node, Value};
+use crate::kinds::{self, API_VERSION, ObjectMeta};
+use crate::names;
+
+/// What a document says.
+#[derive(Clone, Debug)]
+pub enum Object {
+    Service(Located<kinds::Service>),
+    ServiceAccount(Located<kinds::ServiceAccount>),
+    Workload(Located<kinds::Workload>),
+    AuthorizationPolicy(Located<kinds::AuthorizationPolicy>),
+    MeshConfig(Located<kinds::MeshConfig>),
+}
+
+impl Object {
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Service(_) => "Service",
+            Self::ServiceAccount(_) => "ServiceAccount",
+            Self::Workload(_) => "Workload",
+            Self::AuthorizationPolicy(_) => "AuthorizationPolicy",
+            Self::MeshConfig(_) => "MeshConfig",
+        }
+    }
+
+    #[must_use]
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Service(object) => &object.metadata,
+            Self::ServiceAccount(object) => &object.metadata,
+            Self::Workload(object) => &object.metadata,
+            Self::AuthorizationPolicy(object) => &object.metadata,
+            Self::MeshConfig(object) => &object.metadata,
+        }
+    }
+
+    /// As [`Located::location`].
+    #[must_use]
+    pub fn location(&self, field: &str) -> Location {
+        match self {
+            Self::Service(object) => object.location(field),
+            Self::ServiceAccount(object) => object.location(field),
+            Self::Workload(object) => object.location(field),
+            Self::AuthorizationPolicy(object) => object.location(field),
+            Self::MeshConfig(object) => object.location(field),
+        }
+    }
+
+    /// As [`Located::problem`].
+    pub fn problem(&self, field: impl Into<String>, message: impl Into<String>) -> Problem {
+        let field = field.into();
+        Problem::new(self.location(&field), field, message)
+    }
+}
+
+const KINDS: [(&str, &str); 5] = [
+    ("v1", "Service"),
+    ("v1", "ServiceAccount"),
+    (API_VERSION, "Workload"),
+    (API_VERSION, "AuthorizationPolicy"),
+    (API_VERSION, "MeshConfig"),
+];
+
+pub(super) fn read(file: &Arc<Path>, root: Node) -> Result<Object, Problem> {
+    let kind = kind_of(file, &root)?;
+    match kind {
+        "Service" => {
+            let service: Located<kinds::Service> = located(file, root)?;
+            let label = names::check_label(&service.metadata.name);
+            label.map_err(|error| {
+                service.problem("metadata.name", format!("of a Service {error}"))
+            })?;
+            Ok(Object::Service(service))
+        }
+        "ServiceAccount" => Ok(Object::ServiceAccount(located(file, root)?)),
+        "Workload" => Ok(Object::Workload(located(file, root)?)),
+        "AuthorizationPolicy" => Ok(Object::AuthorizationPolicy(located(file, root)?)),
+        // The last that `kind_of` knows.
+        _ => Ok(Object::MeshConfig(located(file, root)?)),
+    }
+}
+
+fn located<T: DeserializeOwned>(file: &Arc<Path>, root: Node) -> Result<Located<T>, Problem> {
+    let value = decode::decode(&root, &["apiVersion", "kind"])
+        .map_err(|error| error.into_problem(file, &root))?;
+    Ok(Located::new(value, file.clone(), root))
+}
+
+fn kind_of(file: &Arc<Path>, root: &Node) -> Result<&'static str, Problem> {
+    let problem = |field: &str, message: String| {
+        let node = root.find(field);
+        let location = Location {
+            file: file.clone(),
+            line: node.line,
+            column: node.column,
+        };
+        Problem::new(location, field, message)
+    };
+    let Value::Map(_) = root.value else {
+        let message = "is not an object, expected the fields apiVersion, kind, metadata and spec";
+        return Err(problem("", message.to_owned()));
+    };
+    let text = |field| match &root.find(field).value {
+        Value::Text(text) => Ok(text.as_str()),
+        Value::Map(_) => Err(problem(field, "is missing".to_owned())),
+        _ => Err(problem(field, "is not text".to_owned())),
+    };
+    let (version, kind) = (text("apiVersion")?, text("kind")?);
+    let Some((expected, kind)) = KINDS.into_iter().find(|(_, known)| *known == kind) else {
+        let expected = suggest::expected(kind, &KINDS.map(|(_, kind)| kind));
+        return Err(problem(
+            "kind",
+            format!("unknown kind {kind:?}, {expected}"),
+        ));
+    };
+    if version != expected {
+        let message = format!("unknown apiVersion {version:?} of {kind}, expected {expected}");
+        return Err(problem("apiVersion", message));
+    }
+    Ok(kind)
+}

@@ -1,0 +1,110 @@
+//! Where something is written, and what is wrong with it.
+
+use std::fmt;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::tree::Node;
+
+/// A place in a file. Displays as `FILE:LINE:COLUMN`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Location {
+    #[serde(serialize_with = "displayed")]
+    pub file: Arc<Path>,
+    /// From 1 on.
+    pub line: u32,
+    /// In characters, from 1 on.
+    pub column: u32,
+}
+
+fn displayed<S: serde::Serializer>(file: &Arc<Path>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&file.display())
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+/// Something that is wrong with what a user wrote. Displays as `FILE:LINE:COLUMN: FIELD: MESSAGE`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+pub struct Problem {
+    #[serde(flatten)]
+    pub location: Location,
+    /// For instance `spec.rules[0].sources`. Empty: the file or the document.
+    pub field: String,
+    /// What is wrong, and what was expected.
+    pub message: String,
+}
+
+impl Problem {
+    pub fn new(location: Location, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            location,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.location)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// An object, and the place of each of its fields.
+#[derive(Clone, Debug)]
+pub struct Located<T> {
+    pub value: T,
+    source: Arc<Source>,
+}
+
+#[derive(Debug)]
+struct Source {
+    file: Arc<Path>,
+    root: Node,
+}
+
+impl<T> Located<T> {
+    pub(super) fn new(value: T, file: Arc<Path>, root: Node) -> Self {
+        Self {
+            value,
+            source: Arc::new(Source { file, root }),
+        }
+    }
+
+    /// Where `field` is written, for instance `spec.targetRefs[0].name`; if it is not there, the
+    /// innermost of the fields around it that is. Empty: the object.
+    #[must_use]
+    pub fn location(&self, field: &str) -> Location {
+        let node = self.source.root.find(field);
+        Location {
+            file: self.source.file.clone(),
+            line: node.line,
+            column: node.column,
+        }
+    }
+
+    /// A problem with `field`.
+    pub fn problem(&self, field: impl Into<String>, message: impl Into<String>) -> Problem {
+        let field = field.into();
+        Problem::new(self.location(&field), field, message)
+    }
+}
+
+impl<T> Deref for Located<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}

@@ -1,0 +1,108 @@
+//! Why a message is no model, and the helpers that name the field.
+
+use std::net::AddrParseError;
+
+use outrider_certs::bundle::BundleError;
+use outrider_certs::spiffe::SpiffeIdError;
+
+use crate::authorization::MatchError;
+use crate::names::NameError;
+
+/// A message that does not say what it must. Nothing of it is used.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {cause}")]
+pub struct ModelError {
+    /// From the message on, for instance `authorization.policies[0].rules[2].ports[1]`.
+    pub field: String,
+    pub cause: Cause,
+}
+
+/// What is wrong with a field of a message.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    #[error("is missing")]
+    Missing,
+    #[error("{0} is none of the known values")]
+    Number(i32),
+    #[error("{0} is not a port, expected 1 to 65535")]
+    Port(u32),
+    #[error("{0} more than once")]
+    Duplicate(u16),
+    #[error(transparent)]
+    Address(#[from] AddrParseError),
+    #[error(transparent)]
+    Block(#[from] ipnet::AddrParseError),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Identity(#[from] SpiffeIdError),
+    #[error(transparent)]
+    Trust(#[from] BundleError),
+    #[error(transparent)]
+    Match(#[from] MatchError),
+}
+
+impl ModelError {
+    pub(crate) fn new(field: impl Into<String>, cause: impl Into<Cause>) -> Self {
+        Self {
+            field: field.into(),
+            cause: cause.into(),
+        }
+    }
+
+    /// For `map_err`: the error of a field, as an error of the message.
+    pub(crate) fn at<E: Into<Cause>>(field: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::new(field, error)
+    }
+
+    fn within(self, outer: &str) -> Self {
+        Self {
+            field: format!("{outer}.{}", self.field),
+            cause: self.cause,
+        }
+    }
+}
+
+/// Every element of `wire`, or the error of the first that is wrong.
+pub(crate) fn each<W, M>(field: &str, wire: Vec<W>) -> Result<Vec<M>, ModelError>
+where
+    M: TryFrom<W, Error = ModelError>,
+{
+    let element = |(index, wire): (usize, W)| {
+        M::try_from(wire).map_err(|error| error.within(&format!("{field}[{index}]")))
+    };
+    wire.into_iter().enumerate().map(element).collect()
+}
+
+/// Every scalar of `wire`, parsed.
+pub(crate) fn parsed<W, M, E: Into<Cause>>(
+    field: &str,
+    wire: Vec<W>,
+    parse: impl Fn(W) -> Result<M, E>,
+) -> Result<Vec<M>, ModelError> {
+    let element = |(index, wire): (usize, W)| {
+        parse(wire).map_err(|error| ModelError::new(format!("{field}[{index}]"), error))
+    };
+    wire.into_iter().enumerate().map(element).collect()
+}
+
+/// A message that must be there.
+pub(crate) fn required<W, M>(field: &str, wire: Option<W>) -> Result<M, ModelError>
+where
+    M: TryFrom<W, Error = ModelError>,
+{
+    let wire = wire.ok_or_else(|| ModelError::new(field, Cause::Missing))?;
+    M::try_from(wire).map_err(|error| error.within(field))
+}
+
+/// protobuf writes absent text as empty.
+pub(crate) fn optional(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+pub(crate) fn port(wire: u32) -> Result<u16, Cause> {
+    match u16::try_from(wire) {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(Cause::Port(wire)),
+    }
+}
