@@ -1,1 +1,24 @@
-//! The sidecar.
+//! The Outrider sidecar.
+//!
+//! [`run`] starts one thread for everything that is not traffic ([`control`], [`telemetry`]), and
+//! workers for the traffic ([`worker`]). A worker's connections come from [`listen`] and go through
+//! [`outbound`] (from the app to other sidecars) or [`inbound`] (from other sidecars to the app).
+
+pub mod control;
+pub mod detect;
+pub mod http;
+pub mod inbound;
+pub mod listen;
+pub mod logging;
+pub mod outbound;
+pub mod refusal;
+pub mod telemetry;
+pub mod tls;
+pub mod tunnel;
+pub mod worker;
+
+mod args;
+mod sidecar;
+
+pub use args::Args;
+pub use sidecar::run;

@@ -1,0 +1,104 @@
+//! The sidecar's command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use outrider_certs::spiffe::TrustDomain;
+
+use crate::logging::LogFormat;
+
+/// The Outrider sidecar: rides beside one workload, carries its traffic over mutual TLS and
+/// enforces who may call it.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Example:
+  outrider-proxy --control-plane 127.0.0.1:15012 --trust-domain shop.example \\
+    --trust-bundle ca.crt --token-file order-1.jwt --workload shop/order-1")]
+pub struct Args {
+    /// The control plane's gRPC address
+    #[arg(
+        long,
+        env = "OUTRIDER_CONTROL_PLANE",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:15012"
+    )]
+    pub control_plane: String,
+    /// The trust domain of the mesh
+    #[arg(
+        long,
+        env = "OUTRIDER_TRUST_DOMAIN",
+        value_name = "DOMAIN",
+        default_value = "cluster.local"
+    )]
+    pub trust_domain: TrustDomain,
+    /// The trust anchors to know the control plane by (PEM)
+    #[arg(long, env = "OUTRIDER_TRUST_BUNDLE", value_name = "FILE")]
+    pub trust_bundle: PathBuf,
+    /// The bootstrap token; read again for each certificate
+    #[arg(long, env = "OUTRIDER_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// The workload that this sidecar rides beside
+    #[arg(long, env = "OUTRIDER_WORKLOAD", value_name = "NAMESPACE/NAME")]
+    pub workload: WorkloadName,
+    /// Where /config answers: on loopback
+    #[arg(long, env = "OUTRIDER_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:15000", value_parser = loopback)]
+    pub admin: SocketAddr,
+    /// Where /metrics, /ready and /live answer
+    #[arg(
+        long,
+        env = "OUTRIDER_TELEMETRY",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:15020"
+    )]
+    pub telemetry: SocketAddr,
+    /// Threads that carry traffic
+    #[arg(long, env = "OUTRIDER_WORKERS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+    /// How log lines are written
+    #[arg(long, env = "OUTRIDER_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or a filter such as `info,outrider_proxy=debug`
+    #[arg(
+        long,
+        env = "OUTRIDER_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub log_level: String,
+}
+
+/// `NAMESPACE/NAME` of a Workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl FromStr for WorkloadName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(Self {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                })
+            }
+            _ => Err("expected NAMESPACE/NAME, for instance shop/order-1".to_owned()),
+        }
+    }
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "expected ADDRESS:PORT, for instance 127.0.0.1:15000")?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("the admin address must be on loopback: it shows what the sidecar knows to whoever asks".to_owned())
+    }
+}

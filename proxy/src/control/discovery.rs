@@ -1,0 +1,370 @@
+//! The stream from the control plane: this sidecar's workload, and the destinations that its app
+//! uses. Losing it changes nothing for traffic: what was last good stays.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrider_api::model::{Destination, ModelError, Workload};
+use outrider_api::names::ServiceName;
+use outrider_api::proto::discovery_client::DiscoveryClient;
+use outrider_api::proto::discovery_request::Kind;
+use outrider_api::proto::discovery_response::Resource;
+use outrider_api::proto::{Ack, DiscoveryRequest, DiscoveryResponse, Hello, Nack, ServiceRef};
+use outrider_certs::svid;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::channel::{self, ChannelError};
+use super::{Credentials, DestinationState, WorkloadState};
+use crate::telemetry::metrics::Metrics;
+
+/// How often destinations that nobody uses any more are let go.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Messages to the control plane that may wait.
+const QUEUE: usize = 256;
+
+/// A worker wants to know about a Service.
+#[derive(Debug)]
+pub struct Subscription {
+    pub service: ServiceName,
+    pub reply: oneshot::Sender<watch::Receiver<DestinationState>>,
+}
+
+/// Why the stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error("the control plane ended the stream: {} ({:?})", .0.message(), .0.code())]
+    Refused(Box<tonic::Status>),
+    #[error("the control plane closed the stream")]
+    Closed,
+    #[error("a new certificate is to be shown")]
+    Renewed,
+}
+
+/// Why a snapshot was rejected.
+#[derive(Debug, thiserror::Error)]
+enum Rejection {
+    #[error("version {version} is older than version {applied}, which is applied")]
+    Older { version: u64, applied: u64 },
+    #[error("the snapshot is empty")]
+    Empty,
+    #[error(transparent)]
+    Invalid(#[from] ModelError),
+}
+
+/// Who this sidecar says it is, and where the control plane is.
+#[derive(Clone, Debug)]
+pub struct DiscoverySource {
+    pub control_plane: String,
+    pub namespace: String,
+    pub workload: String,
+}
+
+/// The one writer of the workload and of every destination.
+pub struct Discovery {
+    source: DiscoverySource,
+    credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    subscriptions: mpsc::Receiver<Subscription>,
+    workload: watch::Sender<WorkloadState>,
+    workload_version: u64,
+    destinations: HashMap<ServiceName, Known>,
+    metrics: Arc<Metrics>,
+    last_heard: watch::Sender<Option<Instant>>,
+}
+
+struct Known {
+    state: watch::Sender<DestinationState>,
+    version: u64,
+}
+
+impl Discovery {
+    pub fn new(
+        source: DiscoverySource,
+        credentials: watch::Receiver<Option<Arc<Credentials>>>,
+        subscriptions: mpsc::Receiver<Subscription>,
+        workload: watch::Sender<WorkloadState>,
+        metrics: Arc<Metrics>,
+        last_heard: watch::Sender<Option<Instant>>,
+    ) -> Self {
+        let destinations = HashMap::new();
+        Self {
+            source,
+            credentials,
+            subscriptions,
+            workload,
+            workload_version: 0,
+            destinations,
+            metrics,
+            last_heard,
+        }
+    }
+
+    /// Runs for as long as the process lives, connecting again whenever the stream ends.
+    pub async fn run(mut self) {
+        let mut attempt = 0;
+        loop {
+            let error = match self.stream(&mut attempt).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            self.metrics.control_plane_connected.set(0);
+            if matches!(error, StreamError::Renewed) {
+                continue;
+            }
+            let delay = svid::retry_delay(attempt, fastrand::f64());
+            attempt = attempt.saturating_add(1);
+            tracing::warn!(%error, retry_in = ?delay, "no stream from the control plane: the last good policy stays");
+            self.wait(delay).await;
+        }
+    }
+
+    /// Subscriptions are taken down in the meantime: their answers come with the next stream.
+    async fn wait(&mut self, delay: Duration) {
+        let until = tokio::time::Instant::now() + delay;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                Some(subscription) = self.subscriptions.recv() => { self.subscribe(subscription); }
+            }
+        }
+    }
+
+    async fn stream(&mut self, attempt: &mut u32) -> Result<std::convert::Infallible, StreamError> {
+        let credentials = self.next_credentials().await?;
+        let channel = channel::connect(
+            &self.source.control_plane,
+            Some(&credentials.svid),
+            &credentials.bundle,
+        )
+        .await?;
+        let (requests, outgoing) = mpsc::channel(QUEUE);
+        self.greet(&requests).await?;
+        let refused = |status| StreamError::Refused(Box::new(status));
+        let mut incoming = DiscoveryClient::new(channel)
+            .subscribe(ReceiverStream::new(outgoing))
+            .await
+            .map_err(refused)?
+            .into_inner();
+        self.metrics.control_plane_connected.set(1);
+        *attempt = 0;
+        tracing::info!(
+            control_plane = self.source.control_plane,
+            "connected to the control plane"
+        );
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                message = incoming.message() => {
+                    let message = message.map_err(refused)?.ok_or(StreamError::Closed)?;
+                    let reply = self.apply(message);
+                    send(&requests, reply).await?;
+                }
+                Some(subscription) = self.subscriptions.recv() => {
+                    if let Some(service) = self.subscribe(subscription) {
+                        send(&requests, Kind::Subscribe(service)).await?;
+                    }
+                }
+                _ = sweep.tick() => {
+                    for service in self.sweep() {
+                        send(&requests, Kind::Unsubscribe(service)).await?;
+                    }
+                }
+                changed = self.credentials.changed() => {
+                    return Err(if changed.is_ok() { StreamError::Renewed } else { StreamError::Closed });
+                }
+            }
+        }
+    }
+
+    async fn next_credentials(&mut self) -> Result<Arc<Credentials>, StreamError> {
+        loop {
+            if let Some(credentials) = self.credentials.borrow_and_update().clone() {
+                return Ok(credentials);
+            }
+            self.credentials
+                .changed()
+                .await
+                .map_err(|_| StreamError::Closed)?;
+        }
+    }
+
+    async fn greet(&self, requests: &mpsc::Sender<DiscoveryRequest>) -> Result<(), StreamError> {
+        let hello = Hello {
+            namespace: self.source.namespace.clone(),
+            workload: self.source.workload.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        send(requests, Kind::Hello(hello)).await?;
+        let known: Vec<ServiceRef> = self.destinations.keys().map(service_ref).collect();
+        let requests = requests.clone();
+        // More than the queue holds may be known: they follow while the stream is being opened.
+        tokio::spawn(async move {
+            for service in known {
+                if send(&requests, Kind::Subscribe(service)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// The Service to subscribe to, if it was not known yet.
+    fn subscribe(&mut self, subscription: Subscription) -> Option<ServiceRef> {
+        let Subscription { service, reply } = subscription;
+        let mut fresh = None;
+        let known = self
+            .destinations
+            .entry(service)
+            .or_insert_with_key(|service| {
+                fresh = Some(service_ref(service));
+                Known {
+                    state: watch::Sender::new(DestinationState::Pending),
+                    version: 0,
+                }
+            });
+        // A worker that no longer waits has dropped the other half.
+        let _ = reply.send(known.state.subscribe());
+        fresh
+    }
+
+    fn sweep(&mut self) -> Vec<ServiceRef> {
+        let unused: Vec<ServiceName> = self
+            .destinations
+            .iter()
+            .filter(|(_, known)| known.state.receiver_count() == 0)
+            .map(|(service, _)| service.clone())
+            .collect();
+        unused
+            .iter()
+            .inspect(|service| {
+                self.destinations.remove(service);
+            })
+            .map(service_ref)
+            .collect()
+    }
+
+    /// Applies a snapshot whole or not at all, and says which.
+    fn apply(&mut self, message: DiscoveryResponse) -> Kind {
+        self.last_heard.send_replace(Some(Instant::now()));
+        let version = message.version;
+        let (destination, result) = match message.resource {
+            Some(Resource::Workload(workload)) => (None, self.apply_workload(version, workload)),
+            Some(Resource::Destination(destination)) => (
+                destination.service.clone(),
+                self.apply_destination(version, destination),
+            ),
+            Some(Resource::Missing(service)) => {
+                (Some(service.clone()), self.apply_missing(version, &service))
+            }
+            None => (None, Err(Rejection::Empty)),
+        };
+        match result {
+            Ok(()) => {
+                self.metrics
+                    .config_version
+                    .set(i64::try_from(version).unwrap_or(i64::MAX));
+                Kind::Ack(Ack {
+                    destination,
+                    version,
+                })
+            }
+            Err(rejection) => {
+                self.metrics.config_rejected.inc();
+                tracing::error!(version, %rejection, "rejected a snapshot: the last good one stays");
+                Kind::Nack(Nack {
+                    destination,
+                    version,
+                    reason: rejection.to_string(),
+                })
+            }
+        }
+    }
+
+    fn apply_workload(
+        &mut self,
+        version: u64,
+        wire: outrider_api::proto::Workload,
+    ) -> Result<(), Rejection> {
+        newer(version, self.workload_version)?;
+        let workload = Workload::try_from(wire)?;
+        self.workload_version = version;
+        self.workload.send_replace(Some(Arc::new(workload)));
+        tracing::info!(version, "workload and policy applied");
+        Ok(())
+    }
+
+    fn apply_destination(
+        &mut self,
+        version: u64,
+        wire: outrider_api::proto::Destination,
+    ) -> Result<(), Rejection> {
+        let name = wire.service.as_ref().map(service_name);
+        let known = name.and_then(|name| self.destinations.get_mut(&name));
+        let result = Destination::try_from(wire).map_err(Rejection::from);
+        let Some(known) = known else {
+            // No longer subscribed to.
+            return result.map(|_| ());
+        };
+        newer(version, known.version)?;
+        match result {
+            Ok(destination) => {
+                known.version = version;
+                known
+                    .state
+                    .send_replace(DestinationState::Ready(Arc::new(destination)));
+                Ok(())
+            }
+            Err(rejection) => {
+                known.state.send_if_modified(|state| {
+                    let unusable = matches!(state, DestinationState::Pending);
+                    if unusable {
+                        *state = DestinationState::Invalid;
+                    }
+                    unusable
+                });
+                Err(rejection)
+            }
+        }
+    }
+
+    fn apply_missing(&mut self, version: u64, service: &ServiceRef) -> Result<(), Rejection> {
+        if let Some(known) = self.destinations.get_mut(&service_name(service)) {
+            newer(version, known.version)?;
+            known.version = version;
+            known.state.send_replace(DestinationState::Missing);
+        }
+        Ok(())
+    }
+}
+
+fn newer(version: u64, applied: u64) -> Result<(), Rejection> {
+    if version < applied {
+        Err(Rejection::Older { version, applied })
+    } else {
+        Ok(())
+    }
+}
+
+async fn send(requests: &mpsc::Sender<DiscoveryRequest>, kind: Kind) -> Result<(), StreamError> {
+    requests
+        .send(DiscoveryRequest { kind: Some(kind) })
+        .await
+        .map_err(|_| StreamError::Closed)
+}
+
+fn service_ref(service: &ServiceName) -> ServiceRef {
+    ServiceRef {
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
+    }
+}
+
+fn service_name(service: &ServiceRef) -> ServiceName {
+    ServiceName {
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
+    }
+}

@@ -1,0 +1,178 @@
+//! The bodies that pass through: streamed as they come, never collected.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::headers;
+use crate::inbound::app::Lease;
+use crate::telemetry::exchange::Exchange;
+
+/// What goes on to the next hop. Trailers lose the headers that only sidecars may set.
+#[derive(Debug)]
+pub enum RequestBody {
+    Streaming(Incoming),
+    Empty,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Streaming(body) => Pin::new(body).poll_frame(cx).map_ok(without_identity),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming(body) => body.size_hint(),
+        }
+    }
+}
+
+fn without_identity(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        headers::strip_identity(trailers);
+    }
+    frame
+}
+
+/// What goes back to the caller. When it has ended, or is dropped, its exchange is recorded.
+#[derive(Debug)]
+pub struct ResponseBody {
+    source: Source,
+    exchange: Option<Exchange>,
+    /// The app's connection: free again when the body has ended.
+    lease: Option<Lease>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Streaming(Incoming),
+    Whole(Bytes),
+}
+
+impl ResponseBody {
+    /// Passes `body` on, and tells `exchange` how it ended.
+    pub fn streaming(body: Incoming, exchange: Exchange) -> Self {
+        Self::leased(body, exchange, None)
+    }
+
+    /// The same, and gives `lease` back when the body has ended.
+    pub fn leased(body: Incoming, exchange: Exchange, lease: Option<Lease>) -> Self {
+        let ended = body.is_end_stream();
+        let mut this = Self {
+            source: Source::Streaming(body),
+            exchange: Some(exchange),
+            lease,
+        };
+        if ended {
+            this.finish(None);
+        }
+        this
+    }
+
+    pub fn text(text: String) -> Self {
+        Self {
+            source: Source::Whole(text.into()),
+            exchange: None,
+            lease: None,
+        }
+    }
+
+    pub fn empty() -> Self {
+        Self {
+            source: Source::Whole(Bytes::new()),
+            exchange: None,
+            lease: None,
+        }
+    }
+
+    fn finish(&mut self, trailers: Option<&HeaderMap>) {
+        self.lease = None;
+        if let Some(exchange) = self.exchange.take() {
+            exchange.completed(trailers);
+        }
+    }
+
+    fn fail(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.discard();
+        }
+        if let Some(exchange) = self.exchange.take() {
+            exchange.broken();
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    /// The caller went away before the end: what is left of the body is still on the connection.
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.discard();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let body = match &mut this.source {
+            Source::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Source::Whole(bytes) => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
+            }
+            Source::Streaming(body) => body,
+        };
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        let ended = body.is_end_stream();
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => {
+                this.finish(frame.trailers_ref())
+            }
+            Poll::Ready(Some(Ok(_))) if ended => this.finish(None),
+            Poll::Ready(Some(Err(_))) => this.fail(),
+            Poll::Ready(None) => this.finish(None),
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Streaming(body) => body.is_end_stream(),
+            Source::Whole(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Streaming(body) => body.size_hint(),
+            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}

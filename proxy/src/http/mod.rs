@@ -1,0 +1,9 @@
+//! HTTP as it passes through: framing checked, headers cleaned, bodies streamed.
+
+pub mod body;
+pub mod framing;
+pub mod guarded;
+pub mod headers;
+pub mod rewind;
+pub mod serve;
+pub mod wire;

@@ -1,0 +1,89 @@
+//! hyper's builders with our limits, in one place, so that every hop has the same ones.
+
+use std::future::Future;
+use std::time::Duration;
+
+use hyper_util::rt::TokioTimer;
+
+/// The most that a head or trailers may hold, bytes: in both directions and both versions.
+pub const MAX_HEADER_BYTES: u32 = super::framing::MAX_HEAD as u32;
+/// The read buffer of an HTTP/1 connection has room for a whole head and some of a body.
+const MAX_HTTP1_BUFFER: usize = super::framing::MAX_HEAD + 16 * 1024;
+/// Flow control: what may be on its way to a reader that has stopped, bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// A peer that does not answer a ping in this time is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Streams at once on a connection; the rest waits at the caller.
+const MAX_STREAMS: u32 = 1024;
+
+/// Runs hyper's own tasks on the worker's thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// For an app that speaks HTTP/1 to its sidecar. Header names go out in title case, as HTTP/1 apps
+/// have always seen them. An idle connection may stay: the app knows best when to close it, and
+/// the time for a head that has begun is bounded by [`super::guarded::Guarded`].
+pub fn http1_server() -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .title_case_headers(true)
+        .max_buf_size(MAX_HTTP1_BUFFER)
+        .max_header_size(MAX_HEADER_BYTES as usize)
+        .header_read_timeout(None)
+        .auto_date_header(false)
+        .half_close(true)
+        .pipeline_flush(true);
+    builder
+}
+
+/// For an app that speaks HTTP/2 to its sidecar, and for the streams between sidecars.
+pub fn http2_server() -> hyper::server::conn::http2::Builder<LocalExecutor> {
+    let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .enable_connect_protocol()
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    builder
+}
+
+/// From a sidecar to its app in HTTP/1.
+pub fn http1_client() -> hyper::client::conn::http1::Builder {
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    builder
+        .title_case_headers(true)
+        .max_buf_size(MAX_HTTP1_BUFFER)
+        .max_header_size(MAX_HEADER_BYTES as usize);
+    builder
+}
+
+/// From sidecar to sidecar, and from a sidecar to an app in HTTP/2.
+pub fn http2_client() -> hyper::client::conn::http2::Builder<LocalExecutor> {
+    let mut builder = hyper::client::conn::http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .initial_max_send_streams(MAX_STREAMS as usize)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    builder
+}

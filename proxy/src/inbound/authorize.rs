@@ -1,0 +1,146 @@
+//! May this peer do this? The evaluator's verdict as a refusal, with audits counted.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use outrider_api::authorization::{Call, Denial, HttpCall, Verdict};
+use outrider_api::model::Workload;
+use outrider_certs::spiffe::SpiffeId;
+
+use super::Connection;
+use crate::refusal::Refusal;
+use crate::telemetry::metrics::Metrics;
+
+/// Authorizes what `connection`'s peer wants of `port`.
+pub fn authorize(
+    connection: &Connection,
+    workload: &Workload,
+    port: u16,
+    http: Option<HttpCall<'_>>,
+) -> Result<(), Refusal> {
+    check(
+        &connection.worker.metrics,
+        &connection.peer,
+        connection.source,
+        workload,
+        port,
+        http,
+    )
+}
+
+fn check(
+    metrics: &Metrics,
+    peer: &SpiffeId,
+    source: IpAddr,
+    workload: &Workload,
+    port: u16,
+    http: Option<HttpCall<'_>>,
+) -> Result<(), Refusal> {
+    if !workload.ports.iter().any(|known| known.port == port) {
+        return Err(Refusal::UnknownPort);
+    }
+    let decision = workload.authorization.authorize(&Call {
+        peer: Some(peer),
+        source,
+        port,
+        http,
+    });
+    if let Some(would_refuse) = &decision.audit {
+        let policy = format!(
+            "{}/{}",
+            would_refuse.policy.namespace, would_refuse.policy.name
+        );
+        metrics
+            .audit
+            .with_label_values(&[policy.as_str(), peer.as_str()])
+            .inc();
+        tracing::info!(%peer, port, policy, "audit: this call would be refused");
+    }
+    match decision.verdict {
+        Verdict::Allowed(_) => Ok(()),
+        Verdict::Denied(denial) => {
+            tracing::debug!(%peer, port, "refused a call");
+            Err(match denial {
+                Denial::Rule(_) | Denial::NoRule | Denial::DefaultDeny => {
+                    Refusal::AuthorizationDenied
+                }
+                Denial::AmbiguousPath => Refusal::AmbiguousPath,
+                Denial::AmbiguousMethod => Refusal::AmbiguousMethod,
+            })
+        }
+    }
+}
+
+/// What a long-lived stream was allowed for, kept to ask again when policy changes.
+#[derive(Debug)]
+pub struct Allowed {
+    peer: SpiffeId,
+    source: IpAddr,
+    port: u16,
+    http: Option<AllowedHttp>,
+}
+
+#[derive(Debug)]
+struct AllowedHttp {
+    method: String,
+    path: String,
+    authority: String,
+    headers: HeaderMap,
+}
+
+impl Allowed {
+    pub fn opaque(connection: &Connection, port: u16) -> Self {
+        Self {
+            peer: connection.peer.clone(),
+            source: connection.source,
+            port,
+            http: None,
+        }
+    }
+
+    pub fn http(connection: &Connection, port: u16, call: &HttpCall<'_>) -> Self {
+        let http = AllowedHttp {
+            method: call.method.to_owned(),
+            path: call.path.to_owned(),
+            authority: call.authority.to_owned(),
+            headers: call.headers.clone(),
+        };
+        Self {
+            http: Some(http),
+            ..Self::opaque(connection, port)
+        }
+    }
+
+    /// Resolves when policy no longer allows it.
+    pub async fn revoked(&self, worker: &crate::worker::Worker) {
+        let mut workload = worker.workload.clone();
+        // Whatever came since the stream was allowed is looked at, too.
+        workload.mark_changed();
+        while workload.changed().await.is_ok() {
+            let current = workload.borrow_and_update().clone();
+            let Some(current) = current else { continue };
+            let http = self.http.as_ref().map(|http| HttpCall {
+                method: &http.method,
+                path: &http.path,
+                authority: &http.authority,
+                headers: &http.headers,
+            });
+            if let Err(refusal) = check(
+                &worker.metrics,
+                &self.peer,
+                self.source,
+                &current,
+                self.port,
+                http,
+            ) {
+                worker
+                    .metrics
+                    .refused("inbound", refusal, self.peer.as_str());
+                tracing::info!(peer = %self.peer, port = self.port, %refusal, "ended a stream: policy changed");
+                return;
+            }
+        }
+        // The sidecar ends: so will the stream.
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,217 @@
+//! From other sidecars to this workload's app.
+//!
+//! [`serve`] is the way of a connection: the handshake yields the peer's identity, and each stream
+//! on it is authorized on its own, as [`http`] or as an [`opaque`] connection.
+
+pub mod app;
+pub mod authorize;
+pub mod http;
+pub mod opaque;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use ::http::{HeaderValue, Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use outrider_certs::spiffe::SpiffeId;
+use outrider_certs::tls::{self, PeerCertificate};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::http::body::ResponseBody;
+use crate::http::headers;
+use crate::http::serve::http2_server;
+use crate::refusal::Refusal;
+use crate::telemetry::edge::{Edge, Party, Reporter};
+use crate::worker::Worker;
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections of peers at once, for each worker.
+const MAX_CONNECTIONS: usize = 20_000;
+/// Handshakes at once, for each worker: each holds a buffer and costs a millisecond.
+const MAX_HANDSHAKES: usize = 1_000;
+/// Peer identities with series of their own; the rest shares one.
+const MAX_PEERS: usize = 1_000;
+
+/// A connection whose peer is known.
+pub struct Connection {
+    pub worker: Rc<Worker>,
+    pub peer: SpiffeId,
+    pub source: IpAddr,
+    pub edge: Rc<Edge>,
+    /// `x-forwarded-client-cert` for every request on it.
+    pub forwarded: Option<HeaderValue>,
+}
+
+/// Handshakes that are going on, and the edges of peers that were seen.
+#[derive(Debug, Default)]
+pub struct Peers {
+    handshakes: std::cell::Cell<usize>,
+    edges: RefCell<HashMap<SpiffeId, Rc<Edge>>>,
+}
+
+/// Serves one connection of a peer's sidecar until it ends.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
+    let Some((stream, peer)) = handshake(&worker, stream, from).await else {
+        return;
+    };
+    let _open = worker.inbound.open();
+    let drained = worker.inbound.started();
+    let expires = tokio::time::sleep(
+        peer.not_after
+            .duration_since(SystemTime::now())
+            .unwrap_or_default(),
+    );
+    let connection = Rc::new(Connection::new(Rc::clone(&worker), peer.id, from.ip()));
+    let service = service_fn(move |request| handle(Rc::clone(&connection), request));
+    let serving = http2_server().serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving, expires);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        // A connection does not outlive the certificate that it was made with.
+        () = expires => { serving.as_mut().graceful_shutdown(); serving.await }
+        () = drained => { serving.as_mut().graceful_shutdown(); serving.await }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, %from, "a connection from a sidecar ended");
+    }
+}
+
+/// Answers one stream of a peer.
+async fn handle(
+    connection: Rc<Connection>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let protocol = request.extensions_mut().remove::<Protocol>();
+    Ok(match (request.method() == Method::CONNECT, protocol) {
+        (true, None) => opaque::answer(&connection, request).await,
+        (is_upgrade, protocol) => {
+            http::answer(&connection, request, protocol.filter(|_| is_upgrade)).await
+        }
+    })
+}
+
+/// The TLS handshake, bounded in time and number, with its result counted.
+async fn handshake(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    from: SocketAddr,
+) -> Option<(TlsStream<TcpStream>, PeerCertificate)> {
+    let count = |result: &str| {
+        worker
+            .metrics
+            .handshakes
+            .with_label_values(&["inbound", result])
+            .inc()
+    };
+    if worker.inbound.count() >= MAX_CONNECTIONS || worker.peers.handshakes.get() >= MAX_HANDSHAKES
+    {
+        worker
+            .metrics
+            .refused("inbound", Refusal::TooManyConnections, "");
+        return None;
+    }
+    let Some(credentials) = worker.credentials.borrow().clone() else {
+        worker.metrics.refused("inbound", Refusal::NoPolicy, "");
+        return None;
+    };
+    let _going_on = worker.peers.begin();
+    let accepting = TlsAcceptor::from(credentials.server.clone()).accept(stream);
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let result = tls::handshake_reason(&error);
+            count(result);
+            tracing::info!(%from, %error, result, "refused a TLS handshake");
+            return None;
+        }
+        Err(_) => {
+            count("timeout_or_eof");
+            return None;
+        }
+    };
+    // A resumed session shows the certificate of the first handshake: it is checked here again.
+    let shown = stream.get_ref().1.peer_certificates();
+    match tls::peer(shown, credentials.bundle.trust_domain(), SystemTime::now()) {
+        Ok(peer) => {
+            count("ok");
+            Some((stream, peer))
+        }
+        Err(error) => {
+            count("bad_identity");
+            tracing::info!(%from, %error, "refused a peer");
+            None
+        }
+    }
+}
+
+impl Connection {
+    fn new(worker: Rc<Worker>, peer: SpiffeId, source: IpAddr) -> Self {
+        let edge = worker.peers.edge(&worker, &peer);
+        let forwarded = worker
+            .workload()
+            .and_then(|us| headers::forwarded_client_cert(&us.id, &peer));
+        Self {
+            worker,
+            peer,
+            source,
+            edge,
+            forwarded,
+        }
+    }
+}
+
+/// Counts a handshake for as long as it goes on.
+struct GoingOn<'p>(&'p Peers);
+
+impl Drop for GoingOn<'_> {
+    fn drop(&mut self) {
+        self.0.handshakes.set(self.0.handshakes.get() - 1);
+    }
+}
+
+impl Peers {
+    fn begin(&self) -> GoingOn<'_> {
+        self.handshakes.set(self.handshakes.get() + 1);
+        GoingOn(self)
+    }
+
+    fn edge(&self, worker: &Worker, peer: &SpiffeId) -> Rc<Edge> {
+        let mut edges = self.edges.borrow_mut();
+        if let Some(edge) = edges.get(peer) {
+            return Rc::clone(edge);
+        }
+        let workload = worker.workload();
+        let service = workload
+            .as_ref()
+            .and_then(|workload| workload.services.first().cloned());
+        let us = workload.map_or_else(Party::unknown, |workload| worker.party(&workload));
+        if edges.len() >= MAX_PEERS {
+            return Edge::new(
+                &worker.metrics,
+                Reporter::Destination,
+                Party::unknown(),
+                us,
+                service,
+            );
+        }
+        let edge = Edge::new(
+            &worker.metrics,
+            Reporter::Destination,
+            Party::peer(peer),
+            us,
+            service,
+        );
+        edges.insert(peer.clone(), Rc::clone(&edge));
+        edge
+    }
+}

@@ -1,0 +1,183 @@
+//! Listening sockets, and accepting from them for as long as the sidecar lives.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+const BACKLOG: i32 = 4096;
+/// After an error of the listener itself (out of file descriptors, mostly).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A socket cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({purpose}): {source}")]
+pub struct ListenError {
+    pub address: SocketAddr,
+    pub purpose: &'static str,
+    #[source]
+    pub source: io::Error,
+}
+
+/// Binds and listens. With `shared`, each worker binds the same address (`SO_REUSEPORT`); without
+/// it, a port that another process has is an error.
+pub fn bind(
+    address: SocketAddr,
+    purpose: &'static str,
+    shared: bool,
+) -> Result<TcpListener, ListenError> {
+    try_bind(address, shared).map_err(|source| ListenError {
+        address,
+        purpose,
+        source,
+    })
+}
+
+fn try_bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Hands every connection to `serve`. An error of one connection, or of the moment, ends nothing.
+pub async fn accept_each(listener: TcpListener, mut serve: impl FnMut(TcpStream, SocketAddr)) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Without it small answers would wait for acknowledgements.
+                if stream.set_nodelay(true).is_ok() {
+                    serve(stream, peer);
+                }
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections for the moment");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// One direction's connections: how many there are, and the word that they shall end.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    state: Rc<watch::Sender<DrainState>>,
+}
+
+#[derive(Debug, Default)]
+struct DrainState {
+    draining: bool,
+    open: usize,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            state: Rc::new(watch::Sender::new(DrainState::default())),
+        }
+    }
+}
+
+/// A connection that a drain waits for, until it is dropped.
+#[derive(Debug)]
+pub struct Open(Drain);
+
+impl Drain {
+    pub fn open(&self) -> Open {
+        self.state.send_if_modified(|state| {
+            state.open += 1;
+            false
+        });
+        Open(self.clone())
+    }
+
+    pub fn count(&self) -> usize {
+        self.state.borrow().open
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.state.borrow().draining
+    }
+
+    /// Resolves when the connections shall end.
+    pub fn started(&self) -> impl Future<Output = ()> + use<> {
+        let mut state = self.state.subscribe();
+        async move {
+            // The sender lives as long as the worker: an error means that it is gone, too.
+            let _ = state.wait_for(|state| state.draining).await;
+        }
+    }
+
+    /// Tells the connections to end, and resolves when they have.
+    pub async fn finish(&self) {
+        self.state.send_modify(|state| state.draining = true);
+        let _ = self
+            .state
+            .subscribe()
+            .wait_for(|state| state.open == 0)
+            .await;
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.state.send_if_modified(|state| {
+            state.open -= 1;
+            state.draining && state.open == 0
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_drain_waits_for_what_is_open() {
+        let drain = Drain::default();
+        let open = drain.open();
+        let started = drain.started();
+        let finished = drain.finish();
+        tokio::pin!(finished);
+        assert!(futures_util::FutureExt::now_or_never(finished.as_mut()).is_none());
+        started.await;
+        assert!(drain.is_draining());
+        drop(open);
+        finished.await;
+        assert_eq!(drain.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_an_error_that_names_it() {
+        let first =
+            bind(SocketAddr::from(([127, 0, 0, 1], 0)), "mesh", false).expect("a free port");
+        let address = first.local_addr().expect("its address");
+        let error = bind(address, "mesh", false).expect_err("in use");
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&address.to_string()));
+    }
+}

@@ -1,0 +1,17 @@
+//! The sidecar as a program of its own.
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(name = "outrider-proxy", version, about)]
+struct Command {
+    #[command(flatten)]
+    args: outrider_proxy::Args,
+}
+
+fn main() -> anyhow::Result<()> {
+    outrider_proxy::run(Command::parse().args)
+}

@@ -1,0 +1,250 @@
+//! One endpoint of a Service as a worker sees it: what is in flight to it, whether it can be
+//! connected to, and the warm connections to its sidecar.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::TokioIo;
+use outrider_api::model;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::balance::{self, Candidate};
+use crate::http::body::RequestBody;
+use crate::http::serve;
+use crate::http::wire::{AppVersion, Target};
+use crate::refusal::Refusal;
+use crate::telemetry::edge::Edge;
+use crate::tls::ClientTls;
+
+/// For TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub model: model::Endpoint,
+    pub edge: Rc<Edge>,
+    ports: Vec<PortTarget>,
+    in_flight: Rc<Cell<u32>>,
+    failures: Cell<u32>,
+    paused_until: Cell<Option<Instant>>,
+    requests: Slot,
+    tunnels: Slot,
+}
+
+/// Where a port of the Service leads, with the header for it made beforehand.
+#[derive(Debug)]
+pub struct PortTarget {
+    pub service_port: u16,
+    pub port: u16,
+    http1: HeaderValue,
+    http2: HeaderValue,
+}
+
+impl PortTarget {
+    fn new(service_port: u16, port: u16) -> Option<Self> {
+        let value = |version| Target { port, version }.to_value();
+        Some(Self {
+            service_port,
+            port,
+            http1: value(AppVersion::Http1)?,
+            http2: value(AppVersion::Http2)?,
+        })
+    }
+
+    pub fn header(&self, version: AppVersion) -> HeaderValue {
+        match version {
+            AppVersion::Http1 => self.http1.clone(),
+            AppVersion::Http2 => self.http2.clone(),
+        }
+    }
+}
+
+/// What a connection is for. Opaque streams have one of their own, so that bulk does not stall
+/// requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Requests,
+    Tunnels,
+}
+
+/// One warm connection, and the right to make it.
+#[derive(Debug, Default)]
+struct Slot {
+    ready: RefCell<Option<Warm>>,
+    connecting: tokio::sync::Mutex<()>,
+    failed_at: Cell<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct Warm {
+    sender: SendRequest<RequestBody>,
+    generation: u64,
+}
+
+/// Something in flight to an endpoint, until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Rc<Cell<u32>>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Candidate for Rc<Endpoint> {
+    fn load(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    fn paused_until(&self) -> Option<Instant> {
+        self.paused_until.get()
+    }
+}
+
+impl Endpoint {
+    pub fn new(model: model::Endpoint, edge: Rc<Edge>) -> Rc<Self> {
+        let ports = model
+            .target_ports
+            .iter()
+            .filter_map(|&(service, target)| PortTarget::new(service, target))
+            .collect();
+        Rc::new(Self {
+            model,
+            edge,
+            ports,
+            in_flight: Rc::default(),
+            failures: Cell::new(0),
+            paused_until: Cell::new(None),
+            requests: Slot::default(),
+            tunnels: Slot::default(),
+        })
+    }
+
+    pub fn port(&self, service_port: u16) -> Option<&PortTarget> {
+        self.ports
+            .iter()
+            .find(|target| target.service_port == service_port)
+    }
+
+    pub fn begin(&self) -> InFlight {
+        self.in_flight.set(self.in_flight.get() + 1);
+        InFlight(Rc::clone(&self.in_flight))
+    }
+
+    /// A warm connection to the endpoint's sidecar, made if there is none. Whoever comes while it
+    /// is being made waits for it, and shares its failure.
+    pub async fn connection(
+        &self,
+        purpose: Purpose,
+        tls: &ClientTls,
+    ) -> Result<SendRequest<RequestBody>, Refusal> {
+        let slot = match purpose {
+            Purpose::Requests => &self.requests,
+            Purpose::Tunnels => &self.tunnels,
+        };
+        if let Some(sender) = slot.warm(tls) {
+            return Ok(sender);
+        }
+        let arrived = Instant::now();
+        let _turn = slot.connecting.lock().await;
+        if let Some(sender) = slot.warm(tls) {
+            return Ok(sender);
+        }
+        if slot.failed_at.get().is_some_and(|failed| failed >= arrived) {
+            return Err(Refusal::ConnectFailed);
+        }
+        match self.connect(tls).await {
+            Ok(warm) => {
+                self.failures.set(0);
+                self.paused_until.set(None);
+                let sender = warm.sender.clone();
+                slot.ready.replace(Some(warm));
+                Ok(sender)
+            }
+            Err(refusal) => {
+                slot.failed_at.set(Some(Instant::now()));
+                self.pause();
+                Err(refusal)
+            }
+        }
+    }
+
+    fn pause(&self) {
+        self.failures.set(self.failures.get().saturating_add(1));
+        self.paused_until
+            .set(Some(Instant::now() + balance::pause(self.failures.get())));
+    }
+
+    async fn connect(&self, tls: &ClientTls) -> Result<Warm, Refusal> {
+        let connecting = self.handshake(tls);
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(result) => result,
+            Err(_) => {
+                tracing::debug!(endpoint = %self.model.mesh_address, "connecting timed out");
+                Err(Refusal::ConnectFailed)
+            }
+        }
+    }
+
+    async fn handshake(&self, tls: &ClientTls) -> Result<Warm, Refusal> {
+        let address = self.model.mesh_address;
+        let (config, generation) = tls.config(&self.model.id)?;
+        let failed = |error: std::io::Error| {
+            tracing::debug!(endpoint = %address, %error, "cannot connect");
+            Refusal::ConnectFailed
+        };
+        let stream = TcpStream::connect(address).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let connecting =
+            TlsConnector::from(config).connect(outrider_certs::tls::server_name(), stream);
+        let stream = match connecting.await {
+            Ok(stream) => stream,
+            Err(error) => {
+                let result = outrider_certs::tls::handshake_reason(&error);
+                self.edge
+                    .metrics()
+                    .handshakes
+                    .with_label_values(&["outbound", result])
+                    .inc();
+                tracing::warn!(endpoint = %address, expected = %self.model.id, %error, result, "TLS handshake failed");
+                return Err(Refusal::TlsHandshakeFailed);
+            }
+        };
+        self.edge
+            .metrics()
+            .handshakes
+            .with_label_values(&["outbound", "ok"])
+            .inc();
+        let handshake = serve::http2_client().handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await.map_err(|error| {
+            tracing::debug!(endpoint = %address, %error, "the HTTP/2 handshake failed");
+            Refusal::ConnectFailed
+        })?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(endpoint = %address, %error, "a connection between sidecars ended");
+            }
+        });
+        Ok(Warm { sender, generation })
+    }
+}
+
+impl Slot {
+    /// The connection in the slot, unless it has ended or shows an older certificate. Dropping the
+    /// handle lets the streams on it finish.
+    fn warm(&self, tls: &ClientTls) -> Option<SendRequest<RequestBody>> {
+        let mut ready = self.ready.borrow_mut();
+        let usable = ready.as_ref().is_some_and(|warm| {
+            warm.sender.is_ready() && Some(warm.generation) == tls.generation()
+        });
+        if !usable {
+            ready.take();
+        }
+        ready.as_ref().map(|warm| warm.sender.clone())
+    }
+}

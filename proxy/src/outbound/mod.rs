@@ -1,0 +1,213 @@
+//! From this workload's app to the sidecars of others.
+//!
+//! [`serve`] is the way of a connection: what it speaks is declared or detected, then HTTP goes
+//! request by request through [`forward`], and everything else through [`opaque`].
+
+pub mod balance;
+pub mod directory;
+pub mod endpoint;
+pub mod forward;
+pub mod opaque;
+pub mod route;
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use outrider_api::model::Protocol;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use crate::detect::{Detected, detect};
+use crate::http::guarded::Guarded;
+use crate::http::serve::{http1_server, http2_server};
+use crate::refusal::Refusal;
+use crate::worker::Worker;
+use forward::Connection;
+use route::Listener;
+
+/// Room for the first bytes of a connection.
+const FIRST_READ: usize = 4 * 1024;
+
+/// What a connection turned out to speak, with the bytes that told it.
+enum Spoken {
+    Http1(TcpStream, Bytes),
+    Http2(TcpStream, Bytes),
+    Opaque(TcpStream, Bytes),
+    /// The server spoke first: the tunnel is open already.
+    ServerFirst(TcpStream, opaque::Tunnel),
+    Closed,
+}
+
+/// Serves one connection of the app until it ends.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Rc<Listener>) {
+    let _open = worker.outbound.open();
+    let spoken = match listener.protocol(&worker).await {
+        Protocol::Tcp | Protocol::Tls => Spoken::Opaque(stream, Bytes::new()),
+        Protocol::Detect => detected(&worker, stream, &listener).await,
+        Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+            declared_http(stream).await
+        }
+    };
+    match spoken {
+        Spoken::Http1(stream, first) => serve_http1(worker, stream, first, listener).await,
+        Spoken::Http2(stream, first) => serve_http2(worker, stream, first, listener).await,
+        Spoken::Opaque(stream, first) => opaque::serve(&worker, stream, first, &listener).await,
+        Spoken::ServerFirst(stream, tunnel) => opaque::carry(stream, tunnel).await,
+        Spoken::Closed => {}
+    }
+}
+
+async fn serve_http1(worker: Rc<Worker>, stream: TcpStream, first: Bytes, listener: Rc<Listener>) {
+    let drained = worker.outbound.started();
+    let stream = Guarded::new(stream, first);
+    let gate = stream.gate();
+    let connection = Rc::new(Connection::new(
+        Rc::clone(&worker),
+        listener,
+        Some(gate.clone()),
+    ));
+    let service = service_fn(move |request| forward::handle(Rc::clone(&connection), request));
+    let serving = http1_server()
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = drained => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        if gate.is_violated() {
+            worker.metrics.refused("outbound", Refusal::BadRequest, "");
+        } else if error.is_parse_too_large() {
+            worker
+                .metrics
+                .refused("outbound", Refusal::HeaderTooLarge, "");
+        }
+        tracing::debug!(%error, "an app's HTTP/1 connection ended");
+    }
+}
+
+async fn serve_http2(worker: Rc<Worker>, stream: TcpStream, first: Bytes, listener: Rc<Listener>) {
+    let drained = worker.outbound.started();
+    let connection = Rc::new(Connection::new(worker, listener, None));
+    let service = service_fn(move |request| forward::handle(Rc::clone(&connection), request));
+    let stream = crate::http::rewind::Rewind::new(stream, first);
+    let serving = http2_server().serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = drained => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "an app's HTTP/2 connection ended");
+    }
+}
+
+/// HTTP is declared: only its version is to be told. Waits as long as the app does.
+async fn declared_http(mut stream: TcpStream) -> Spoken {
+    let mut first = BytesMut::with_capacity(FIRST_READ);
+    loop {
+        match stream.read_buf(&mut first).await {
+            Ok(0) | Err(_) => return Spoken::Closed,
+            Ok(_) => {}
+        }
+        // An unfinished request line is for the HTTP/1 server to wait for, and to bound.
+        match detect(&first) {
+            Detected::Http2 => return Spoken::Http2(stream, first.freeze()),
+            Detected::Undecided if first.starts_with(b"PRI ") || first.len() < 4 => {}
+            Detected::Http1 | Detected::Undecided | Detected::Opaque => {
+                return Spoken::Http1(stream, first.freeze());
+            }
+        }
+    }
+}
+
+/// Nothing is declared. The client's first bytes decide; where it stays silent, the tunnel to the
+/// server is opened and the server's first bytes may decide instead. Neither waits for the other.
+async fn detected(worker: &Worker, mut stream: TcpStream, listener: &Listener) -> Spoken {
+    let mut first = BytesMut::with_capacity(FIRST_READ);
+    let limit = worker
+        .settings()
+        .map_or(crate::worker::DETECT_TIMEOUT, |mesh| mesh.detect_timeout);
+    let told = tokio::time::timeout(limit, client_first(&mut stream, &mut first)).await;
+    let verdict = match told {
+        Ok(verdict) => verdict,
+        // It has begun something, and not HTTP as it is sent by anyone.
+        Err(_) if !first.is_empty() => Some(Detected::Opaque),
+        Err(_) => return silent(worker, stream, listener).await,
+    };
+    settle(worker, stream, first.freeze(), verdict)
+}
+
+async fn silent(worker: &Worker, mut stream: TcpStream, listener: &Listener) -> Spoken {
+    let mut first = BytesMut::with_capacity(FIRST_READ);
+    // It may be refused, and the client may speak HTTP yet: then its requests get the answer.
+    let opened = match opaque::open(worker, listener).await {
+        Ok(mut tunnel) => {
+            tokio::select! {
+                spoke = tunnel.server_first() => spoke.then_some(tunnel),
+                read = stream.read_buf(&mut first) => {
+                    if !matches!(read, Ok(length) if length > 0) {
+                        return Spoken::Closed;
+                    }
+                    None
+                }
+            }
+        }
+        Err(refusal) => {
+            tracing::debug!(%refusal, "no tunnel for a silent client yet");
+            None
+        }
+    };
+    if let Some(tunnel) = opened {
+        worker
+            .metrics
+            .detections
+            .with_label_values(&["server_first"])
+            .inc();
+        return Spoken::ServerFirst(stream, tunnel);
+    }
+    let verdict = client_first(&mut stream, &mut first).await;
+    settle(worker, stream, first.freeze(), verdict)
+}
+
+/// `None`: the client has gone.
+async fn client_first(stream: &mut TcpStream, first: &mut BytesMut) -> Option<Detected> {
+    loop {
+        if !first.is_empty() {
+            match detect(first) {
+                Detected::Undecided => {}
+                verdict => return Some(verdict),
+            }
+        }
+        match stream.read_buf(first).await {
+            Ok(0) | Err(_) if first.is_empty() => return None,
+            Ok(0) | Err(_) => return Some(Detected::Opaque),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn settle(worker: &Worker, stream: TcpStream, first: Bytes, verdict: Option<Detected>) -> Spoken {
+    let Some(verdict) = verdict else {
+        return Spoken::Closed;
+    };
+    worker
+        .metrics
+        .detections
+        .with_label_values(&[verdict.label()])
+        .inc();
+    match verdict {
+        Detected::Http1 => Spoken::Http1(stream, first),
+        Detected::Http2 => Spoken::Http2(stream, first),
+        Detected::Opaque | Detected::Undecided => Spoken::Opaque(stream, first),
+    }
+}

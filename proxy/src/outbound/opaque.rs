@@ -1,0 +1,169 @@
+//! Opaque connections: each is a CONNECT stream to `address:port` on a warm connection to the
+//! endpoint's sidecar.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::balance;
+use super::directory::Service;
+use super::endpoint::{Endpoint, InFlight, Purpose};
+use super::route::Listener;
+use crate::http::body::RequestBody;
+use crate::refusal::Refusal;
+use crate::telemetry::edge::Edge;
+use crate::tunnel;
+use crate::worker::Worker;
+
+/// Room for the first bytes of a server.
+const FIRST_READ: usize = 4 * 1024;
+
+/// An open stream to the app of an endpoint.
+pub struct Tunnel {
+    upstream: TokioIo<Upgraded>,
+    /// The server's first bytes, where it spoke before the client.
+    greeting: BytesMut,
+    edge: Rc<Edge>,
+    _in_flight: InFlight,
+}
+
+impl Tunnel {
+    /// Waits for the server to speak; `false`: it went away instead.
+    pub async fn server_first(&mut self) -> bool {
+        self.greeting.reserve(FIRST_READ);
+        matches!(self.upstream.read_buf(&mut self.greeting).await, Ok(length) if length > 0)
+    }
+}
+
+/// Serves a connection that is opaque from its first byte on.
+pub async fn serve(worker: &Worker, stream: TcpStream, first: Bytes, listener: &Listener) {
+    match open(worker, listener).await {
+        Ok(mut tunnel) => {
+            if !first.is_empty() {
+                if tunnel.upstream.write_all(&first).await.is_err() {
+                    return;
+                }
+                tunnel.edge.tcp().received.inc_by(first.len() as u64);
+            }
+            carry(stream, tunnel).await;
+        }
+        Err(refusal) => tracing::info!(%refusal, ?listener, "closed an opaque connection"),
+    }
+}
+
+/// Carries bytes until one side has ended, or this sidecar does.
+pub async fn carry(mut stream: TcpStream, mut tunnel: Tunnel) {
+    let handles = tunnel.edge.tcp().clone();
+    handles.opened.inc();
+    let carrying = async {
+        if !tunnel.greeting.is_empty() {
+            stream.write_all(&tunnel.greeting).await?;
+            handles.sent.inc_by(tunnel.greeting.len() as u64);
+        }
+        tunnel::carry(
+            &mut stream,
+            &mut tunnel.upstream,
+            |bytes| handles.received.inc_by(bytes),
+            |bytes| handles.sent.inc_by(bytes),
+        )
+        .await
+    };
+    if let Err(error) = carrying.await {
+        tracing::debug!(%error, "an opaque connection ended");
+    }
+    handles.closed.inc();
+}
+
+/// Opens a stream to one of the endpoints, trying each for as long as none has answered.
+pub async fn open(worker: &Worker, listener: &Listener) -> Result<Tunnel, Refusal> {
+    let refused = |edge: &Edge, refusal: Refusal| {
+        worker.metrics.refused("outbound", refusal, edge.peer());
+        refusal
+    };
+    let route = listener
+        .fixed(worker)
+        .await
+        .map_err(|refusal| refused(&worker.unrouted, refusal))?;
+    let service = worker
+        .service(&route.slot)
+        .await
+        .map_err(|refusal| refused(&worker.unrouted, refusal))?;
+    if service.protocol(route.port).is_none() {
+        return Err(refused(&service.edge, Refusal::UnknownPort));
+    }
+    open_to(worker, &service, route.port)
+        .await
+        .map_err(|(refusal, edge)| refused(&edge, refusal))
+}
+
+async fn open_to(
+    worker: &Worker,
+    service: &Service,
+    port: u16,
+) -> Result<Tunnel, (Refusal, Rc<Edge>)> {
+    let mut tried: Vec<usize> = Vec::new();
+    let mut failed = (Refusal::NoEndpoints, Rc::clone(&service.edge));
+    loop {
+        let picked = balance::pick(&service.endpoints, &tried, Instant::now(), |below| {
+            worker.random(below)
+        });
+        let Some((index, endpoint)) = picked else {
+            return Err(failed);
+        };
+        tried.push(index);
+        match connect(worker, endpoint, port).await {
+            Ok(response) => return switch(response, endpoint).await,
+            Err(refusal) => failed = (refusal, Rc::clone(&endpoint.edge)),
+        }
+    }
+}
+
+async fn connect(
+    worker: &Worker,
+    endpoint: &Rc<Endpoint>,
+    port: u16,
+) -> Result<Response<Incoming>, Refusal> {
+    let target = endpoint.port(port).ok_or(Refusal::UnknownPort)?;
+    let authority =
+        std::net::SocketAddr::new(endpoint.model.mesh_address.ip(), target.port).to_string();
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(authority)
+        .body(RequestBody::Empty);
+    let request = request.map_err(|_| Refusal::BadAuthority)?;
+    let mut sender = endpoint.connection(Purpose::Tunnels, &worker.tls).await?;
+    // A CONNECT carries nothing of the client yet: another endpoint may always be tried.
+    sender.try_send_request(request).await.map_err(|error| {
+        tracing::debug!(error = %error.error(), "no answer to CONNECT");
+        Refusal::UpstreamReset
+    })
+}
+
+async fn switch(
+    mut response: Response<Incoming>,
+    endpoint: &Rc<Endpoint>,
+) -> Result<Tunnel, (Refusal, Rc<Edge>)> {
+    let refused = |refusal| (refusal, Rc::clone(&endpoint.edge));
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::FORBIDDEN => return Err(refused(Refusal::AuthorizationDenied)),
+        StatusCode::NOT_FOUND => return Err(refused(Refusal::UnknownPort)),
+        _ => return Err(refused(Refusal::AppUnreachable)),
+    }
+    let upgraded = hyper::upgrade::on(&mut response)
+        .await
+        .map_err(|_| refused(Refusal::UpstreamReset))?;
+    Ok(Tunnel {
+        upstream: TokioIo::new(upgraded),
+        greeting: BytesMut::new(),
+        edge: Rc::clone(&endpoint.edge),
+        _in_flight: endpoint.begin(),
+    })
+}

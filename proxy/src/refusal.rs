@@ -1,0 +1,395 @@
+//! Every error that the sidecar answers with, and the one table from error to wire.
+//!
+//! A refusal has one reason, and it is the same in `Proxy-Status`, in the access log and in the
+//! metrics. The table is exhaustive on purpose: a new variant does not compile without its row.
+
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::{HeaderName, Response, StatusCode, Version};
+
+use crate::http::body::ResponseBody;
+
+/// RFC 9209.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Why the sidecar itself answered a request or closed a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    #[error("this sidecar has no policy yet")]
+    NoPolicy,
+    #[error("no policy allows this call, or one denies it")]
+    AuthorizationDenied,
+    #[error("the path can be read in two ways, and a policy looks at paths")]
+    AmbiguousPath,
+    #[error("the method can be read in two ways, and a policy looks at methods")]
+    AmbiguousMethod,
+    #[error("the request is malformed")]
+    BadRequest,
+    #[error("the request has no single, well-formed authority")]
+    BadAuthority,
+    #[error("the header is larger than 64 KiB")]
+    HeaderTooLarge,
+    #[error("CONNECT is not offered here")]
+    MethodNotAllowed,
+    #[error("no such Service in the mesh")]
+    UnknownDestination,
+    #[error("the Service or the workload has no such port")]
+    UnknownPort,
+    #[error("the control plane has not answered about this destination yet")]
+    DestinationUnresolved,
+    #[error("the Service has no endpoint")]
+    NoEndpoints,
+    #[error("no sidecar of the Service could be connected to")]
+    ConnectFailed,
+    #[error("the TLS handshake with the peer's sidecar failed")]
+    TlsHandshakeFailed,
+    #[error("the peer's sidecar ended the exchange")]
+    UpstreamReset,
+    #[error("the app cannot be connected to")]
+    AppUnreachable,
+    #[error("the app ended the exchange")]
+    AppReset,
+    #[error("this sidecar is shutting down")]
+    Draining,
+    #[error("too many connections")]
+    TooManyConnections,
+}
+
+/// Whose fault a refusal is, for logs and for the decision whether a retry makes sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Caller,
+    Callee,
+    Mesh,
+}
+
+/// A row of the table: what a refusal looks like from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub status: StatusCode,
+    /// gRPC status code (grpc/doc/statuscodes.md).
+    pub grpc: u8,
+    /// The proxy error type of RFC 9209, section 2.3.
+    pub proxy_error: &'static str,
+    /// The closed label in metrics, logs and `Proxy-Status` details.
+    pub reason: &'static str,
+    /// Envoy's short response flag, which Istio's dashboards show.
+    pub flag: &'static str,
+    /// Whether an HTTP/1.1 connection is closed after the answer.
+    pub close: bool,
+    pub fault: Fault,
+}
+
+impl Refusal {
+    /// Every variant, for tests and for metrics that start at zero.
+    pub const ALL: [Self; 19] = [
+        Self::NoPolicy,
+        Self::AuthorizationDenied,
+        Self::AmbiguousPath,
+        Self::AmbiguousMethod,
+        Self::BadRequest,
+        Self::BadAuthority,
+        Self::HeaderTooLarge,
+        Self::MethodNotAllowed,
+        Self::UnknownDestination,
+        Self::UnknownPort,
+        Self::DestinationUnresolved,
+        Self::NoEndpoints,
+        Self::ConnectFailed,
+        Self::TlsHandshakeFailed,
+        Self::UpstreamReset,
+        Self::AppUnreachable,
+        Self::AppReset,
+        Self::Draining,
+        Self::TooManyConnections,
+    ];
+
+    /// The table.
+    pub const fn row(self) -> Row {
+        use Fault::{Callee, Caller, Mesh};
+        const fn row(
+            status: StatusCode,
+            grpc: u8,
+            proxy_error: &'static str,
+            reason: &'static str,
+            flag: &'static str,
+            close: bool,
+            fault: Fault,
+        ) -> Row {
+            Row {
+                status,
+                grpc,
+                proxy_error,
+                reason,
+                flag,
+                close,
+                fault,
+            }
+        }
+        use StatusCode as S;
+        match self {
+            Self::NoPolicy => row(
+                S::FORBIDDEN,
+                7,
+                "proxy_configuration_error",
+                "no_policy",
+                "UAEX",
+                false,
+                Mesh,
+            ),
+            Self::AuthorizationDenied => row(
+                S::FORBIDDEN,
+                7,
+                "http_request_denied",
+                "authorization_denied",
+                "UAEX",
+                false,
+                Caller,
+            ),
+            Self::AmbiguousPath => row(
+                S::BAD_REQUEST,
+                3,
+                "http_request_denied",
+                "ambiguous_path",
+                "UAEX",
+                false,
+                Caller,
+            ),
+            Self::AmbiguousMethod => row(
+                S::BAD_REQUEST,
+                3,
+                "http_request_denied",
+                "ambiguous_method",
+                "UAEX",
+                false,
+                Caller,
+            ),
+            Self::BadRequest => row(
+                S::BAD_REQUEST,
+                13,
+                "http_request_error",
+                "bad_request",
+                "DPE",
+                true,
+                Caller,
+            ),
+            Self::BadAuthority => row(
+                S::BAD_REQUEST,
+                13,
+                "http_request_error",
+                "bad_authority",
+                "DPE",
+                true,
+                Caller,
+            ),
+            Self::HeaderTooLarge => row(
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                8,
+                "http_request_error",
+                "header_too_large",
+                "DPE",
+                true,
+                Caller,
+            ),
+            Self::MethodNotAllowed => row(
+                S::METHOD_NOT_ALLOWED,
+                12,
+                "http_request_denied",
+                "method_not_allowed",
+                "DPE",
+                true,
+                Caller,
+            ),
+            Self::UnknownDestination => row(
+                S::NOT_FOUND,
+                12,
+                "destination_not_found",
+                "unknown_destination",
+                "NR",
+                false,
+                Caller,
+            ),
+            Self::UnknownPort => row(
+                S::NOT_FOUND,
+                12,
+                "destination_not_found",
+                "unknown_port",
+                "NR",
+                false,
+                Caller,
+            ),
+            Self::DestinationUnresolved => row(
+                S::SERVICE_UNAVAILABLE,
+                14,
+                "destination_unavailable",
+                "destination_unresolved",
+                "NC",
+                false,
+                Mesh,
+            ),
+            Self::NoEndpoints => row(
+                S::SERVICE_UNAVAILABLE,
+                14,
+                "destination_unavailable",
+                "no_endpoints",
+                "UH",
+                false,
+                Callee,
+            ),
+            Self::ConnectFailed => row(
+                S::SERVICE_UNAVAILABLE,
+                14,
+                "connection_refused",
+                "connect_failed",
+                "UF",
+                false,
+                Callee,
+            ),
+            Self::TlsHandshakeFailed => row(
+                S::SERVICE_UNAVAILABLE,
+                14,
+                "tls_protocol_error",
+                "tls_handshake_failed",
+                "UF",
+                false,
+                Callee,
+            ),
+            Self::UpstreamReset => row(
+                S::BAD_GATEWAY,
+                14,
+                "connection_terminated",
+                "upstream_reset",
+                "UC",
+                false,
+                Callee,
+            ),
+            Self::AppUnreachable => row(
+                S::SERVICE_UNAVAILABLE,
+                14,
+                "connection_refused",
+                "app_unreachable",
+                "UF",
+                false,
+                Callee,
+            ),
+            Self::AppReset => row(
+                S::BAD_GATEWAY,
+                14,
+                "connection_terminated",
+                "app_reset",
+                "UC",
+                false,
+                Callee,
+            ),
+            Self::Draining => row(
+                S::SERVICE_UNAVAILABLE,
+                14,
+                "proxy_internal_response",
+                "draining",
+                "DR",
+                true,
+                Mesh,
+            ),
+            Self::TooManyConnections => row(
+                S::SERVICE_UNAVAILABLE,
+                8,
+                "connection_limit_reached",
+                "too_many_connections",
+                "UO",
+                true,
+                Mesh,
+            ),
+        }
+    }
+
+    /// The label of metrics and logs.
+    pub const fn reason(self) -> &'static str {
+        self.row().reason
+    }
+
+    /// The answer to an HTTP request, or the trailers-only answer to a gRPC call.
+    pub fn response(self, grpc: bool, version: Version) -> Response<ResponseBody> {
+        let row = self.row();
+        let mut response = if grpc {
+            self.grpc_response(row)
+        } else {
+            let mut response = Response::new(ResponseBody::text(format!(
+                "outrider: {self} ({})\n",
+                row.reason
+            )));
+            *response.status_mut() = row.status;
+            response.headers_mut().insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("text/plain; charset=utf-8"),
+            );
+            response
+        };
+        let status = format!(
+            "outrider; error={}; details=\"{}\"",
+            row.proxy_error, row.reason
+        );
+        if let Ok(value) = HeaderValue::try_from(status) {
+            response.headers_mut().insert(PROXY_STATUS, value);
+        }
+        if row.close && version < Version::HTTP_2 {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    fn grpc_response(self, row: Row) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::empty());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(row.grpc)));
+        if let Ok(message) = HeaderValue::try_from(format!("outrider: {self} ({})", row.reason)) {
+            headers.insert(GRPC_MESSAGE, message);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_reason_of_its_own() {
+        let reasons: HashSet<_> = Refusal::ALL
+            .iter()
+            .map(|refusal| refusal.reason())
+            .collect();
+        assert_eq!(reasons.len(), Refusal::ALL.len());
+    }
+
+    #[test]
+    fn an_http_refusal_says_why() {
+        let response = Refusal::AuthorizationDenied.response(false, Version::HTTP_11);
+        assert_eq!(response.status(), 403);
+        assert_eq!(
+            response.headers()["proxy-status"],
+            "outrider; error=http_request_denied; details=\"authorization_denied\""
+        );
+        assert!(!response.headers().contains_key(CONNECTION));
+    }
+
+    #[test]
+    fn a_grpc_refusal_is_trailers_only() {
+        let response = Refusal::AuthorizationDenied.response(true, Version::HTTP_2);
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "7");
+    }
+
+    #[test]
+    fn a_malformed_request_ends_the_connection() {
+        let response = Refusal::BadRequest.response(false, Version::HTTP_11);
+        assert_eq!(response.headers()[CONNECTION], "close");
+        let response = Refusal::BadRequest.response(false, Version::HTTP_2);
+        assert!(!response.headers().contains_key(CONNECTION));
+    }
+}

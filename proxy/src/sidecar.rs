@@ -1,0 +1,165 @@
+//! Starting, waiting and ending: the threads of a sidecar and what goes between them.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use outrider_certs::bundle::TrustBundle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::args::Args;
+use crate::control::discovery::{Discovery, DiscoverySource};
+use crate::control::identity::{self, IdentitySource};
+use crate::listen::{self, ListenError};
+use crate::logging;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::server::{self, Surface, View};
+use crate::worker::{self, Shared};
+
+/// Subscriptions that may wait for the control thread.
+const QUEUE: usize = 1024;
+
+/// Runs the sidecar until SIGTERM or SIGINT, and drains.
+///
+/// # Errors
+///
+/// What cannot be read, and a port that cannot be listened on.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let log_level = logging::init(args.log_format, &args.log_level)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(args, log_level))
+}
+
+async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
+    let bundle = std::fs::read(&args.trust_bundle).with_context(|| {
+        format!(
+            "cannot read the trust bundle {}",
+            args.trust_bundle.display()
+        )
+    })?;
+    let bundle = TrustBundle::from_pem(args.trust_domain.clone(), &bundle)
+        .with_context(|| format!("the trust bundle {}", args.trust_bundle.display()))?;
+    let metrics = Arc::new(Metrics::new()?);
+    let (workload, workload_state) = watch::channel(None);
+    let (credentials, credentials_state) = watch::channel(None);
+    let (last_heard, last_heard_state) = watch::channel::<Option<Instant>>(None);
+    let (listening, listening_state) = watch::channel(false);
+    let (shutdown, shutdown_state) = watch::channel(false);
+    let (subscriptions, subscribed) = mpsc::channel(QUEUE);
+    let (first_listening, mut listened) = mpsc::unbounded_channel();
+
+    let view = View {
+        metrics: Arc::clone(&metrics),
+        workload: workload_state.clone(),
+        credentials: credentials_state.clone(),
+        listening: listening_state,
+        shutdown: shutdown_state.clone(),
+        last_heard: last_heard_state,
+        log_level,
+    };
+    let telemetry = listen::bind(args.telemetry, "telemetry", false)?;
+    let admin = listen::bind(args.admin, "admin", false)?;
+    tokio::spawn(server::serve(telemetry, Surface::Telemetry, view.clone()));
+    tokio::spawn(server::serve(admin, Surface::Admin, view));
+
+    let identity = IdentitySource {
+        control_plane: args.control_plane.clone(),
+        token_file: args.token_file,
+        bundle,
+    };
+    tokio::spawn(identity::keep(
+        identity,
+        credentials,
+        workload_state.clone(),
+        Arc::clone(&metrics),
+    ));
+    let discovery = DiscoverySource {
+        control_plane: args.control_plane,
+        namespace: args.workload.namespace,
+        workload: args.workload.name,
+    };
+    let discovery = Discovery::new(
+        discovery,
+        credentials_state.clone(),
+        subscribed,
+        workload,
+        Arc::clone(&metrics),
+        last_heard,
+    );
+    tokio::spawn(discovery.run());
+
+    let shared = Shared {
+        workload: workload_state,
+        credentials: credentials_state,
+        subscriptions,
+        metrics,
+        shutdown: shutdown_state,
+        listening: first_listening,
+        many: args.workers > 1,
+    };
+    let workers = start(&shared, args.workers)?;
+    drop(shared);
+
+    let (mut terminated, mut interrupted) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let waiting = all_listen(&mut listened, args.workers);
+    tokio::select! {
+        result = waiting => {
+            result?;
+            listening.send_replace(true);
+            tracing::info!("ready");
+            tokio::select! { _ = terminated.recv() => {} _ = interrupted.recv() => {} }
+        }
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+    shutdown.send_replace(true);
+    // A second signal does not wait.
+    tokio::select! {
+        joined = tokio::task::spawn_blocking(move || join(workers)) => joined??,
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+    Ok(())
+}
+
+fn start(shared: &Shared, count: u16) -> anyhow::Result<Vec<JoinHandle<std::io::Result<()>>>> {
+    (0..count)
+        .map(|index| {
+            let shared = shared.clone();
+            std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || worker::run(shared))
+                .context("cannot start a worker thread")
+        })
+        .collect()
+}
+
+async fn all_listen(
+    listened: &mut mpsc::UnboundedReceiver<Result<(), ListenError>>,
+    workers: u16,
+) -> Result<(), ListenError> {
+    for _ in 0..workers {
+        match listened.recv().await {
+            Some(result) => result?,
+            // The workers have ended: so will the sidecar.
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+fn join(workers: Vec<JoinHandle<std::io::Result<()>>>) -> anyhow::Result<()> {
+    for worker in workers {
+        worker
+            .join()
+            .map_err(|_| anyhow::anyhow!("a worker thread panicked"))??;
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! One request and its answer, from the head of the one to the end of the other: measured, and
+//! logged where the access log is on. Recorded exactly once, however it ends.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::{HeaderMap, Request, StatusCode};
+
+use super::edge::{Answer, Edge, Spoken};
+use crate::outbound::endpoint::InFlight;
+use crate::refusal::Refusal;
+
+/// Istio's flags for an answer that broke off, and for a caller that went away.
+const FLAG_NONE: &str = "-";
+const FLAG_BROKEN: &str = "UC";
+const FLAG_CALLER_GONE: &str = "DC";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Exchange {
+    edge: Rc<Edge>,
+    started: Instant,
+    spoken: Spoken,
+    status: u16,
+    grpc_status: Option<u16>,
+    recorded: bool,
+    log: Option<Box<LogEntry>>,
+    in_flight: Option<InFlight>,
+}
+
+/// What the access log needs of a request that is gone by the time it is written.
+#[derive(Debug)]
+pub struct LogEntry {
+    method: String,
+    authority: String,
+    path: String,
+}
+
+impl LogEntry {
+    /// Only where the access log is on: it copies.
+    pub fn new<B>(request: &Request<B>) -> Box<Self> {
+        let uri = request.uri();
+        let host = request
+            .headers()
+            .get(http::header::HOST)
+            .and_then(|host| host.to_str().ok());
+        Box::new(Self {
+            method: request.method().to_string(),
+            authority: uri
+                .authority()
+                .map(|authority| authority.as_str())
+                .or(host)
+                .unwrap_or("")
+                .to_owned(),
+            // Without the query: it often holds what a log must not.
+            path: uri.path().to_owned(),
+        })
+    }
+}
+
+impl Exchange {
+    pub fn begin(edge: Rc<Edge>, grpc: bool, started: Instant, log: Option<Box<LogEntry>>) -> Self {
+        let spoken = if grpc { Spoken::Grpc } else { Spoken::Http };
+        Self {
+            edge,
+            started,
+            spoken,
+            status: 0,
+            grpc_status: None,
+            recorded: false,
+            log,
+            in_flight: None,
+        }
+    }
+
+    /// The exchange counts as load of an endpoint until it has ended.
+    pub fn carries(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
+    /// The head of the answer has arrived.
+    pub fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.status = status.as_u16();
+        self.grpc_status = grpc_status(headers);
+    }
+
+    /// The sidecar answers itself.
+    pub fn refused(mut self, refusal: Refusal) {
+        let row = refusal.row();
+        match self.spoken {
+            Spoken::Grpc => {
+                self.status = 200;
+                self.grpc_status = Some(u16::from(row.grpc));
+            }
+            Spoken::Http | Spoken::Tcp => self.status = row.status.as_u16(),
+        }
+        self.edge
+            .metrics()
+            .refused(self.edge.reporter().direction(), refusal, self.edge.peer());
+        self.record(row.flag, row.reason);
+    }
+
+    /// The answer has ended as it should.
+    pub fn completed(mut self, trailers: Option<&HeaderMap>) {
+        if let Some(status) = trailers.and_then(grpc_status) {
+            self.grpc_status = Some(status);
+        }
+        self.record(FLAG_NONE, "");
+    }
+
+    /// The answer broke off.
+    pub fn broken(mut self) {
+        self.record(FLAG_BROKEN, "upstream_reset");
+    }
+
+    fn record(&mut self, flag: &'static str, reason: &'static str) {
+        self.recorded = true;
+        let milliseconds = self.started.elapsed().as_secs_f64() * 1000.0;
+        let answer = Answer {
+            status: self.status,
+            grpc_status: self.grpc_status,
+            flag,
+        };
+        self.edge.answered(self.spoken, answer, milliseconds);
+        if let Some(entry) = self.log.take() {
+            tracing::info!(
+                target: "access",
+                direction = self.edge.reporter().direction(),
+                peer = self.edge.peer(),
+                method = entry.method,
+                authority = entry.authority,
+                path = entry.path,
+                status = self.status,
+                grpc_status = self.grpc_status,
+                reason,
+                flag,
+                milliseconds,
+            );
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.recorded {
+            self.record(FLAG_CALLER_GONE, "");
+        }
+    }
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}

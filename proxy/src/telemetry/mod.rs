@@ -1,0 +1,6 @@
+//! What can be seen of the sidecar: metrics, the access log, health.
+
+pub mod edge;
+pub mod exchange;
+pub mod metrics;
+pub mod server;

@@ -1,0 +1,186 @@
+//! Two small HTTP servers: telemetry (metrics and health, for scrapers and probes), and admin (what
+//! the sidecar knows, on loopback only). Neither can stop the sidecar.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::metrics::Metrics;
+use crate::control::{Credentials, WorkloadState};
+use crate::listen;
+use crate::logging::LogLevel;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the two servers can see.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub metrics: Arc<Metrics>,
+    pub workload: watch::Receiver<WorkloadState>,
+    pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    /// Every worker listens.
+    pub listening: watch::Receiver<bool>,
+    pub shutdown: watch::Receiver<bool>,
+    pub last_heard: watch::Receiver<Option<Instant>>,
+    pub log_level: LogLevel,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Which of the two a port is.
+#[derive(Clone, Copy, Debug)]
+pub enum Surface {
+    Telemetry,
+    Admin,
+}
+
+/// Serves until the task is dropped.
+pub async fn serve(listener: TcpListener, surface: Surface, view: View) {
+    listen::accept_each(listener, move |stream, _: SocketAddr| {
+        let view = view.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let answer = view.answer(surface, &request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT);
+            if let Err(error) = builder
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+            {
+                tracing::debug!(%error, "a telemetry connection ended");
+            }
+        });
+    })
+    .await;
+}
+
+impl View {
+    fn answer(&self, surface: Surface, request: &Request<Incoming>) -> Answer {
+        match (surface, request.method(), request.uri().path()) {
+            (_, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
+            (_, &Method::GET, "/ready") => self.ready(),
+            (_, &Method::GET, "/metrics") => self.scrape(),
+            (Surface::Admin, &Method::GET, "/config") => self.config(),
+            (Surface::Admin, &Method::POST, "/log") => {
+                self.set_log_level(request.uri().query().unwrap_or(""))
+            }
+            (Surface::Telemetry, _, _) => {
+                text(StatusCode::NOT_FOUND, "try /metrics, /ready or /live\n")
+            }
+            (Surface::Admin, _, _) => text(
+                StatusCode::NOT_FOUND,
+                "try /config, /metrics, /ready, /live or POST /log?level=debug\n",
+            ),
+        }
+    }
+
+    /// Ready only with a certificate, policy and open ports, and not while draining.
+    fn ready(&self) -> Answer {
+        let missing = if *self.shutdown.borrow() {
+            Some("draining\n")
+        } else if self.credentials.borrow().is_none() {
+            Some("no certificate yet\n")
+        } else if self.workload.borrow().is_none() {
+            Some("no policy yet\n")
+        } else if !*self.listening.borrow() {
+            Some("not listening yet\n")
+        } else {
+            None
+        };
+        match missing {
+            Some(missing) => text(StatusCode::SERVICE_UNAVAILABLE, missing),
+            None => text(StatusCode::OK, "ready\n"),
+        }
+    }
+
+    fn scrape(&self) -> Answer {
+        let age = self
+            .last_heard
+            .borrow()
+            .map_or(-1, |heard| heard.elapsed().as_secs() as i64);
+        self.metrics.config_age.set(age);
+        match self.metrics.render() {
+            Ok(metrics) => respond(StatusCode::OK, PROMETHEUS, metrics),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        }
+    }
+
+    fn config(&self) -> Answer {
+        let config = json!({
+            "version": self.metrics.config_version.get(),
+            "secondsSinceControlPlane": self.last_heard.borrow().map(|heard| heard.elapsed().as_secs()),
+            "certificate": self.certificate(),
+            "workload": self.workload.borrow().as_ref().map(|workload| json!({
+                "namespace": workload.namespace,
+                "name": workload.name,
+                "id": workload.id.to_string(),
+                "meshAddress": workload.mesh_address.to_string(),
+                "ports": workload.ports.iter().map(|port| port.port).collect::<Vec<_>>(),
+                "defaultDeny": workload.authorization.default_deny(),
+                "policies": workload.authorization.policies().iter()
+                    .map(|policy| format!("{}/{}", policy.namespace, policy.name)).collect::<Vec<_>>(),
+            })),
+        });
+        respond(StatusCode::OK, JSON, format!("{config:#}\n"))
+    }
+
+    fn certificate(&self) -> Option<Value> {
+        let credentials = self.credentials.borrow().clone()?;
+        let unix = |time: SystemTime| {
+            time.duration_since(SystemTime::UNIX_EPOCH)
+                .map(|since| since.as_secs())
+                .ok()
+        };
+        Some(json!({
+            "id": credentials.svid.id().to_string(),
+            "notBefore": unix(credentials.svid.not_before()),
+            "notAfter": unix(credentials.svid.not_after()),
+            "generation": credentials.generation,
+        }))
+    }
+
+    fn set_log_level(&self, query: &str) -> Answer {
+        let Some(level) = query.strip_prefix("level=") else {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "say POST /log?level=LEVEL, for instance level=debug\n",
+            );
+        };
+        match self.log_level.set(level) {
+            Ok(()) => text(StatusCode::OK, "done\n"),
+            Err(error) => text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: &str) -> Answer {
+    respond(status, TEXT, body.to_owned())
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
