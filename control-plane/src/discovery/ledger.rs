@@ -1,0 +1,171 @@
+//! What one sidecar was sent and what it has answered. Pure; the clock is an argument.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use outrider_api::names::ServiceName;
+
+/// Something that has versions on a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Resource {
+    /// The sidecar's own workload.
+    Workload,
+    /// A Service it calls.
+    Destination(ServiceName),
+}
+
+/// An answer to a version that the sidecar cannot have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("version {version} was never sent on this stream; the newest that was is {newest}")]
+pub(crate) struct NeverSent {
+    version: u64,
+    newest: u64,
+}
+
+/// What an acknowledgement says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Acknowledged {
+    /// The newest version that this sidecar has acknowledged.
+    pub(crate) newest: u64,
+    /// How long the change took to get there; absent where the resource was new to the sidecar, or
+    /// where it has been sent a newer version meanwhile.
+    pub(crate) propagation: Option<Duration>,
+}
+
+/// The versions sent on one stream, and the answers.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    newest_sent: u64,
+    newest_acknowledged: u64,
+    sent: HashMap<Resource, Sent>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    version: u64,
+    /// When the change was noticed that is not acknowledged yet.
+    noticed: Option<Instant>,
+}
+
+impl Ledger {
+    /// `resource` goes out at `version`.
+    pub(crate) fn sent(&mut self, resource: Resource, version: u64, noticed: Instant) {
+        self.newest_sent = self.newest_sent.max(version);
+        self.sent
+            .entry(resource)
+            .and_modify(|sent| {
+                sent.version = version;
+                sent.noticed = Some(noticed);
+            })
+            .or_insert(Sent {
+                version,
+                noticed: None,
+            });
+    }
+
+    /// The sidecar has applied `version`.
+    ///
+    /// # Errors
+    /// It was never sent one.
+    pub(crate) fn acknowledge(
+        &mut self,
+        resource: &Resource,
+        version: u64,
+        now: Instant,
+    ) -> Result<Acknowledged, NeverSent> {
+        self.check(version)?;
+        self.newest_acknowledged = self.newest_acknowledged.max(version);
+        let propagation = self
+            .sent
+            .get_mut(resource)
+            .filter(|sent| sent.version == version)
+            .and_then(|sent| sent.noticed.take())
+            .map(|noticed| now.saturating_duration_since(noticed));
+        Ok(Acknowledged {
+            newest: self.newest_acknowledged,
+            propagation,
+        })
+    }
+
+    /// The sidecar has rejected `version`.
+    ///
+    /// # Errors
+    /// It was never sent one.
+    pub(crate) fn reject(&mut self, resource: &Resource, version: u64) -> Result<(), NeverSent> {
+        self.check(version)?;
+        if let Some(sent) = self.sent.get_mut(resource)
+            && sent.version == version
+        {
+            sent.noticed = None;
+        }
+        Ok(())
+    }
+
+    /// The sidecar has unsubscribed. Answers that are on their way are still in order.
+    pub(crate) fn forget(&mut self, resource: &Resource) {
+        self.sent.remove(resource);
+    }
+
+    fn check(&self, version: u64) -> Result<(), NeverSent> {
+        if version == 0 || version > self.newest_sent {
+            return Err(NeverSent {
+                version,
+                newest: self.newest_sent,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn destination(name: &str) -> Resource {
+        Resource::Destination(ServiceName {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+        })
+    }
+
+    #[test]
+    fn propagation_is_that_of_a_change_and_counted_once() {
+        let mut ledger = Ledger::default();
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        ledger.sent(Resource::Workload, 7, start);
+        let first = ledger.acknowledge(&Resource::Workload, 7, at(1)).unwrap();
+        assert_eq!((first.newest, first.propagation), (7, None));
+
+        ledger.sent(Resource::Workload, 8, at(100));
+        let change = ledger.acknowledge(&Resource::Workload, 8, at(130)).unwrap();
+        assert_eq!(change.propagation, Some(Duration::from_millis(30)));
+        let again = ledger.acknowledge(&Resource::Workload, 8, at(140)).unwrap();
+        assert_eq!(again.propagation, None);
+    }
+
+    #[test]
+    fn an_answer_to_an_older_version_is_in_order() {
+        let mut ledger = Ledger::default();
+        let now = Instant::now();
+        ledger.sent(destination("billing"), 3, now);
+        ledger.sent(destination("billing"), 4, now);
+        let older = ledger.acknowledge(&destination("billing"), 3, now).unwrap();
+        assert_eq!((older.newest, older.propagation), (3, None));
+        let newer = ledger.acknowledge(&destination("billing"), 4, now).unwrap();
+        assert_eq!((newer.newest, newer.propagation), (4, Some(Duration::ZERO)));
+    }
+
+    #[test]
+    fn what_was_never_sent_cannot_be_answered() {
+        let mut ledger = Ledger::default();
+        let now = Instant::now();
+        assert!(ledger.acknowledge(&Resource::Workload, 1, now).is_err());
+        ledger.sent(Resource::Workload, 5, now);
+        assert!(ledger.acknowledge(&Resource::Workload, 6, now).is_err());
+        assert!(ledger.reject(&Resource::Workload, 0).is_err());
+        ledger.sent(destination("billing"), 6, now);
+        ledger.forget(&destination("billing"));
+        assert!(ledger.acknowledge(&destination("billing"), 6, now).is_ok());
+    }
+}

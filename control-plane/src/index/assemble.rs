@@ -1,0 +1,290 @@
+//! Identities, and the models themselves, once everything they name is known to exist.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use outrider_api::authorization::{Policy, PolicySet};
+use outrider_api::kinds;
+use outrider_api::manifest::Problem;
+use outrider_api::model::{
+    AppPort, Destination, Endpoint, MeshSettings, Outbound, Protocol, ServicePort, Upstream,
+    Workload,
+};
+use outrider_api::names::ServiceName;
+use outrider_certs::bundle::TrustBundle;
+use outrider_certs::spiffe::{SpiffeId, TrustDomain};
+
+use super::objects::Objects;
+use super::policies::Policies;
+use super::selection::{self, Selection};
+use super::{Settings, WorkloadName};
+use crate::server::tls::{NAMESPACE, SERVICE_ACCOUNT};
+
+pub(super) type Identities = BTreeMap<WorkloadName, SpiffeId>;
+
+/// Who each workload is. Nobody but the control plane is the control plane.
+pub(super) fn identities(
+    objects: &Objects<'_>,
+    trust_domain: &TrustDomain,
+    problems: &mut Vec<Problem>,
+) -> Identities {
+    let mut identities = Identities::new();
+    for (name, workload) in &objects.workloads {
+        let account = &workload.spec.service_account;
+        let mut refuse = |message: String| {
+            problems.push(workload.problem("spec.serviceAccount", message));
+        };
+        match SpiffeId::workload(trust_domain, &name.namespace, account) {
+            Ok(_) if name.namespace == NAMESPACE && account == SERVICE_ACCOUNT => {
+                refuse("is the control plane's own, expected another".to_owned());
+            }
+            Ok(id) => {
+                identities.insert(name.clone(), id);
+            }
+            Err(error) => refuse(error.to_string()),
+        }
+    }
+    identities
+}
+
+/// Every upstream leads to a port of a Service.
+pub(super) fn check_upstreams(objects: &Objects<'_>, problems: &mut Vec<Problem>) {
+    for (name, workload) in &objects.workloads {
+        for (index, upstream) in workload.spec.outbound.upstreams.iter().enumerate() {
+            let field = |field| format!("spec.outbound.upstreams[{index}].{field}");
+            let wanted = upstream_service(name, upstream);
+            let Some(service) = objects.services.get(&wanted) else {
+                let message = format!("there is no Service {}/{}", wanted.namespace, wanted.name);
+                problems.push(workload.problem(
+                    field("service"),
+                    format!("{message}, expected one that is in these files"),
+                ));
+                continue;
+            };
+            let ports: Vec<u16> = selection::ports(service)
+                .map(|(_, port)| port.port)
+                .collect();
+            if !ports.contains(&upstream.port) {
+                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+                problems.push(workload.problem(
+                    field("port"),
+                    format!(
+                        "Service {}/{} has no port {}, expected one of {}",
+                        wanted.namespace,
+                        wanted.name,
+                        upstream.port,
+                        ports.join(", ")
+                    ),
+                ));
+            }
+        }
+    }
+}
+
+fn upstream_service(workload: &WorkloadName, upstream: &kinds::Upstream) -> ServiceName {
+    ServiceName {
+        namespace: upstream
+            .namespace
+            .clone()
+            .unwrap_or_else(|| workload.namespace.clone()),
+        name: upstream.service.clone(),
+    }
+}
+
+/// The app's ports: those that the workload declares, and those that Services lead to.
+pub(super) fn app_port_numbers(
+    name: &WorkloadName,
+    objects: &Objects<'_>,
+    selection: &Selection<'_>,
+) -> BTreeSet<u16> {
+    let declared = objects
+        .workloads
+        .get(name)
+        .into_iter()
+        .flat_map(|workload| workload.spec.ports.iter().map(|port| port.port));
+    let targeted = targets(name, objects, selection).map(|(_, target)| target);
+    declared.chain(targeted).collect()
+}
+
+/// The ports of Services that lead to a workload, and the app's port behind each.
+fn targets<'o>(
+    name: &'o WorkloadName,
+    objects: &'o Objects<'_>,
+    selection: &'o Selection<'_>,
+) -> impl Iterator<Item = (&'o kinds::ServicePort, u16)> {
+    let workload = objects.workloads.get(name);
+    selection
+        .services_of(name)
+        .iter()
+        .filter_map(|service| objects.services.get(*service))
+        .flat_map(|service| selection::ports(service))
+        .filter_map(move |(_, port)| Some((port, selection::target_port(port, workload?)?)))
+}
+
+/// Everything that models are made of.
+pub(super) struct Parts<'p, 'o> {
+    pub(super) objects: &'p Objects<'o>,
+    pub(super) settings: &'p Settings,
+    pub(super) identities: &'p Identities,
+    pub(super) selection: &'p Selection<'p>,
+    pub(super) policies: Policies,
+    pub(super) trust: TrustBundle,
+}
+
+impl Parts<'_, '_> {
+    pub(super) fn workloads(&self) -> BTreeMap<WorkloadName, Arc<Workload>> {
+        let made = self.identities.iter().filter_map(|(name, id)| {
+            let workload = self.objects.workloads.get(name)?;
+            Some((name.clone(), Arc::new(self.workload(name, id, workload))))
+        });
+        made.collect()
+    }
+
+    pub(super) fn destinations(&self) -> BTreeMap<ServiceName, Arc<Destination>> {
+        let made = self
+            .objects
+            .services
+            .iter()
+            .map(|(name, service)| (name.clone(), Arc::new(self.destination(name, service))));
+        made.collect()
+    }
+
+    fn workload(&self, name: &WorkloadName, id: &SpiffeId, workload: &kinds::Workload) -> Workload {
+        let spec = &workload.spec;
+        let policies = self.policies.get(name).map_or(&[][..], Vec::as_slice);
+        let policies: Vec<Policy> = policies.iter().map(|policy| (**policy).clone()).collect();
+        let services = self.selection.services_of(name);
+        Workload {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            id: id.clone(),
+            app: app(name, workload),
+            services: services.iter().map(|&service| service.clone()).collect(),
+            mesh_address: mesh_address(workload),
+            app_address: spec.app_address,
+            ports: self.app_ports(name, workload),
+            outbound: outbound(name, &spec.outbound),
+            authorization: PolicySet::new(self.settings.default_deny, policies),
+            mesh: MeshSettings {
+                trust_domain: self.settings.trust_domain.clone(),
+                access_log: self.settings.access_log,
+                drain_timeout: self.settings.drain_timeout,
+                detect_timeout: self.settings.detect_timeout,
+            },
+            trust: self.trust.clone(),
+        }
+    }
+
+    /// What a workload does not declare of its own port, a Service that leads to it may (in Kubernetes
+    /// only Services have `appProtocol`).
+    fn app_ports(&self, name: &WorkloadName, workload: &kinds::Workload) -> Vec<AppPort> {
+        let mut ports: Vec<AppPort> = workload
+            .spec
+            .ports
+            .iter()
+            .map(|port| AppPort {
+                name: port.name.clone().unwrap_or_default(),
+                port: port.port,
+                protocol: declared(port),
+            })
+            .collect();
+        for (service_port, target) in targets(name, self.objects, self.selection) {
+            let protocol = declared_by_service(service_port);
+            match ports.iter_mut().find(|port| port.port == target) {
+                Some(port) if port.protocol == Protocol::Detect => port.protocol = protocol,
+                Some(_) => {}
+                None => ports.push(AppPort {
+                    name: String::new(),
+                    port: target,
+                    protocol,
+                }),
+            }
+        }
+        ports
+    }
+
+    fn destination(&self, name: &ServiceName, service: &kinds::Service) -> Destination {
+        let endpoints: Vec<Endpoint> = self
+            .selection
+            .workloads_of(name)
+            .iter()
+            .filter_map(|workload| self.endpoint(workload, service))
+            .collect();
+        let ports = selection::ports(service).map(|(_, port)| ServicePort {
+            port: port.port,
+            name: port.name.clone().unwrap_or_default(),
+            protocol: self.service_protocol(name, port),
+        });
+        Destination {
+            service: name.clone(),
+            ports: ports.collect(),
+            endpoints,
+        }
+    }
+
+    fn endpoint(&self, name: &WorkloadName, service: &kinds::Service) -> Option<Endpoint> {
+        let workload = self.objects.workloads.get(name)?;
+        let target_ports = selection::ports(service)
+            .filter_map(|(_, port)| Some((port.port, selection::target_port(port, workload)?)));
+        Some(Endpoint {
+            namespace: name.namespace.clone(),
+            workload: name.name.clone(),
+            app: app(name, workload),
+            id: self.identities.get(name)?.clone(),
+            mesh_address: mesh_address(workload),
+            target_ports: target_ports.collect(),
+        })
+    }
+
+    /// What the Service declares, else what the first workload behind it does that declares anything.
+    fn service_protocol(&self, name: &ServiceName, port: &kinds::ServicePort) -> Protocol {
+        let own = declared_by_service(port);
+        if own != Protocol::Detect {
+            return own;
+        }
+        self.selection
+            .workloads_of(name)
+            .iter()
+            .filter_map(|&workload| self.objects.workloads.get(workload))
+            .filter_map(|workload| {
+                let target = selection::target_port(port, workload)?;
+                workload.spec.ports.iter().find(|port| port.port == target)
+            })
+            .map(declared)
+            .find(|protocol| *protocol != Protocol::Detect)
+            .unwrap_or(Protocol::Detect)
+    }
+}
+
+fn declared(port: &kinds::WorkloadPort) -> Protocol {
+    Protocol::from_declared(port.app_protocol.as_deref(), port.name.as_deref())
+}
+
+fn declared_by_service(port: &kinds::ServicePort) -> Protocol {
+    Protocol::from_declared(port.app_protocol.as_deref(), port.name.as_deref())
+}
+
+fn app(name: &WorkloadName, workload: &kinds::Workload) -> String {
+    let label = workload.metadata.labels.get("app");
+    label.unwrap_or(&name.name).clone()
+}
+
+fn mesh_address(workload: &kinds::Workload) -> SocketAddr {
+    SocketAddr::new(workload.spec.address, workload.spec.mesh_port)
+}
+
+fn outbound(workload: &WorkloadName, outbound: &kinds::Outbound) -> Outbound {
+    Outbound {
+        http_port: outbound.http_port,
+        upstreams: outbound
+            .upstreams
+            .iter()
+            .map(|upstream| Upstream {
+                service: upstream_service(workload, upstream),
+                port: upstream.port,
+                local_port: upstream.local_port,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,205 @@
+//! From objects to models: a pure fold. Owns what it takes several objects to know: which workloads a
+//! Service selects, which policies apply to a workload, whether what one object names exists in
+//! another. Nothing here is half right: a mesh is whole, or there are problems, each with its line.
+
+mod assemble;
+mod objects;
+mod policies;
+mod selection;
+mod sockets;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_api::kinds;
+use outrider_api::manifest::{Object, Problem};
+use outrider_api::model;
+use outrider_api::names::ServiceName;
+use outrider_certs::bundle::TrustBundle;
+use outrider_certs::spiffe::{SpiffeId, TrustDomain};
+
+use self::objects::Objects;
+
+/// The trust domain of a mesh that names none; that of Kubernetes' own names.
+pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+
+/// A workload of the mesh. Displays as `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadName {
+    /// A DNS label.
+    pub namespace: String,
+    /// A DNS subdomain.
+    pub name: String,
+}
+
+impl WorkloadName {
+    /// The name as it is; nothing is checked, since a name is only ever looked up.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for WorkloadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What holds for the whole mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Whose identities these are.
+    pub trust_domain: TrustDomain,
+    /// What becomes of a call to a workload that no ALLOW policy selects.
+    pub default_deny: bool,
+    /// How long certificates are valid.
+    pub certificate_lifetime: Duration,
+    /// Whether sidecars log every call.
+    pub access_log: bool,
+    /// How long a sidecar that ends lets requests finish.
+    pub drain_timeout: Duration,
+    /// How long the first bytes of a connection of undeclared protocol are waited for.
+    pub detect_timeout: Duration,
+}
+
+/// A whole mesh: valid, and immutable.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    settings: Settings,
+    specs: BTreeMap<WorkloadName, kinds::WorkloadSpec>,
+    workloads: BTreeMap<WorkloadName, Arc<model::Workload>>,
+    destinations: BTreeMap<ServiceName, Arc<model::Destination>>,
+    identities: BTreeSet<SpiffeId>,
+}
+
+impl Mesh {
+    /// What holds for all of it.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Every workload, by name.
+    pub fn workloads(&self) -> &BTreeMap<WorkloadName, Arc<model::Workload>> {
+        &self.workloads
+    }
+
+    /// One workload, as its sidecar sees it.
+    pub fn workload(&self, namespace: &str, name: &str) -> Option<&Arc<model::Workload>> {
+        self.workloads.get(&WorkloadName::new(namespace, name))
+    }
+
+    /// What was written of one workload: its command, and the ports of its sidecar.
+    pub fn spec(&self, namespace: &str, name: &str) -> Option<&kinds::WorkloadSpec> {
+        self.specs.get(&WorkloadName::new(namespace, name))
+    }
+
+    /// Every Service, by name.
+    pub fn destinations(&self) -> &BTreeMap<ServiceName, Arc<model::Destination>> {
+        &self.destinations
+    }
+
+    /// One Service, as its callers see it.
+    pub fn destination(&self, name: &ServiceName) -> Option<&Arc<model::Destination>> {
+        self.destinations.get(name)
+    }
+
+    /// Whether some workload is `id`.
+    pub fn has_identity(&self, id: &SpiffeId) -> bool {
+        self.identities.contains(id)
+    }
+}
+
+/// Folds `objects` into a mesh whose workloads trust `trust`.
+///
+/// Without `trust` (nobody asked an authority: a check, a dry run) the mesh is the same, but for its
+/// workloads trusting nobody: an authority of which there is no key.
+///
+/// # Errors
+/// Everything that is wrong, at its line.
+pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let objects = Objects::sort(objects, &mut problems);
+    let settings = settings(&objects, trust, &mut problems);
+    let identities = assemble::identities(&objects, &settings.trust_domain, &mut problems);
+    sockets::check(&objects, &mut problems);
+    let selection = selection::select(&objects, &mut problems);
+    assemble::check_upstreams(&objects, &mut problems);
+    let policies = policies::resolve(&objects, &selection, &mut problems);
+    if !problems.is_empty() {
+        problems.sort_by(|a, b| a.location.cmp(&b.location));
+        return Err(problems);
+    }
+    let trust = match trust {
+        Some(trust) => trust.clone(),
+        None => nobody(&objects, settings.trust_domain.clone())?,
+    };
+    let parts = assemble::Parts {
+        objects: &objects,
+        settings: &settings,
+        identities: &identities,
+        selection: &selection,
+        policies,
+        trust,
+    };
+    let workloads = parts.workloads();
+    let destinations = parts.destinations();
+    Ok(Mesh {
+        specs: objects
+            .workloads
+            .iter()
+            .map(|(name, workload)| (name.clone(), workload.spec.clone()))
+            .collect(),
+        identities: identities.into_values().collect(),
+        workloads,
+        destinations,
+        settings,
+    })
+}
+
+fn settings(
+    objects: &Objects<'_>,
+    trust: Option<&TrustBundle>,
+    problems: &mut Vec<Problem>,
+) -> Settings {
+    let spec = objects
+        .config
+        .map(|config| config.spec.clone())
+        .unwrap_or_default();
+    let written = spec
+        .trust_domain
+        .or_else(|| DEFAULT_TRUST_DOMAIN.parse().ok());
+    let running = trust.map(|trust| trust.trust_domain().clone());
+    if let (Some(written), Some(running)) = (&written, &running)
+        && written != running
+    {
+        let message = format!(
+            "is {written}, but the certificate authority is that of {running}, expected the same \
+             (another trust domain is another mesh, with a state directory of its own)"
+        );
+        problems.push(objects.config_problem("spec.trustDomain", message));
+    }
+    let Some(trust_domain) = running.or(written) else {
+        unreachable!("the default trust domain is one");
+    };
+    Settings {
+        trust_domain,
+        default_deny: spec.default_deny,
+        certificate_lifetime: spec.certificate_lifetime,
+        access_log: spec.access_log,
+        drain_timeout: spec.drain_timeout,
+        detect_timeout: spec.detect_timeout,
+    }
+}
+
+/// A bundle of one authority that has no key: it was made for this and thrown away.
+fn nobody(objects: &Objects<'_>, trust_domain: TrustDomain) -> Result<TrustBundle, Vec<Problem>> {
+    TrustBundle::from_pem(trust_domain, include_bytes!("nobody.pem"))
+        .map_err(|error| vec![objects.config_problem("spec.trustDomain", error.to_string())])
+}

@@ -1,0 +1,175 @@
+//! Which policies apply to which workload. A policy that applies to nothing is a problem: it would
+//! protect nothing, and nobody would notice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use outrider_api::authorization::Policy;
+use outrider_api::kinds::{self, TargetRef};
+use outrider_api::manifest::{Located, Problem};
+use outrider_api::names::ServiceName;
+
+use super::WorkloadName;
+use super::assemble::app_port_numbers;
+use super::objects::Objects;
+use super::selection::{Selection, has_labels};
+
+/// The policies of each workload, in the order of their names.
+pub(super) type Policies = BTreeMap<WorkloadName, Vec<Arc<Policy>>>;
+
+/// Resolves the targets of every policy.
+pub(super) fn resolve(
+    objects: &Objects<'_>,
+    selection: &Selection<'_>,
+    problems: &mut Vec<Problem>,
+) -> Policies {
+    let mut policies = Policies::new();
+    for policy in objects.policies.values() {
+        let mut targets = BTreeSet::new();
+        for (index, target) in policy.spec.target_refs.iter().enumerate() {
+            match workloads(policy, target, objects, selection) {
+                Ok(found) => targets.extend(found),
+                Err((field, message)) => problems
+                    .push(policy.problem(format!("spec.targetRefs[{index}].{field}"), message)),
+            }
+        }
+        check_ports(policy, &targets, objects, selection, problems);
+        let compiled = Arc::new(policy.to_policy());
+        for workload in targets {
+            policies
+                .entry(workload)
+                .or_default()
+                .push(Arc::clone(&compiled));
+        }
+    }
+    policies
+}
+
+type Wrong = (&'static str, String);
+
+/// The workloads that a target means, or the field that is wrong.
+fn workloads(
+    policy: &kinds::AuthorizationPolicy,
+    target: &TargetRef,
+    objects: &Objects<'_>,
+    selection: &Selection<'_>,
+) -> Result<Vec<WorkloadName>, Wrong> {
+    let namespace = &policy.metadata.namespace;
+    match target {
+        TargetRef::Service { name } => {
+            let service = ServiceName {
+                namespace: namespace.clone(),
+                name: name.clone(),
+            };
+            let known = objects.services.keys();
+            if !objects.services.contains_key(&service) {
+                let names = known.map(|known| (&*known.namespace, &*known.name));
+                return Err(("name", missing("Service", namespace, name, names)));
+            }
+            let found = selection.workloads_of(&service);
+            if found.is_empty() {
+                let message = format!(
+                    "Service {namespace}/{name} selects no Workload, so this policy would protect \
+                     nothing, expected a selector that does"
+                );
+                return Err(("name", message));
+            }
+            Ok(found.iter().map(|&name| name.clone()).collect())
+        }
+        TargetRef::Workload { name } => {
+            let workload = WorkloadName::new(namespace, name);
+            if !objects.workloads.contains_key(&workload) {
+                let known = objects.workloads.keys();
+                let names = known.map(|known| (&*known.namespace, &*known.name));
+                return Err(("name", missing("Workload", namespace, name, names)));
+            }
+            Ok(vec![workload])
+        }
+        TargetRef::Pods { match_labels } => {
+            let found: Vec<WorkloadName> = objects
+                .workloads_of(namespace)
+                .filter(|(_, workload)| has_labels(workload, match_labels))
+                .map(|(name, _)| name.clone())
+                .collect();
+            if found.is_empty() {
+                let message = format!(
+                    "selects no Workload of the namespace {namespace}, so this policy would \
+                     protect nothing, expected labels that at least one has"
+                );
+                return Err(("selector", message));
+            }
+            Ok(found)
+        }
+    }
+}
+
+/// Says where else there is one of that name: targets are in the policy's own namespace.
+fn missing<'n>(
+    kind: &str,
+    namespace: &str,
+    name: &str,
+    known: impl Iterator<Item = (&'n str, &'n str)>,
+) -> String {
+    let mut here = Vec::new();
+    let mut elsewhere = None;
+    for (other_namespace, other) in known {
+        if other_namespace == namespace && here.len() < 10 {
+            here.push(other);
+        } else if other == name {
+            elsewhere = Some(other_namespace);
+        }
+    }
+    let expected = match (elsewhere, here.as_slice()) {
+        (Some(other), _) => format!(
+            "expected one in the policy's own namespace (there is one in {other}: the policy \
+             belongs there)"
+        ),
+        (None, []) => format!("expected one of that namespace, which has no {kind}"),
+        (None, here) => format!(
+            "expected one of that namespace, such as {}",
+            here.join(", ")
+        ),
+    };
+    format!("there is no {kind} {namespace}/{name}, {expected}")
+}
+
+/// A rule about a port that no target has would never match: a DENY that denies nothing.
+fn check_ports(
+    policy: &Located<kinds::AuthorizationPolicy>,
+    targets: &BTreeSet<WorkloadName>,
+    objects: &Objects<'_>,
+    selection: &Selection<'_>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut known = BTreeSet::new();
+    for target in targets {
+        let ports = app_port_numbers(target, objects, selection);
+        if ports.is_empty() {
+            // It declares none: whatever reaches its sidecar may be meant.
+            return;
+        }
+        known.extend(ports);
+    }
+    if known.is_empty() {
+        return;
+    }
+    for (rule_index, rule) in policy.spec.rules.iter().enumerate() {
+        let ports = rule
+            .network_attributes
+            .iter()
+            .flat_map(|network| &network.ports);
+        for (index, port) in ports.enumerate() {
+            if !known.contains(port) {
+                let expected: Vec<String> = known.iter().map(u16::to_string).collect();
+                problems.push(policy.problem(
+                    format!("spec.rules[{rule_index}].networkAttributes.ports[{index}]"),
+                    format!(
+                        "no workload that this policy is about has the port {port}, expected the \
+                         app's port (not the Service's): one of {}",
+                        expected.join(", ")
+                    ),
+                ));
+            }
+        }
+    }
+}

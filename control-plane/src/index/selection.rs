@@ -1,0 +1,143 @@
+//! Which workloads a Service selects, and which of their ports are behind its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outrider_api::kinds::{self, TargetPort, Transport};
+use outrider_api::manifest::{Located, Problem};
+use outrider_api::names::ServiceName;
+
+use super::WorkloadName;
+use super::objects::Objects;
+
+/// Both ways, in the order of names.
+#[derive(Default)]
+pub(super) struct Selection<'o> {
+    pub(super) workloads: BTreeMap<&'o ServiceName, Vec<&'o WorkloadName>>,
+    pub(super) services: BTreeMap<&'o WorkloadName, Vec<&'o ServiceName>>,
+}
+
+impl<'o> Selection<'o> {
+    pub(super) fn workloads_of(&self, service: &ServiceName) -> &[&'o WorkloadName] {
+        self.workloads.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn services_of(&self, workload: &WorkloadName) -> &[&'o ServiceName] {
+        self.services.get(workload).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Selects, and checks the ports of every Service against the workloads that it selects.
+pub(super) fn select<'o>(objects: &'o Objects<'_>, problems: &mut Vec<Problem>) -> Selection<'o> {
+    let mut selection = Selection::default();
+    for (name, service) in &objects.services {
+        check_ports(service, problems);
+        let selector = &service.spec.selector;
+        // A Service without a selector selects nothing (its endpoints are somebody else's to say).
+        for (workload_name, workload) in objects.workloads_of(&name.namespace) {
+            if !selector.is_empty() && has_labels(workload, selector) {
+                selection
+                    .workloads
+                    .entry(name)
+                    .or_default()
+                    .push(workload_name);
+                selection
+                    .services
+                    .entry(workload_name)
+                    .or_default()
+                    .push(name);
+                check_targets(service, workload_name, workload, problems);
+            }
+        }
+    }
+    selection
+}
+
+/// Whether a workload has all of these labels.
+pub(super) fn has_labels(workload: &kinds::Workload, selector: &BTreeMap<String, String>) -> bool {
+    let labels = &workload.metadata.labels;
+    selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// The ports that a mesh carries, with their places in the list.
+pub(super) fn ports(
+    service: &kinds::Service,
+) -> impl Iterator<Item = (usize, &kinds::ServicePort)> {
+    service
+        .spec
+        .ports
+        .iter()
+        .enumerate()
+        .filter(|(_, port)| port.transport == Transport::Tcp)
+}
+
+/// The app's port behind a port of a Service; `None`: the workload has no port of that name.
+pub(super) fn target_port(port: &kinds::ServicePort, workload: &kinds::Workload) -> Option<u16> {
+    match &port.target_port {
+        None => Some(port.port),
+        Some(TargetPort::Number(number)) => Some(*number),
+        Some(TargetPort::Name(name)) => workload
+            .spec
+            .ports
+            .iter()
+            .find(|known| known.name.as_ref() == Some(name))
+            .map(|known| known.port),
+    }
+}
+
+fn check_ports(service: &Located<kinds::Service>, problems: &mut Vec<Problem>) {
+    let mut numbers = BTreeSet::new();
+    let mut names = BTreeSet::new();
+    for (index, port) in ports(service) {
+        if !numbers.insert(port.port) {
+            problems.push(service.problem(
+                format!("spec.ports[{index}].port"),
+                format!("port {} is given twice, expected it once", port.port),
+            ));
+        }
+        if let Some(name) = &port.name
+            && !names.insert(name)
+        {
+            problems.push(service.problem(
+                format!("spec.ports[{index}].name"),
+                format!("the name {name:?} is given twice, expected it once"),
+            ));
+        }
+    }
+}
+
+fn check_targets(
+    service: &Located<kinds::Service>,
+    name: &WorkloadName,
+    workload: &kinds::Workload,
+    problems: &mut Vec<Problem>,
+) {
+    for (index, port) in ports(service) {
+        if let (Some(TargetPort::Name(target)), None) =
+            (&port.target_port, target_port(port, workload))
+        {
+            problems.push(service.problem(
+                format!("spec.ports[{index}].targetPort"),
+                format!(
+                    "Workload {name}, which this Service selects, has no port named {target:?}, \
+                     expected {}",
+                    named_ports(workload)
+                ),
+            ));
+        }
+    }
+}
+
+fn named_ports(workload: &kinds::Workload) -> String {
+    let names: Vec<&str> = workload
+        .spec
+        .ports
+        .iter()
+        .filter_map(|port| port.name.as_deref())
+        .collect();
+    if names.is_empty() {
+        return "a number, since it names none of its ports".to_owned();
+    }
+    format!("a number or one of {}", names.join(", "))
+}

@@ -1,0 +1,195 @@
+//! From what the source holds to what sidecars are told: read, judged, and applied whole or not at
+//! all. The only writer of the store, the readiness and the configuration's metrics.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use outrider_api::manifest::Problem;
+use outrider_certs::authority::{AuthorityError, CertificateAuthority};
+use outrider_certs::bundle::TrustBundle;
+use outrider_certs::spiffe::TrustDomain;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, spawn_blocking};
+
+use crate::admin::Readiness;
+use crate::identity::SharedAuthority;
+use crate::index::{self, Mesh};
+use crate::logging::one_line;
+use crate::metrics::{Metrics, gauge_value, unix_seconds};
+use crate::server::tls::{OwnCertificate, OwnCertificateError};
+use crate::source::directory::Files;
+use crate::source::watch::{Change, DirectoryWatch};
+use crate::store::{Published, Store};
+
+/// So many problems are logged; a thousand lines help nobody.
+const MAX_LOGGED: usize = 50;
+/// A problem quotes what somebody wrote.
+const MAX_LINE_BYTES: usize = 2048;
+
+/// Why the control plane cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReloadError {
+    #[error("the certificate authority: {0}")]
+    Authority(#[from] AuthorityError),
+    #[error("the control plane's own certificate: {0}")]
+    OwnCertificate(#[from] OwnCertificateError),
+    #[error("a change of the configuration was not finished: {0}")]
+    Unfinished(#[from] JoinError),
+}
+
+/// Where the certificate authority comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum AuthorityFiles {
+    /// Made and kept here.
+    Own(PathBuf),
+    /// Given.
+    Given { cert: PathBuf, key: PathBuf },
+}
+
+impl AuthorityFiles {
+    fn open(&self, trust_domain: &TrustDomain) -> Result<CertificateAuthority, AuthorityError> {
+        match self {
+            Self::Own(dir) => {
+                CertificateAuthority::load_or_create(dir, trust_domain, SystemTime::now())
+            }
+            Self::Given { cert, key } => CertificateAuthority::from_files(cert, key, trust_domain),
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Reloader {
+    pub(crate) files: AuthorityFiles,
+    pub(crate) authority: SharedAuthority,
+    pub(crate) store: Arc<Store>,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: watch::Sender<Readiness>,
+    /// Takes its place once there is an authority.
+    pub(crate) own_certificate: Option<OwnCertificate>,
+    /// When that is to be renewed, for the task that does it.
+    pub(crate) keeper: mpsc::Sender<(OwnCertificate, SystemTime)>,
+}
+
+impl Reloader {
+    /// Applies every change for ever.
+    ///
+    /// # Errors
+    /// There is a mesh, but no authority for it.
+    pub(crate) async fn run(mut self, mut source: DirectoryWatch) -> Result<(), ReloadError> {
+        loop {
+            let Change { noticed, files } = source.next().await?;
+            let count = files.len();
+            let trust = self.authority.get().map(CertificateAuthority::trust_bundle);
+            match spawn_blocking(move || judge(&files, trust.as_ref())).await? {
+                Err(problems) => self.refuse(&problems),
+                Ok((objects, mesh)) => {
+                    let mesh = match self.authority.get() {
+                        Some(_) => mesh,
+                        None => match self.found(objects, &mesh).await? {
+                            Ok(mesh) => mesh,
+                            Err(problems) => {
+                                self.refuse(&problems);
+                                continue;
+                            }
+                        },
+                    };
+                    self.apply(Arc::new(mesh), noticed, count).await?;
+                }
+            }
+        }
+    }
+
+    /// The first good mesh says of which trust domain the authority is; then the mesh can say whom to
+    /// trust.
+    async fn found(
+        &self,
+        objects: Vec<outrider_api::manifest::Object>,
+        mesh: &Mesh,
+    ) -> Result<Result<Mesh, Vec<Problem>>, ReloadError> {
+        let files = self.files.clone();
+        let trust_domain = mesh.settings().trust_domain.clone();
+        let authority = spawn_blocking(move || files.open(&trust_domain)).await??;
+        let trust = self.authority.get_or_init(|| authority).trust_bundle();
+        tracing::info!(trust_domain = %trust.trust_domain(), "the certificate authority is ready");
+        Ok(spawn_blocking(move || index::build(&objects, Some(&trust))).await?)
+    }
+
+    async fn apply(
+        &mut self,
+        mesh: Arc<Mesh>,
+        noticed: Instant,
+        files: usize,
+    ) -> Result<(), ReloadError> {
+        let (workloads, services) = (mesh.workloads().len(), mesh.destinations().len());
+        let store = Arc::clone(&self.store);
+        let Published { version, changed } =
+            spawn_blocking(move || store.publish(mesh, noticed)).await?;
+        if let Some(own) = self.own_certificate.take() {
+            let renew_at = own.publish()?;
+            // Only at the end of the process is nobody there to take it.
+            let _ = self.keeper.send((own, renew_at)).await;
+        }
+        self.readiness.send_replace(Readiness::Ready);
+        self.metrics.resource_version.set(gauge_value(version));
+        self.metrics.config_valid.set(1);
+        self.metrics.config_problems.set(0);
+        self.metrics
+            .config_last_success
+            .set(unix_seconds(SystemTime::now()));
+        self.reloaded("applied");
+        tracing::info!(
+            version,
+            changed,
+            files,
+            workloads,
+            services,
+            "the configuration was applied"
+        );
+        Ok(())
+    }
+
+    /// The last good mesh stays.
+    fn refuse(&self, problems: &[Problem]) {
+        for problem in problems.iter().take(MAX_LOGGED) {
+            tracing::error!("{}", one_line(&problem.to_string(), MAX_LINE_BYTES));
+        }
+        let kept = match self.store.mesh() {
+            Some(_) => "the last good one stays",
+            None => "nothing is served yet",
+        };
+        tracing::error!(
+            problems = problems.len(),
+            version = self.store.version(),
+            "the configuration was refused; {kept}"
+        );
+        if self.store.mesh().is_none() {
+            let first = problems.first().map(ToString::to_string);
+            self.readiness.send_replace(Readiness::NotReady(format!(
+                "no good configuration yet, {} problem(s): {}",
+                problems.len(),
+                one_line(&first.unwrap_or_default(), MAX_LINE_BYTES)
+            )));
+        }
+        self.metrics.config_valid.set(0);
+        self.metrics
+            .config_problems
+            .set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
+        self.reloaded("refused");
+    }
+
+    fn reloaded(&self, result: &str) {
+        self.metrics
+            .config_reloads
+            .with_label_values(&[result])
+            .inc();
+    }
+}
+
+type Judged = (Vec<outrider_api::manifest::Object>, Mesh);
+
+fn judge(files: &Files, trust: Option<&TrustBundle>) -> Result<Judged, Vec<Problem>> {
+    let objects = files.parse()?;
+    let mesh = index::build(&objects, trust)?;
+    Ok((objects, mesh))
+}
