@@ -1,5 +1,7 @@
 //! The sidecar as a program of its own.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 #[global_allocator]
@@ -12,6 +14,12 @@ struct Command {
     args: outrider_proxy::Args,
 }
 
-fn main() -> anyhow::Result<()> {
-    outrider_proxy::run(Command::parse().args)
+fn main() -> ExitCode {
+    match outrider_proxy::run(Command::parse().args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("outrider-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
