@@ -1,3 +1,10 @@
-//! The `outrider` command.
+//! The `outrider` program: see the library for what it does.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    outrider_cli::main()
+}

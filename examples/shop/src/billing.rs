@@ -22,7 +22,7 @@ const CREDIT_LIMIT_CENTS: u64 = 1_000_000;
 pub struct BillingArgs {
     #[command(flatten)]
     listen: Listen,
-    /// Name of this instance, which its invoices carry
+    /// Name of this instance, which its invoices carry; what stands before a / is left out
     #[arg(
         long,
         env = "OUTRIDER_WORKLOAD",
@@ -35,7 +35,7 @@ pub struct BillingArgs {
 pub(crate) async fn run(args: BillingArgs) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let listener = args.listen.bind("billing").await?;
-    let service = TowerToHyperService::new(BillingServer::new(Ledger::new(args.instance)));
+    let service = TowerToHyperService::new(BillingServer::new(Ledger::new(&args.instance)));
     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     accept::until(listener, stop, |stream| {
         server.serve_connection(stream, service.clone())
@@ -51,9 +51,10 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn new(instance: String) -> Self {
+    fn new(instance: &str) -> Self {
+        let name = instance.rsplit('/').next().unwrap_or(instance);
         Self {
-            instance: instance.into(),
+            instance: name.into(),
             invoices: Arc::default(),
         }
     }
@@ -129,7 +130,7 @@ mod tests {
 
     #[test]
     fn charging_twice_keeps_the_first_invoice() {
-        let ledger = Ledger::new("billing-1".to_owned());
+        let ledger = Ledger::new("shop/billing-1");
         let first = ledger.charge(request("7", 450)).unwrap();
         let second = ledger.charge(request("7", 900)).unwrap();
         assert_eq!(first, second);
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_charge() {
-        let ledger = Ledger::new("billing-1".to_owned());
+        let ledger = Ledger::new("shop/billing-1");
         let code = |request| ledger.charge(request).unwrap_err().code();
         assert_eq!(code(request("", 450)), tonic::Code::InvalidArgument);
         assert_eq!(code(request("7", 0)), tonic::Code::InvalidArgument);

@@ -1,0 +1,272 @@
+//! What can be typed: every command with its options and examples.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use outrider_certs::spiffe::SpiffeId;
+
+use crate::output::Format;
+
+/// A service mesh: a sidecar beside each service, and a small control plane
+#[derive(Debug, Parser)]
+#[command(
+    name = "outrider",
+    version,
+    after_help = "\
+Examples:
+  outrider demo                          see a mesh at work, on this machine, without root
+  outrider up examples/shop/mesh         run the mesh that a directory describes
+  outrider policy check mesh/            find mistakes before they matter
+  outrider policy test mesh/ --from shop/order --to shop/billing --method POST --path /charges"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show a mesh at work: six scenes, each with what it measured
+    Demo(DemoArgs),
+    /// Run the mesh that a directory describes: control plane, sidecars and apps
+    Up(UpArgs),
+    /// Check policy, and ask what it would decide
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Mint a bootstrap token for a sidecar that you start yourself
+    Token(TokenArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  outrider completions bash > /etc/bash_completion.d/outrider
+  outrider completions zsh > \"${fpath[1]}/_outrider\"
+  outrider completions fish > ~/.config/fish/completions/outrider.fish")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Run one sidecar
+    #[command(after_help = "\
+Examples:
+  outrider proxy --workload shop/order-1 --trust-domain shop.example \\
+    --trust-bundle mesh/.outrider/trust-bundle.pem --token-file order-1.jwt")]
+    Proxy(outrider_proxy::Args),
+    /// Run the control plane
+    #[command(after_help = "\
+Examples:
+  outrider control-plane --config-dir mesh/
+  outrider control-plane --config-dir mesh/ --ca-cert ca.crt --ca-key ca.key --log-format json")]
+    ControlPlane(outrider_control_plane::Args),
+    /// Run one service of the example shop
+    #[command(hide = true)]
+    Shop(outrider_shop::ShopArgs),
+    /// Run a program that ends when its supervisor does
+    #[command(hide = true)]
+    Supervised(SupervisedArgs),
+}
+
+/// `outrider demo`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outrider demo                          live, in the terminal; q ends it
+  outrider demo --check                  no terminal: a line for each claim; exit 1 when one does not hold
+  outrider demo --check --output json    the same for programs")]
+pub struct DemoArgs {
+    /// Prove every claim and exit: a line for each, with the figure that was measured
+    #[arg(long)]
+    pub check: bool,
+    /// How long to go on after the last scene, such as 30s; without it, until q or Ctrl-C
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Orders per second that the traffic generator places
+    #[arg(long, value_name = "RATE", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    pub rate: u32,
+    /// How --check prints its claims
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// `outrider up`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outrider up examples/shop/mesh
+  outrider up mesh/ --control-plane-port 25012 --state-dir /var/lib/outrider
+
+Edit the files while it runs: a change takes effect within a second, whole or not at all.
+Ctrl-C drains everything; a second one kills it.")]
+pub struct UpArgs {
+    /// The directory of YAML
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Where keys, tokens and the trust bundle are kept [default: DIR/.outrider]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where the control plane serves the sidecars, on loopback
+    #[arg(long, value_name = "PORT", default_value_t = 15012)]
+    pub control_plane_port: u16,
+    /// The control plane's health and metrics, on loopback
+    #[arg(long, value_name = "PORT", default_value_t = 15014)]
+    pub control_plane_admin_port: u16,
+    /// How the table of what listens where is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// `outrider policy …`
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Check a directory: every mistake with its file, line, column and field
+    #[command(after_help = "\
+Examples:
+  outrider policy check mesh/
+  outrider policy check mesh/ --output json
+
+Exit status: 0 when it is good, 1 when there are problems.")]
+    Check(CheckArgs),
+    /// Ask whether a call would be allowed, and by which rule
+    #[command(after_help = "\
+Examples:
+  outrider policy test mesh/ --from shop/order --to shop/user --method GET --path /users/ada
+  outrider policy test mesh/ --from shop/notification --to shop/billing:80 --method POST --path /shop.Billing/Charge
+  outrider policy test mesh/ --from spiffe://shop.example/ns/shop/sa/order --to shop/billing-1 --output json
+
+Without --method and --path the call is an opaque TCP connection.
+Exit status: 0 allowed by every selected workload, 1 refused by one, 2 the question cannot be answered.")]
+    Test(TestArgs),
+}
+
+/// `outrider policy check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The directory of YAML
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// How the problems are printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// `outrider policy test`
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// The directory of YAML
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Who calls: NAMESPACE/SERVICEACCOUNT or a SPIFFE ID; without it, someone without an identity
+    #[arg(long, value_name = "WHO")]
+    pub from: Option<String>,
+    /// Whom: NAMESPACE/SERVICE[:PORT] or NAMESPACE/WORKLOAD[:PORT], with the app's own port for a Workload
+    #[arg(long, value_name = "WHOM")]
+    pub to: String,
+    /// HTTP method; GET when only --path is given
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+    /// HTTP path, or /PACKAGE.SERVICE/METHOD for gRPC; / when only --method is given
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// Host header; the Service's name when it is not given
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// A request header; may be given many times
+    #[arg(long, value_name = "NAME:VALUE")]
+    pub header: Vec<String>,
+    /// The address that the call comes from
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub source_ip: IpAddr,
+    /// How the verdict is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
+/// `outrider token`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outrider token --dir mesh/ --workload shop/order-1 > order-1.jwt
+  outrider token --state-dir /var/lib/outrider --spiffe spiffe://shop.example/ns/shop/sa/order
+
+Whoever holds a token can get a certificate for its identity until it expires: keep it secret.")]
+pub struct TokenArgs {
+    /// The directory of YAML that describes the mesh
+    #[arg(long = "dir", value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Where the control plane keeps token.key [default: DIR/.outrider]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// The Workload that the token is for
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        conflicts_with = "spiffe",
+        requires = "directory"
+    )]
+    pub workload: Option<String>,
+    /// The identity that the token is for
+    #[arg(long, value_name = "SPIFFE ID", required_unless_present = "workload")]
+    pub spiffe: Option<SpiffeId>,
+    /// How long the token is good for, such as 10m
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub lifetime: Duration,
+}
+
+/// `outrider supervised`
+#[derive(Debug, Args)]
+pub struct SupervisedArgs {
+    /// The supervisor's process
+    #[arg(long, value_name = "PID")]
+    pub parent: u32,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    outrider_api::duration::parse(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_is_shown_has_examples() {
+        let command = Cli::command();
+        let mut open: Vec<_> = command.get_subcommands().collect();
+        while let Some(command) = open.pop() {
+            let children: Vec<_> = command.get_subcommands().collect();
+            let examples = command
+                .get_after_help()
+                .is_some_and(|help| help.to_string().contains("Examples:"));
+            assert!(
+                command.is_hide_set() || examples || !children.is_empty(),
+                "{} has no examples",
+                command.get_name()
+            );
+            open.extend(children.into_iter().filter(|_| !command.is_hide_set()));
+        }
+    }
+
+    #[test]
+    fn a_token_needs_to_know_for_whom() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["outrider", "token"], args].concat());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--workload", "shop/order-1"]).is_err());
+        assert!(parse(&["--workload", "shop/order-1", "--dir", "mesh"]).is_ok());
+        assert!(parse(&["--spiffe", "spiffe://a/ns/b/sa/c", "--state-dir", "s"]).is_ok());
+        assert!(parse(&["--spiffe", "nonsense", "--state-dir", "s"]).is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! The `outrider` command: a mesh on one machine, its demo, and the tools around policy.
+//!
+//! - [`args`]: what can be typed.
+//! - [`output`]: the only module that prints.
+//! - [`mesh`]: a running mesh as child processes; `up` and `demo` stand on it.
+//! - [`telemetry`]: what sidecars measured, as one row for each edge.
+//! - `policy`, `token`: the commands of the same names.
+//! - `supervised`: the wrapper that every child is started through.
+//!
+//! Exit status: 0 done (or allowed), 1 it did not work (or refused), 2 the input cannot be used.
+
+pub mod args;
+mod demo;
+mod fetch;
+pub mod mesh;
+pub mod output;
+mod policy;
+mod stop;
+mod supervised;
+pub mod telemetry;
+mod token;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::args::{Cli, Command, PolicyCommand};
+
+/// The command did what it should, but the answer is no.
+pub(crate) const REFUSED: u8 = 1;
+/// What was given cannot be used.
+pub(crate) const UNUSABLE: u8 = 2;
+
+/// Parses the command line and runs it.
+pub fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            output::note(format_args!("outrider: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(args) => runtime()?.block_on(demo::run(args)),
+        Command::Up(args) => runtime()?.block_on(up::run(args)),
+        Command::Policy(PolicyCommand::Check(args)) => Ok(policy::check::run(&args)),
+        Command::Policy(PolicyCommand::Test(args)) => Ok(policy::test::run(&args)),
+        Command::Token(args) => token::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "outrider", &mut script);
+            output::text(&String::from_utf8_lossy(&script));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Proxy(args) => outrider_proxy::run(args).map(|()| ExitCode::SUCCESS),
+        Command::ControlPlane(args) => runtime()?.block_on(async {
+            let stop = stop::Signals::watch()?;
+            outrider_control_plane::run(args, stop.first()).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Shop(args) => {
+            log_to_stdout();
+            outrider_shop::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Supervised(args) => supervised::run(&args),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// The shop's log: its lines are prefixed by `outrider up`, so time and target would be noise.
+fn log_to_stdout() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("OUTRIDER_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(false)
+        .without_time()
+        .init();
+}

@@ -1,0 +1,292 @@
+//! What `outrider policy test` is asked: who calls, whom, and how. Pure.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use outrider_api::authorization::{Call, HttpCall};
+use outrider_api::names::ServiceName;
+use outrider_certs::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
+use outrider_control_plane::index::Mesh;
+use thiserror::Error;
+
+use crate::args::TestArgs;
+
+/// Why the question cannot be answered.
+#[derive(Debug, Error)]
+pub(super) enum QuestionError {
+    #[error(
+        "--from {0}: expected NAMESPACE/SERVICEACCOUNT or spiffe://DOMAIN/ns/NAMESPACE/sa/SERVICEACCOUNT"
+    )]
+    FromForm(String),
+    #[error("--from {0}: {1}")]
+    FromId(String, SpiffeIdError),
+    #[error("--to {0}: expected NAMESPACE/SERVICE[:PORT] or NAMESPACE/WORKLOAD[:PORT]")]
+    ToForm(String),
+    #[error("--to {wanted}: there is no such Service or Workload; there are {there}")]
+    ToUnknown { wanted: String, there: String },
+    #[error("--to {wanted}: no port {port}; it has {there}")]
+    ToPort {
+        wanted: String,
+        port: u16,
+        there: String,
+    },
+    #[error("--to {wanted}: say which port, it has {there}")]
+    ToWhichPort { wanted: String, there: String },
+    #[error("--to {0}: no Workload is selected by this Service")]
+    ToNobody(String),
+    #[error("--header {0}: expected NAME:VALUE")]
+    Header(String),
+    #[error("--path {0}: expected a path that begins with /")]
+    Path(String),
+}
+
+/// One workload that the call could reach, and on which port of its app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) namespace: String,
+    pub(super) workload: String,
+    pub(super) port: u16,
+}
+
+/// A whole question.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) from: Option<SpiffeId>,
+    pub(super) targets: Vec<Target>,
+    source: IpAddr,
+    http: Option<Http>,
+}
+
+#[derive(Debug)]
+struct Http {
+    method: String,
+    path: String,
+    authority: String,
+    headers: HeaderMap,
+}
+
+impl Question {
+    /// Understands the arguments against a mesh.
+    pub(super) fn new(args: &TestArgs, mesh: &Mesh) -> Result<Self, QuestionError> {
+        let from = args
+            .from
+            .as_deref()
+            .map(|from| identity(from, &mesh.settings().trust_domain))
+            .transpose()?;
+        let (name, port) = whom(&args.to)?;
+        let targets = targets(&args.to, &name, port, mesh)?;
+        Ok(Self {
+            from,
+            targets,
+            source: args.source_ip,
+            http: http(args, &name)?,
+        })
+    }
+
+    /// The call as the evaluator of that workload would see it.
+    pub(super) fn call(&self, target: &Target) -> Call<'_> {
+        Call {
+            peer: self.from.as_ref(),
+            source: self.source,
+            port: target.port,
+            http: self.http.as_ref().map(|http| HttpCall {
+                method: &http.method,
+                path: &http.path,
+                authority: &http.authority,
+                headers: &http.headers,
+            }),
+        }
+    }
+
+    /// What is called, for people.
+    pub(super) fn what(&self) -> String {
+        match &self.http {
+            Some(http) => format!("{} {}", http.method, http.path),
+            None => "an opaque connection".to_owned(),
+        }
+    }
+}
+
+fn identity(from: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, QuestionError> {
+    let bad = |error| QuestionError::FromId(from.to_owned(), error);
+    if from.starts_with("spiffe:") {
+        return from.parse().map_err(bad);
+    }
+    let (namespace, account) = from
+        .split_once('/')
+        .ok_or_else(|| QuestionError::FromForm(from.to_owned()))?;
+    SpiffeId::workload(trust_domain, namespace, account).map_err(bad)
+}
+
+fn whom(to: &str) -> Result<(ServiceName, Option<u16>), QuestionError> {
+    let bad = || QuestionError::ToForm(to.to_owned());
+    let (namespace, rest) = to.split_once('/').ok_or_else(bad)?;
+    let (name, port) = match rest.split_once(':') {
+        Some((name, port)) => (name, Some(port.parse().map_err(|_| bad())?)),
+        None => (rest, None),
+    };
+    if namespace.is_empty() || name.is_empty() || name.contains('/') {
+        return Err(bad());
+    }
+    let name = ServiceName {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    };
+    Ok((name, port))
+}
+
+/// The workloads behind a Service, or the one of that name.
+fn targets(
+    wanted: &str,
+    name: &ServiceName,
+    port: Option<u16>,
+    mesh: &Mesh,
+) -> Result<Vec<Target>, QuestionError> {
+    if let Some(service) = mesh.destination(name) {
+        let ports: Vec<u16> = service.ports.iter().map(|port| port.port).collect();
+        let port = one_port(wanted, port, &ports)?;
+        let targets: Vec<Target> = service
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| {
+                Some(Target {
+                    namespace: endpoint.namespace.clone(),
+                    workload: endpoint.workload.clone(),
+                    port: endpoint.target_port(port)?,
+                })
+            })
+            .collect();
+        if targets.is_empty() {
+            return Err(QuestionError::ToNobody(wanted.to_owned()));
+        }
+        return Ok(targets);
+    }
+    let Some(workload) = mesh.workload(&name.namespace, &name.name) else {
+        let services = mesh
+            .destinations()
+            .keys()
+            .map(|name| format!("{}/{}", name.namespace, name.name));
+        let there: Vec<String> = services
+            .chain(mesh.workloads().keys().map(ToString::to_string))
+            .collect();
+        return Err(QuestionError::ToUnknown {
+            wanted: wanted.to_owned(),
+            there: there.join(", "),
+        });
+    };
+    let ports: Vec<u16> = workload.ports.iter().map(|port| port.port).collect();
+    Ok(vec![Target {
+        namespace: name.namespace.clone(),
+        workload: name.name.clone(),
+        port: one_port(wanted, port, &ports)?,
+    }])
+}
+
+/// The port that was asked for, or the only one.
+fn one_port(wanted: &str, asked: Option<u16>, ports: &[u16]) -> Result<u16, QuestionError> {
+    let wanted = wanted.to_owned();
+    let there = match ports {
+        [] => "none".to_owned(),
+        ports => ports
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
+    };
+    match (asked, ports) {
+        (Some(port), ports) if ports.contains(&port) => Ok(port),
+        (Some(port), _) => Err(QuestionError::ToPort {
+            wanted,
+            port,
+            there,
+        }),
+        (None, [port]) => Ok(*port),
+        (None, _) => Err(QuestionError::ToWhichPort { wanted, there }),
+    }
+}
+
+fn http(args: &TestArgs, name: &ServiceName) -> Result<Option<Http>, QuestionError> {
+    let asked = args.method.is_some()
+        || args.path.is_some()
+        || args.host.is_some()
+        || !args.header.is_empty();
+    if !asked {
+        return Ok(None);
+    }
+    let path = args.path.clone().unwrap_or_else(|| "/".to_owned());
+    if !path.starts_with('/') {
+        return Err(QuestionError::Path(path));
+    }
+    let mut headers = HeaderMap::new();
+    for text in &args.header {
+        let (name, value) = header(text).ok_or_else(|| QuestionError::Header(text.clone()))?;
+        headers.append(name, value);
+    }
+    Ok(Some(Http {
+        method: args.method.clone().unwrap_or_else(|| "GET".to_owned()),
+        path,
+        authority: args.host.clone().unwrap_or_else(|| name.name.clone()),
+        headers,
+    }))
+}
+
+fn header(text: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = text.split_once(':')?;
+    Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_calls() {
+        let domain: TrustDomain = "shop.example".parse().unwrap();
+        let id = "spiffe://shop.example/ns/shop/sa/order";
+        assert_eq!(identity("shop/order", &domain).unwrap().as_str(), id);
+        assert_eq!(identity(id, &domain).unwrap().as_str(), id);
+        assert!(matches!(
+            identity("order", &domain),
+            Err(QuestionError::FromForm(_))
+        ));
+        assert!(matches!(
+            identity("spiffe://x", &domain),
+            Err(QuestionError::FromId(..))
+        ));
+        assert!(matches!(
+            identity("Shop/order", &domain),
+            Err(QuestionError::FromId(..))
+        ));
+    }
+
+    #[test]
+    fn whom_it_calls() {
+        let (name, port) = whom("shop/billing:80").unwrap();
+        assert_eq!(
+            (name.namespace.as_str(), name.name.as_str(), port),
+            ("shop", "billing", Some(80))
+        );
+        assert_eq!(whom("shop/billing").unwrap().1, None);
+        for bad in ["billing", "shop/", "/billing", "shop/billing:x", "shop/a/b"] {
+            assert!(whom(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn which_port() {
+        assert_eq!(one_port("a/b", None, &[80]).unwrap(), 80);
+        assert_eq!(one_port("a/b", Some(81), &[80, 81]).unwrap(), 81);
+        let ambiguous = one_port("a/b", None, &[80, 81]).unwrap_err().to_string();
+        assert_eq!(ambiguous, "--to a/b: say which port, it has 80, 81");
+        let unknown = one_port("a/b", Some(9), &[80]).unwrap_err().to_string();
+        assert_eq!(unknown, "--to a/b: no port 9; it has 80");
+    }
+
+    #[test]
+    fn headers() {
+        let (name, value) = header("x-team: a:b").unwrap();
+        assert_eq!((name.as_str(), value.to_str().unwrap()), ("x-team", "a:b"));
+        assert!(header("x-team").is_none());
+        assert!(header("x team: a").is_none());
+    }
+}

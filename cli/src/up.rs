@@ -1,0 +1,217 @@
+//! `outrider up`: runs the mesh that a directory describes, in the foreground.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::{Instant, timeout};
+
+use crate::REFUSED;
+use crate::args::UpArgs;
+use crate::mesh::plan::{Options, Plan, WorkloadPlan};
+use crate::mesh::{Event, Mesh, ports};
+use crate::output::{self, Format, Palette, Table};
+use crate::stop::Signals;
+
+/// How long the last lines of ended children are waited for.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let signals = Signals::watch()?;
+    let options = Options {
+        state_dir: args.state_dir,
+        control_plane_port: args.control_plane_port,
+        control_plane_admin_port: args.control_plane_admin_port,
+    };
+    let plan = match Plan::read(&args.directory, options) {
+        Ok(plan) => plan,
+        Err(problems) => {
+            problems.iter().for_each(output::note);
+            return Ok(ExitCode::from(REFUSED));
+        }
+    };
+    if let Err(problems) = ports::check(&plan.ports()) {
+        problems.iter().for_each(output::note);
+        return Ok(ExitCode::from(REFUSED));
+    }
+    for workload in &plan.elsewhere {
+        output::note(format_args!(
+            "Workload {workload} is on another machine: run its sidecar there"
+        ));
+    }
+    let mesh = Mesh::prepare(plan)?;
+    let printer = tokio::spawn(print_events(
+        mesh.subscribe(),
+        Printer::new(mesh.plan(), args.output),
+    ));
+    let came_up = tokio::select! {
+        result = mesh.bring_up() => Some(result),
+        () = signals.first() => None,
+    };
+    let code = match came_up {
+        Some(Ok(())) => {
+            print_table(mesh.plan(), args.output);
+            output::note(format_args!(
+                "ready in {:.1} s; Ctrl-C ends it",
+                started.elapsed().as_secs_f64()
+            ));
+            tokio::select! {
+                () = signals.first() => {}
+                () = mesh.keep_tokens_fresh() => {}
+            }
+            ExitCode::SUCCESS
+        }
+        Some(Err(error)) => {
+            output::note(format_args!("outrider: {error}"));
+            ExitCode::FAILURE
+        }
+        None => ExitCode::FAILURE,
+    };
+    tokio::select! {
+        () = mesh.drain(mesh.plan().drain_deadline()) => {}
+        () = signals.second() => mesh.kill_all().await,
+    }
+    drop(mesh);
+    let _ = timeout(LAST_LINES, printer).await;
+    Ok(code)
+}
+
+struct Printer {
+    palette: Palette,
+    width: usize,
+    format: Format,
+}
+
+impl Printer {
+    fn new(plan: &Plan, format: Format) -> Self {
+        let sidecars = plan
+            .workloads
+            .iter()
+            .map(|workload| workload.label.len() + "/sidecar".len());
+        Self {
+            palette: Palette::for_stdout(),
+            width: sidecars.chain(["control-plane".len()]).max().unwrap_or(0),
+            format,
+        }
+    }
+
+    fn print(&self, event: &Event) {
+        let width = self.width;
+        match event {
+            Event::Line { child, text } => {
+                let line = format!(
+                    "{} {text}",
+                    self.palette
+                        .of(child.as_str(), format_args!("{child:width$} |"))
+                );
+                match self.format {
+                    Format::Text => output::line(line),
+                    Format::Json => output::note(line),
+                }
+            }
+            Event::Started { .. } => {}
+            Event::Ended {
+                child,
+                how,
+                again_in,
+            } => output::note(format_args!(
+                "{child} ended ({how}); it is started again in {:.1} s",
+                again_in.as_secs_f64()
+            )),
+            Event::Progress(text) => output::note(text),
+        }
+    }
+}
+
+async fn print_events(mut events: broadcast::Receiver<Event>, printer: Printer) {
+    loop {
+        match events.recv().await {
+            Ok(event) => printer.print(&event),
+            Err(RecvError::Lagged(lines)) => {
+                output::note(format_args!("… {lines} lines were not shown"))
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// What listens where, for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listening<'a> {
+    workload: String,
+    identity: &'a str,
+    mesh: String,
+    app: Option<String>,
+    outbound_http: Option<String>,
+    upstreams: Vec<String>,
+    admin: String,
+    metrics: String,
+}
+
+impl<'a> Listening<'a> {
+    fn of(workload: &'a WorkloadPlan) -> Self {
+        Self {
+            workload: format!("{}/{}", workload.namespace, workload.name),
+            identity: workload.id.as_str(),
+            mesh: workload.mesh().to_string(),
+            app: workload.app().map(|address| address.to_string()),
+            outbound_http: workload
+                .outbound_http
+                .map(|port| format!("http://127.0.0.1:{port}")),
+            upstreams: workload
+                .upstreams
+                .iter()
+                .map(|upstream| {
+                    format!(
+                        "{}:{} at 127.0.0.1:{}",
+                        upstream.service, upstream.port, upstream.local_port
+                    )
+                })
+                .collect(),
+            admin: format!("http://{}", workload.admin()),
+            metrics: format!("http://{}/metrics", workload.telemetry()),
+        }
+    }
+}
+
+fn print_table(plan: &Plan, format: Format) {
+    let rows: Vec<Listening> = plan.workloads.iter().map(Listening::of).collect();
+    match format {
+        Format::Json => output::json(&serde_json::json!({
+            "controlPlane": plan.control_plane.to_string(),
+            "controlPlaneMetrics": format!("http://{}/metrics", plan.control_plane_admin),
+            "trustDomain": plan.trust_domain.to_string(),
+            "workloads": rows,
+        })),
+        Format::Text => {
+            let mut table = Table::new([
+                "WORKLOAD",
+                "IDENTITY",
+                "MESH PORT",
+                "APP",
+                "CALLS GO TO",
+                "METRICS",
+            ]);
+            for row in rows {
+                let calls: Vec<String> =
+                    row.outbound_http.into_iter().chain(row.upstreams).collect();
+                table.row([
+                    row.workload,
+                    row.identity.to_owned(),
+                    row.mesh,
+                    row.app.unwrap_or_else(|| "-".to_owned()),
+                    if calls.is_empty() {
+                        "-".to_owned()
+                    } else {
+                        calls.join(", ")
+                    },
+                    row.metrics,
+                ]);
+            }
+            output::line(table);
+        }
+    }
+}
