@@ -1,1 +1,32 @@
 //! The harness of the end-to-end tests.
+//!
+//! It builds nothing: it starts the released `outrider` command and programs that others wrote, as
+//! processes, and looks at them from outside.
+//!
+//! - [`mesh`] writes a directory of YAML ([`manifest`]) and runs a control plane and its sidecars,
+//!   each a [`process`] of its own that can be killed;
+//! - [`app`] is an application behind a sidecar that keeps every byte it was sent; [`peers`] starts
+//!   the real ones: nginx, Postgres, Redis, NATS, Prometheus, gRPC and WebSocket servers;
+//! - [`http`] is a client that writes exactly the bytes it is told, [`load`] one that never stops;
+//! - [`pki`] makes the certificates, requests and tokens that must be refused;
+//! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
+
+pub mod app;
+pub mod http;
+pub mod load;
+pub mod manifest;
+pub mod mesh;
+pub mod metrics;
+pub mod peers;
+pub mod pki;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod quiet;
+pub mod wait;
+
+pub use app::App;
+pub use manifest::{Service, Workload};
+pub use mesh::{Mesh, Sidecar};
+pub use process::Process;
+pub use wait::{eventually, holds};

@@ -1,0 +1,313 @@
+//! Real programs on both sides of a mesh. Each listens on a free port of loopback, keeps its files in
+//! the folder it is given, and ends with its test.
+
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::{Signal, geteuid};
+use serde_json::Value;
+
+use crate::http::{self, local};
+use crate::ports::free_port;
+use crate::process::{Finished, Process, command, command_as, run};
+use crate::programs::{find, find_postgres, grpc_go, python, script};
+use crate::wait::{PATIENCE, until};
+
+/// How long one run of a client may take.
+pub const CLIENT_LIMIT: Duration = Duration::from_secs(60);
+
+/// A server and its port.
+#[derive(Debug)]
+pub struct Server {
+    pub process: Process,
+    pub port: u16,
+}
+
+impl Server {
+    /// Waits until it takes connections.
+    fn started(mut process: Process, port: u16) -> Result<Self> {
+        until("the server listens", PATIENCE, || {
+            anyhow::ensure!(process.running(), "it ended:\n{}", process.log());
+            Ok(TcpStream::connect(local(port)).is_ok())
+        })?;
+        Ok(Self { process, port })
+    }
+}
+
+/// curl, without a configuration or a proxy of the user's.
+pub fn curl() -> Result<Command> {
+    let mut curl = command(&find("curl", "curl")?)?;
+    curl.args([
+        "-q",
+        "--noproxy",
+        "*",
+        "--no-progress-meter",
+        "--max-time",
+        "60",
+    ]);
+    Ok(curl)
+}
+
+/// Runs curl with these arguments; the exit status is the caller's to judge.
+pub fn curl_run(arguments: &[&str]) -> Result<Finished> {
+    run(curl()?.args(arguments), Duration::from_secs(70))
+}
+
+/// nginx with one server block; `listen` gets the port, `body` is its content.
+pub fn nginx(folder: &Path, name: &str, options: &str, body: &str) -> Result<Server> {
+    let port = free_port()?;
+    let prefix = folder.join(name);
+    fs::create_dir_all(prefix.join("tmp"))?;
+    let configuration = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log stderr info;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{\n  access_log access.log;\n  client_max_body_size 0;\n  \
+         large_client_header_buffers 8 128k;\n  http2_max_field_size 128k;\n  \
+         http2_max_header_size 256k;\n  \
+         client_body_temp_path tmp/body; proxy_temp_path tmp/proxy; fastcgi_temp_path tmp/fastcgi;\n  \
+         uwsgi_temp_path tmp/uwsgi; scgi_temp_path tmp/scgi;\n  \
+         server {{\n    listen 127.0.0.1:{port} {options};\n    {body}\n  }}\n}}\n"
+    );
+    let file = prefix.join("nginx.conf");
+    fs::write(&file, configuration)?;
+    let mut start = command(&find("nginx", "nginx-light")?)?;
+    start
+        .arg("-e")
+        .arg("stderr")
+        .arg("-p")
+        .arg(&prefix)
+        .arg("-c")
+        .arg(&file);
+    Server::started(Process::start(name, folder, &mut start)?, port)
+}
+
+pub fn redis(folder: &Path) -> Result<Server> {
+    let port = free_port()?;
+    let mut start = command(&find("redis-server", "redis-server")?)?;
+    start
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+        ])
+        .args(["no", "--dir"])
+        .arg(folder);
+    Server::started(Process::start("redis", folder, &mut start)?, port)
+}
+
+pub fn nats(folder: &Path) -> Result<Server> {
+    let port = free_port()?;
+    let mut start = command(&find("nats-server", "nats-server")?)?;
+    start.args(["--addr", "127.0.0.1", "--port", &port.to_string()]);
+    Server::started(Process::start("nats", folder, &mut start)?, port)
+}
+
+/// Postgres with a database made for this test; as root, under the user `postgres`.
+pub fn postgres(folder: &Path) -> Result<Server> {
+    const USER: &str = "postgres";
+    let port = free_port()?;
+    let data = folder.join("postgres");
+    fs::create_dir(&data)?;
+    if geteuid().is_root() {
+        let id = run(
+            command(&find("id", "coreutils")?)?.args(["-u", USER]),
+            CLIENT_LIMIT,
+        )?;
+        let user = id
+            .success()?
+            .stdout
+            .trim()
+            .parse()
+            .context("the number of postgres")?;
+        chown(&data, Some(user), None)?;
+        // Every folder above must let it through.
+        for above in data.ancestors().skip(1).take(2) {
+            fs::set_permissions(above, fs::Permissions::from_mode(0o755))?;
+        }
+    }
+    let mut init = command_as(USER, USER, &find_postgres("initdb")?)?;
+    init.current_dir("/")
+        .arg("-D")
+        .arg(&data)
+        .args(["-U", USER, "-A", "trust", "--no-sync"]);
+    run(&mut init, CLIENT_LIMIT)?.success()?;
+    let mut start = command_as(USER, USER, &find_postgres("postgres")?)?;
+    start
+        .current_dir("/")
+        .arg("-D")
+        .arg(&data)
+        .args(["-p", &port.to_string()]);
+    for setting in [
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "fsync=off",
+    ] {
+        start.args(["-c", setting]);
+    }
+    // Its fast shutdown: the postmaster ends its children before itself.
+    let process = Process::start("postgres", folder, &mut start)?.stopped_by(Signal::INT);
+    let server = Server::started(process, port)?;
+    until("Postgres answers a query", PATIENCE, || {
+        Ok(psql(port, "select 1")?.status.success())
+    })?;
+    Ok(server)
+}
+
+/// Runs one statement over loopback, unaligned and without headings.
+pub fn psql(port: u16, statement: &str) -> Result<Finished> {
+    let mut psql = command(&find("psql", "postgresql-client")?)?;
+    psql.args([
+        "-X",
+        "-q",
+        "-A",
+        "-t",
+        "-h",
+        "127.0.0.1",
+        "-U",
+        "postgres",
+        "-d",
+        "postgres",
+    ])
+    .args([
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-p",
+        &port.to_string(),
+        "-c",
+        statement,
+    ])
+    .env("PGCONNECT_TIMEOUT", "10");
+    run(&mut psql, CLIENT_LIMIT)
+}
+
+/// A Python program of tests/peers.
+pub fn python_peer(name: &str) -> Result<Command> {
+    let mut peer = command(&python()?)?;
+    peer.arg("-u").arg(script(name));
+    Ok(peer)
+}
+
+/// A server of tests/peers that takes `--port` and prints `listening`.
+pub fn python_server(folder: &Path, name: &str, arguments: &[&str]) -> Result<Server> {
+    let port = free_port()?;
+    let mut start = python_peer(name)?;
+    start
+        .arg("server")
+        .args(["--port", &port.to_string()])
+        .args(arguments);
+    let mut process = Process::start(&format!("{name}-server"), folder, &mut start)?;
+    process.wait_for_log("listening", PATIENCE)?;
+    Ok(Server { process, port })
+}
+
+/// The languages that a gRPC peer comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    Python,
+    Go,
+}
+
+fn grpc_peer(language: Language) -> Result<Command> {
+    match language {
+        Language::Python => python_peer("grpc_peer.py"),
+        Language::Go => command(&grpc_go()?),
+    }
+}
+
+pub fn grpc_server(language: Language, folder: &Path) -> Result<Server> {
+    let port = free_port()?;
+    let mut start = grpc_peer(language)?;
+    start.args(["server", "--port", &port.to_string()]);
+    let name = format!("grpc-{language:?}");
+    let mut process = Process::start(&name, folder, &mut start)?;
+    process.wait_for_log("listening", PATIENCE)?;
+    Ok(Server { process, port })
+}
+
+/// Runs calls one after the other over one channel; each is `CASE` or `CASE:ARGUMENT`. The answers,
+/// in the same order, as JSON: `code`, `details`, `messages`, `initial`, `trailing`.
+pub fn grpc_calls(
+    language: Language,
+    port: u16,
+    authority: &str,
+    calls: &[&str],
+) -> Result<Vec<Value>> {
+    let mut client = grpc_peer(language)?;
+    client
+        .args([
+            "client",
+            "--port",
+            &port.to_string(),
+            "--authority",
+            authority,
+        ])
+        .args(calls);
+    let finished = run(&mut client, CLIENT_LIMIT)?.success()?;
+    let answers: Vec<Value> = finished
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("JSON, not {line:?}")))
+        .collect::<Result<_>>()?;
+    anyhow::ensure!(
+        answers.len() == calls.len(),
+        "{} answers: {answers:?}",
+        answers.len()
+    );
+    Ok(answers)
+}
+
+/// Prometheus, scraping these ports of loopback five times a second.
+#[derive(Debug)]
+pub struct Prometheus {
+    server: Server,
+}
+
+impl Prometheus {
+    pub fn start(folder: &Path, targets: &[u16]) -> Result<Self> {
+        let port = free_port()?;
+        let targets: Vec<String> = targets
+            .iter()
+            .map(|target| format!("\"127.0.0.1:{target}\""))
+            .collect();
+        let configuration = format!(
+            "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nscrape_configs:\n\
+             - job_name: mesh\n  static_configs: [{{targets: [{}]}}]\n",
+            targets.join(", ")
+        );
+        let file = folder.join("prometheus.yml");
+        fs::write(&file, configuration)?;
+        let data: PathBuf = folder.join("prometheus-data");
+        let mut start = command(&find("prometheus", "prometheus")?)?;
+        start
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", data.display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        let server = Server::started(Process::start("prometheus", folder, &mut start)?, port)?;
+        Ok(Self { server })
+    }
+
+    /// The values that an instant query answers, one for each series.
+    pub fn query(&self, query: &str) -> Result<Vec<f64>> {
+        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let answer = http::fetch(self.server.port, &format!("/api/v1/query?query={encoded}"))?;
+        let json: Value = serde_json::from_slice(&answer.body)?;
+        anyhow::ensure!(json["status"] == "success", "{json}");
+        let result = json["data"]["result"].as_array().context("a vector")?;
+        result
+            .iter()
+            .map(|series| {
+                let value = series["value"][1].as_str().context("a value")?;
+                Ok(value.parse()?)
+            })
+            .collect()
+    }
+}
