@@ -214,6 +214,11 @@ impl Connection {
         }
     }
 
+    /// What was read and not yet asked for.
+    pub fn take_buffered(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Waits until the peer closes, and returns what came before that. Fails if it does not close.
     pub fn rest(&mut self) -> Result<Vec<u8>> {
         while self.fill().context("waiting for the peer to close")? > 0 {}

@@ -246,7 +246,7 @@ impl Mesh {
 
     /// A bootstrap token for a ServiceAccount, from `outrider token`.
     pub fn token(&self, account: &str) -> Result<String> {
-        let finished = self.mint(&["--identity", &spiffe_id(account)])?.success()?;
+        let finished = self.mint(&["--spiffe", &spiffe_id(account)])?.success()?;
         Ok(finished.stdout.trim().to_owned())
     }
 

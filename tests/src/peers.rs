@@ -13,8 +13,9 @@ use rustix::process::{Signal, geteuid};
 use serde_json::Value;
 
 use crate::http::{self, local};
+use crate::pki::Identity;
 use crate::ports::free_port;
-use crate::process::{Finished, Process, command, command_as, run};
+use crate::process::{Finished, Process, command, command_as, run, run_with_input};
 use crate::programs::{find, find_postgres, grpc_go, python, script};
 use crate::wait::{PATIENCE, until};
 
@@ -207,6 +208,32 @@ pub fn python_server(folder: &Path, name: &str, arguments: &[&str]) -> Result<Se
     let mut process = Process::start(&format!("{name}-server"), folder, &mut start)?;
     process.wait_for_log("listening", PATIENCE)?;
     Ok(Server { process, port })
+}
+
+/// Writes HTTP/2 frames as they are told (tests/peers/h2_raw.py), over TLS if there is an identity,
+/// and returns every frame that came back.
+pub fn h2_raw(port: u16, identity: Option<&Identity>, steps: &Value) -> Result<Vec<Value>> {
+    let mut peer = python_peer("h2_raw.py")?;
+    peer.arg(port.to_string());
+    if let Some(identity) = identity {
+        peer.arg(&identity.certificate).arg(&identity.key);
+    }
+    let finished = run_with_input(&mut peer, steps.to_string().as_bytes(), CLIENT_LIMIT)?;
+    let told = finished.success()?.stdout;
+    told.lines()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect()
+}
+
+/// The value of a field (`:status`, say) in the frames of one stream.
+pub fn h2_field<'a>(frames: &'a [Value], stream: u64, name: &str) -> Option<&'a str> {
+    frames
+        .iter()
+        .filter(|frame| frame["stream"] == stream)
+        .filter_map(|frame| frame["headers"].as_array())
+        .flatten()
+        .find(|field| field[0] == name)
+        .and_then(|field| field[1].as_str())
 }
 
 /// The languages that a gRPC peer comes in.

@@ -1,0 +1,208 @@
+//! gRPC through the mesh, with clients and servers of two libraries that are not ours.
+
+use anyhow::{Context, Result};
+use mesh_tests::manifest::{account, policy};
+use mesh_tests::peers::Language::{self, Go, Python};
+use mesh_tests::peers::{Server, grpc_calls, grpc_server};
+use mesh_tests::{Mesh, metrics};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::common::refusals;
+
+fn grpc_mesh(server: Language) -> Result<(TempDir, Server, Mesh)> {
+    let folder = tempfile::tempdir()?;
+    let server = grpc_server(server, folder.path())?;
+    let mesh = Mesh::pair(server.port, Some("grpc"))?
+        .setting("defaultDeny", false)
+        .start()?;
+    Ok((folder, server, mesh))
+}
+
+/// Every kind of call, with what it must give: code, details and messages.
+const CALLS: [&str; 11] = [
+    "unary:hello",
+    "large:3000000",
+    "server_stream:300",
+    "client_stream:200",
+    "bidi:50",
+    "fail:5:no such order",
+    "fail:16:who are you",
+    "fail_midway:5",
+    "big_trailers:40960",
+    "metadata:asked",
+    "unknown",
+];
+
+fn check(client: Language, server: Language) -> Result<()> {
+    let (_folder, _server, mesh) = grpc_mesh(server)?;
+    for port in [
+        mesh.http("order-1")?.port(),
+        mesh.upstream("order-1", "billing", 80)?.port(),
+    ] {
+        let answers = grpc_calls(client, port, "billing", &CALLS)?;
+        let told: Vec<Value> = answers
+            .iter()
+            .map(|answer| json!([answer["code"], answer["messages"].as_array().map(Vec::len)]))
+            .collect();
+        let expected = json!([
+            [0, 1],
+            [0, 1],
+            [0, 300],
+            [0, 1],
+            [0, 50],
+            [5, 0],
+            [16, 0],
+            [15, 2],
+            [0, 1],
+            [0, 1],
+            [12, 0]
+        ]);
+        assert_eq!(Value::from(told), expected, "{answers:#?}");
+
+        assert_eq!(answers[0]["messages"], json!(["hello"]));
+        assert_eq!(answers[0]["initial"]["x-initial"], "first");
+        assert_eq!(answers[0]["initial"]["x-bytes-bin"], "00ff");
+        assert_eq!(answers[0]["trailing"]["x-trailing"], "last");
+        assert_eq!(answers[1]["messages"], json!(["3000000"]));
+        assert_eq!(answers[2]["messages"][299], "item 299");
+        assert_eq!(
+            answers[3]["messages"],
+            json!(["200 messages, 200000 bytes"])
+        );
+        assert_eq!(answers[4]["messages"][49], "echo 49");
+        assert_eq!(answers[5]["details"], "no such order");
+        assert_eq!(answers[5]["trailing"]["x-trailing"], "failed");
+        assert_eq!(answers[7]["messages"], json!(["0", "1"]));
+        assert_eq!(answers[7]["details"], "after two");
+        for index in 0..4 {
+            let trailer = answers[8]["trailing"][format!("x-big-{index}")].as_str();
+            assert_eq!(trailer.map(str::len), Some(10_240), "{:#?}", answers[8]);
+        }
+        let seen = answers[9]["messages"][0].as_str().context("metadata")?;
+        assert!(seen.contains("x-asked"), "{seen}");
+    }
+    Ok(())
+}
+
+#[test]
+fn python_calls_python() -> Result<()> {
+    check(Python, Python)
+}
+
+#[test]
+fn python_calls_go() -> Result<()> {
+    check(Python, Go)
+}
+
+#[test]
+fn go_calls_python() -> Result<()> {
+    check(Go, Python)
+}
+
+#[test]
+fn go_calls_go() -> Result<()> {
+    check(Go, Go)
+}
+
+#[test]
+fn a_deadline_passes_and_its_end_reaches_the_server() -> Result<()> {
+    for (client, server) in [(Go, Python), (Python, Go)] {
+        let (_folder, _server, mesh) = grpc_mesh(server)?;
+        let port = mesh.http("order-1")?.port();
+        let answers = grpc_calls(
+            client,
+            port,
+            "billing",
+            &["remaining:9", "deadline:0.3", "was_cancelled"],
+        )?;
+        let remaining: f64 = answers[0]["messages"][0]
+            .as_str()
+            .context("milliseconds")?
+            .parse()?;
+        assert!(
+            (1.0..=9_000.0).contains(&remaining),
+            "{remaining} ms of 9 s are left"
+        );
+        assert_eq!(answers[1]["code"], 4, "DEADLINE_EXCEEDED: {}", answers[1]);
+        assert_eq!(
+            answers[2]["messages"],
+            json!(["yes"]),
+            "the server saw the end"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_refusal_is_permission_denied() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = grpc_server(Go, folder.path())?;
+    let rules = format!(
+        "- name: unary-only\n  sources: [{}]\n  grpc: [{{service: outrider.test.Echo, method: Unary}}]",
+        account("order")
+    );
+    let mesh = Mesh::pair(server.port, Some("grpc"))?
+        .setting("defaultDeny", true)
+        .file("policy.yaml", policy("billing", "billing", "ALLOW", &rules))
+        .start()?;
+    let port = mesh.http("order-1")?.port();
+    for (client, seen) in [(Python, 1.0), (Go, 2.0)] {
+        let calls = ["unary:allowed", "server_stream:1", "bidi:1", "unary:again"];
+        let answers = grpc_calls(client, port, "billing", &calls)?;
+        let codes: Vec<&Value> = answers.iter().map(|answer| &answer["code"]).collect();
+        assert_eq!(codes, [0, 7, 7, 0], "{client:?}: {answers:#?}");
+        let details = answers[1]["details"].as_str().context("details")?;
+        assert!(details.contains("authorization_denied"), "{details}");
+        assert_eq!(answers[0]["messages"], json!(["allowed"]));
+        refusals(
+            &mesh,
+            "billing-1",
+            "inbound",
+            "authorization_denied",
+            2.0 * seen,
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_reached_has_a_grpc_code() -> Result<()> {
+    let (_folder, mut server, mut mesh) = grpc_mesh(Go)?;
+    let port = mesh.http("order-1")?.port();
+    let code = |authority: &str| -> Result<Value> {
+        Ok(grpc_calls(Go, port, authority, &["unary:x"])?[0]["code"].clone())
+    };
+    assert_eq!(code("nowhere")?, 12, "UNIMPLEMENTED");
+    assert_eq!(code("billing")?, 0);
+    server.process.kill()?;
+    assert_eq!(code("billing")?, 14, "the app is gone: UNAVAILABLE");
+    mesh.process("billing-1")?.kill()?;
+    assert_eq!(code("billing")?, 14, "the sidecar is gone: UNAVAILABLE");
+    Ok(())
+}
+
+#[test]
+fn the_status_of_calls_is_counted() -> Result<()> {
+    let (_folder, _server, mesh) = grpc_mesh(Python)?;
+    let port = mesh.http("order-1")?.port();
+    grpc_calls(
+        Go,
+        port,
+        "billing",
+        &["unary:x", "unary:y", "fail:5:none", "server_stream:3"],
+    )?;
+    for (workload, reporter) in [("order-1", "source"), ("billing-1", "destination")] {
+        let telemetry = mesh.sidecar(workload)?.workload.telemetry_port;
+        for (status, count) in [("0", 3.0), ("5", 1.0)] {
+            let labels = [
+                ("request_protocol", "grpc"),
+                ("response_code", "200"),
+                ("grpc_response_status", status),
+                ("reporter", reporter),
+            ];
+            metrics::reaches(telemetry, "istio_requests_total", &labels, count)?;
+        }
+    }
+    Ok(())
+}
