@@ -23,6 +23,8 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod quiet;
+pub mod sign;
+pub mod tls;
 pub mod wait;
 
 pub use app::App;
