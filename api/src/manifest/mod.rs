@@ -5,8 +5,9 @@
 //! [`Located`] keeps the nodes, so that whoever finds a problem later (a target that does not
 //! exist) can name the field and gets the place.
 //!
-//! Bounds, since the text may come from anyone: [`TEXT_MAX`] bytes, 64 levels, 100,000 nodes, and
-//! as many again out of aliases in all. Beyond them the file is refused whole.
+//! Bounds, since the text may come from anyone: [`TEXT_MAX`] bytes, 24 levels, 20,000 nodes; no
+//! anchors, aliases and merge keys, so that a policy means what stands in its lines. What exceeds
+//! them is refused whole.
 
 mod decode;
 mod object;

@@ -4,15 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::options::DuplicateKeyPolicy;
+use serde_saphyr::budget::BudgetBreach as Breach;
+use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 use serde_saphyr::{Error, Options, Spanned};
 
 use super::place::{Location, Problem};
 
-/// How deep lists and objects may nest.
-const DEPTH_MAX: usize = 64;
-/// The most scalars, lists and objects in a file, and the most that aliases may add.
-const NODES_MAX: usize = 100_000;
+/// How deep lists and objects may nest. The parser takes up to 40 KiB of stack for each level.
+const DEPTH_MAX: usize = 24;
+/// The most scalars, lists and objects in a file.
+const NODES_MAX: usize = 20_000;
 
 #[derive(Debug)]
 pub(super) struct Node {
@@ -63,15 +64,11 @@ fn options() -> Options {
             flow_nesting_limit: DEPTH_MAX,
             max_nodes: NODES_MAX,
             max_events: NODES_MAX * 3,
-            max_anchors: 1_000,
-            max_aliases: 1_000,
-            max_recorded_anchor_events: NODES_MAX,
-            max_merge_keys: 1_000,
+            // What is written in one place and means something in another.
+            max_anchors: 0,
+            max_aliases: 0,
         },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: NODES_MAX,
-            max_replay_stack_depth: 16,
-        },
+        merge_keys: MergeKeyPolicy::Error,
         // Found by `decode`, which knows the path.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         strict_booleans: true,
@@ -81,14 +78,21 @@ fn options() -> Options {
 }
 
 fn message(error: &Error) -> String {
-    let bounds = "at most 64 levels, 100,000 nodes, 1,000 anchors and as many aliases";
+    let bounds = format!("expected at most {DEPTH_MAX} levels and {NODES_MAX} nodes");
     match error.without_snippet() {
-        Error::Budget { breach, .. } => format!("is too much YAML ({breach:?}), expected {bounds}"),
-        Error::AliasReplayLimitExceeded { .. }
-        | Error::AliasExpansionLimitExceeded { .. }
-        | Error::AliasReplayStackDepthExceeded { .. } => {
-            format!("aliases expand to too much YAML, expected {bounds}")
+        Error::Budget {
+            breach: Breach::Anchors { .. } | Breach::Aliases { .. },
+            ..
         }
+        | Error::MergeKeyNotAllowed { .. }
+        | Error::UnknownAnchor { .. } => {
+            "anchors, aliases and merge keys are not accepted, expected the text itself".to_owned()
+        }
+        Error::Budget { .. } => format!("is too much YAML, {bounds}"),
+        Error::ExternalMessage { msg, .. } if msg.starts_with("recursion limit") => {
+            format!("is too much YAML, {bounds}")
+        }
+        Error::ExternalMessage { msg, .. } => format!("is not YAML: {msg}"),
         other => format!("is not YAML: {}", other.render()),
     }
 }

@@ -1,0 +1,442 @@
+//! Model to wire and back, and what the wire must not say.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use outrider_api::authorization::{
+    Action, GrpcMatch, HeaderMatch, HeaderValueMatch, HostMatch, HttpMatch, IpBlock, Method,
+    PathMatch, PathMatchKind, Policy, PolicySet, Rule, Source,
+};
+use outrider_api::model::{
+    AppPort, Destination, Endpoint, MeshSettings, Outbound, Protocol, ServicePort, Upstream,
+    Workload,
+};
+use outrider_api::names::ServiceName;
+use outrider_api::proto;
+use outrider_certs::authority::CertificateAuthority;
+use outrider_certs::bundle::TrustBundle;
+use outrider_certs::spiffe::SpiffeId;
+use proptest::collection::{btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+fn label() -> impl Strategy<Value = String> {
+    "[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?"
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z0-9]{1,5}(\\.[a-z0-9]{1,5}){0,2}"
+}
+
+fn id() -> impl Strategy<Value = SpiffeId> {
+    (label(), name()).prop_map(|(namespace, name)| {
+        format!("spiffe://shop.example/ns/{namespace}/sa/{name}")
+            .parse()
+            .unwrap()
+    })
+}
+
+fn service() -> impl Strategy<Value = ServiceName> {
+    (label(), label()).prop_map(|(namespace, name)| ServiceName { namespace, name })
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    use Protocol::{Detect, Grpc, Http, Http1, Http2, Tcp, Tls};
+    select(&[Detect, Http, Http1, Http2, Grpc, Tcp, Tls][..])
+}
+
+fn source() -> impl Strategy<Value = Source> {
+    let block = (any::<[u8; 4]>(), 0u8..=32).prop_map(|(address, prefix)| {
+        let cidr = format!("{}/{prefix}", IpAddr::from(address))
+            .parse()
+            .unwrap();
+        Source::IpBlock(IpBlock::new(cidr, vec![cidr]).unwrap())
+    });
+    prop_oneof![
+        (label(), name()).prop_map(|(namespace, name)| Source::ServiceAccount { namespace, name }),
+        label().prop_map(Source::Namespace),
+        id().prop_map(Source::Spiffe),
+        block,
+    ]
+}
+
+fn http_match() -> impl Strategy<Value = HttpMatch> {
+    let kind = select(&[PathMatchKind::Exact, PathMatchKind::Prefix][..]);
+    let path = (kind, "(/[a-z]{1,4}(%C3%A9)?){1,3}/?")
+        .prop_map(|(kind, text)| PathMatch::new(kind, &text).unwrap());
+    let host = "(\\*\\.)?[A-Za-z]{1,5}(\\.[a-z]{1,5})?\\.?"
+        .prop_map(|text| HostMatch::new(&text).unwrap());
+    let bytes = || vec(any::<u8>(), 1..6);
+    let value = prop_oneof![
+        bytes().prop_map(HeaderValueMatch::Exact),
+        bytes().prop_map(HeaderValueMatch::Prefix),
+        Just(HeaderValueMatch::Present),
+    ];
+    let header =
+        ("x-[a-z]{1,5}", value).prop_map(|(name, value)| HeaderMatch::new(&name, value).unwrap());
+    let method = "[A-Z]{1,8}".prop_map(|text| Method::new(&text).unwrap());
+    (
+        vec(method, 0..3),
+        vec(path, 0..3),
+        vec(host, 0..3),
+        vec(header, 0..3),
+    )
+        .prop_map(|(methods, paths, hosts, headers)| HttpMatch {
+            methods,
+            paths,
+            hosts,
+            headers,
+        })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let grpc = (
+        "[a-z]{1,5}(\\.[A-Z][a-z]{0,5})?",
+        option::of("[A-Z][a-z]{0,5}"),
+    )
+        .prop_map(|(service, method)| GrpcMatch::new(&service, method.as_deref()).unwrap());
+    (
+        option::of(label()),
+        option::of(vec(source(), 0..3)),
+        vec(1u16.., 0..3),
+        vec(http_match(), 0..3),
+        vec(grpc, 0..3),
+    )
+        .prop_map(|(name, sources, ports, http, grpc)| Rule {
+            name,
+            sources,
+            ports,
+            http,
+            grpc,
+        })
+}
+
+fn policies() -> impl Strategy<Value = PolicySet> {
+    let action = select(&[Action::Allow, Action::Deny, Action::Audit][..]);
+    let policy = (label(), name(), action, vec(rule(), 0..3)).prop_map(
+        |(namespace, name, action, rules)| Policy {
+            namespace,
+            name,
+            action,
+            rules,
+        },
+    );
+    (any::<bool>(), vec(policy, 0..4)).prop_map(|(deny, policies)| PolicySet::new(deny, policies))
+}
+
+fn address() -> impl Strategy<Value = SocketAddr> {
+    (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port))
+}
+
+fn destination() -> impl Strategy<Value = Destination> {
+    let ports = btree_set(1u16.., 0..4).prop_flat_map(|ports| {
+        let port = |port| {
+            (".{0,5}", protocol()).prop_map(move |(name, protocol)| ServicePort {
+                port,
+                name,
+                protocol,
+            })
+        };
+        ports.into_iter().map(port).collect::<Vec<_>>()
+    });
+    let endpoint = (
+        label(),
+        name(),
+        ".{0,9}",
+        id(),
+        address(),
+        vec((1u16.., 1u16..), 0..3),
+    )
+        .prop_map(
+            |(namespace, workload, app, id, mesh_address, target_ports)| Endpoint {
+                namespace,
+                workload,
+                app,
+                id,
+                mesh_address,
+                target_ports,
+            },
+        );
+    (service(), ports, vec(endpoint, 0..4)).prop_map(|(service, ports, endpoints)| Destination {
+        service,
+        ports,
+        endpoints,
+    })
+}
+
+fn trust() -> TrustBundle {
+    static TRUST: OnceLock<TrustBundle> = OnceLock::new();
+    let make = || {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("model-authority");
+        std::fs::create_dir_all(&dir).unwrap();
+        let domain = "shop.example".parse().unwrap();
+        let authority = CertificateAuthority::load_or_create(&dir, &domain, SystemTime::now());
+        authority.unwrap().trust_bundle()
+    };
+    TRUST.get_or_init(make).clone()
+}
+
+fn workload() -> impl Strategy<Value = Workload> {
+    let trust = trust();
+    let ports = btree_set(1u16.., 0..4).prop_flat_map(|ports| {
+        let port = |port| {
+            (".{0,5}", protocol()).prop_map(move |(name, protocol)| AppPort {
+                name,
+                port,
+                protocol,
+            })
+        };
+        ports.into_iter().map(port).collect::<Vec<_>>()
+    });
+    let upstream = (service(), 1u16.., 1u16..).prop_map(|(service, port, local_port)| Upstream {
+        service,
+        port,
+        local_port,
+    });
+    let outbound =
+        (option::of(1u16..), vec(upstream, 0..3)).prop_map(|(http_port, upstreams)| Outbound {
+            http_port,
+            upstreams,
+        });
+    let mesh =
+        (any::<bool>(), any::<u32>(), any::<u32>()).prop_map(|(access_log, drain, detect)| {
+            MeshSettings {
+                trust_domain: "shop.example".parse().unwrap(),
+                access_log,
+                drain_timeout: Duration::from_millis(drain.into()),
+                detect_timeout: Duration::from_millis(detect.into()),
+            }
+        });
+    let names = (label(), name(), id(), ".{0,9}", vec(service(), 0..3));
+    (
+        names,
+        address(),
+        any::<IpAddr>(),
+        ports,
+        outbound,
+        policies(),
+        mesh,
+    )
+        .prop_map(
+            move |(
+                (namespace, name, id, app, services),
+                mesh_address,
+                app_address,
+                ports,
+                outbound,
+                authorization,
+                mesh,
+            )| {
+                let trust = trust.clone();
+                Workload {
+                    namespace,
+                    name,
+                    id,
+                    app,
+                    services,
+                    mesh_address,
+                    app_address,
+                    ports,
+                    outbound,
+                    authorization,
+                    mesh,
+                    trust,
+                }
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn a_destination_comes_back(destination in destination()) {
+        let wire = proto::Destination::from(&destination);
+        prop_assert_eq!(Destination::try_from(wire).unwrap(), destination);
+    }
+
+    #[test]
+    fn a_workload_comes_back(workload in workload()) {
+        let wire = proto::Workload::from(&workload);
+        prop_assert_eq!(Workload::try_from(wire).unwrap(), workload);
+    }
+}
+
+/// A workload whose every message is there.
+fn wire() -> proto::Workload {
+    let rule = proto::Rule {
+        sources: Some(proto::Sources {
+            sources: vec![namespace("shop")],
+        }),
+        ports: vec![80],
+        http: vec![proto::HttpMatch {
+            methods: vec!["GET".into()],
+            paths: vec![proto::PathMatch {
+                kind: Some(proto::path_match::Kind::Exact("/a".into())),
+            }],
+            hosts: vec!["billing".into()],
+            headers: vec![proto::HeaderMatch {
+                name: "x-a".into(),
+                kind: Some(proto::header_match::Kind::Present(true)),
+            }],
+        }],
+        grpc: vec![proto::GrpcMatch {
+            service: "a.B".into(),
+            method: String::new(),
+        }],
+        ..Default::default()
+    };
+    let policy = proto::AuthorizationPolicy {
+        namespace: "shop".into(),
+        name: "billing".into(),
+        action: proto::Action::Allow.into(),
+        rules: vec![rule],
+    };
+    proto::Workload {
+        namespace: "shop".into(),
+        name: "billing-1".into(),
+        spiffe_id: "spiffe://shop.example/ns/shop/sa/billing".into(),
+        services: vec![proto::ServiceRef {
+            namespace: "shop".into(),
+            name: "billing".into(),
+        }],
+        mesh_address: "127.0.0.1:15008".into(),
+        app_address: "127.0.0.1".into(),
+        ports: vec![proto::AppPort {
+            port: 80,
+            ..Default::default()
+        }],
+        outbound: Some(proto::Outbound::default()),
+        authorization: Some(proto::AuthorizationPolicies {
+            default_deny: true,
+            policies: vec![policy],
+        }),
+        mesh: Some(proto::MeshSettings {
+            trust_domain: "shop.example".into(),
+            ..Default::default()
+        }),
+        trust_anchors_der: trust()
+            .anchors()
+            .iter()
+            .map(|der| der.to_vec().into())
+            .collect(),
+        ..Default::default()
+    }
+}
+
+fn namespace(name: &str) -> proto::Source {
+    proto::Source {
+        kind: Some(proto::source::Kind::Namespace(name.into())),
+    }
+}
+
+fn policy(wire: &mut proto::Workload) -> &mut proto::AuthorizationPolicy {
+    &mut wire.authorization.as_mut().unwrap().policies[0]
+}
+
+fn rule_of(wire: &mut proto::Workload) -> &mut proto::Rule {
+    &mut policy(wire).rules[0]
+}
+
+type Break = fn(&mut proto::Workload);
+
+#[test]
+fn what_is_wrong_is_refused_whole_and_named() {
+    assert!(Workload::try_from(wire()).is_ok());
+    let in_rule = "authorization.policies[0].rules[0]";
+    let table: [(&str, Break); 27] = [
+        ("namespace", |w| w.namespace = "Shop".into()),
+        ("name", |w| w.name.clear()),
+        ("spiffe_id", |w| w.spiffe_id.push('/')),
+        ("services[0].name", |w| w.services[0].name = "a.b".into()),
+        ("mesh_address", |w| w.mesh_address = "localhost:1".into()),
+        ("app_address", |w| w.app_address.clear()),
+        ("ports[0].port", |w| w.ports[0].port = 0),
+        ("ports[0].protocol", |w| w.ports[0].protocol = 99),
+        ("ports", |w| w.ports.push(w.ports[0].clone())),
+        ("outbound", |w| w.outbound = None),
+        ("outbound.http_port", |w| {
+            w.outbound.as_mut().unwrap().http_port = 65536
+        }),
+        ("outbound.upstreams[0].service", |w| {
+            w.outbound
+                .as_mut()
+                .unwrap()
+                .upstreams
+                .push(Default::default())
+        }),
+        ("authorization", |w| w.authorization = None),
+        ("mesh", |w| w.mesh = None),
+        ("mesh.trust_domain", |w| {
+            w.mesh.as_mut().unwrap().trust_domain.clear()
+        }),
+        ("trust_anchors_der", |w| {
+            w.trust_anchors_der = vec!["x".into()]
+        }),
+        ("authorization.policies[0].action", |w| policy(w).action = 0),
+        ("authorization.policies[0].action", |w| policy(w).action = 7),
+        ("*.ports[0]", |w| rule_of(w).ports[0] = 0),
+        ("*.sources[0].kind", |w| {
+            rule_of(w).sources.as_mut().unwrap().sources[0].kind = None
+        }),
+        ("*.sources[0].namespace", |w| {
+            rule_of(w).sources.as_mut().unwrap().sources[0] = namespace("*")
+        }),
+        ("*.http[0].methods[0]", |w| {
+            rule_of(w).http[0].methods[0] = "get".into()
+        }),
+        ("*.http[0].paths[0].kind", |w| {
+            rule_of(w).http[0].paths[0].kind = None
+        }),
+        ("*.http[0].paths[0].prefix", |w| {
+            rule_of(w).http[0].paths[0].kind = Some(proto::path_match::Kind::Prefix("a".into()));
+        }),
+        ("*.http[0].hosts[0]", |w| {
+            rule_of(w).http[0].hosts[0] = "*".into()
+        }),
+        ("*.http[0].headers[0].kind", |w| {
+            rule_of(w).http[0].headers[0].kind = None
+        }),
+        ("*.grpc[0].service", |w| rule_of(w).grpc[0].service.clear()),
+    ];
+    for (field, spoil) in table {
+        let mut wire = wire();
+        spoil(&mut wire);
+        let error = Workload::try_from(wire).expect_err(field);
+        assert_eq!(error.field, field.replace('*', in_rule), "{error}");
+    }
+}
+
+#[test]
+fn ports_of_a_destination_and_its_endpoints() {
+    let endpoint = Endpoint {
+        namespace: "shop".into(),
+        workload: "billing-1".into(),
+        app: "billing".into(),
+        id: "spiffe://shop.example/ns/shop/sa/billing".parse().unwrap(),
+        mesh_address: "127.0.0.1:15008".parse().unwrap(),
+        target_ports: vec![(80, 8080)],
+    };
+    assert_eq!(
+        (endpoint.target_port(80), endpoint.target_port(8080)),
+        (Some(8080), None)
+    );
+    let port = ServicePort {
+        port: 80,
+        name: "http".into(),
+        protocol: Protocol::Http,
+    };
+    let service = ServiceName::new("shop", "billing").unwrap();
+    let destination = Destination {
+        service,
+        ports: vec![port.clone()],
+        endpoints: vec![endpoint],
+    };
+    assert_eq!(
+        (destination.port(80), destination.port(81)),
+        (Some(&port), None)
+    );
+}
