@@ -60,6 +60,10 @@ impl ControlPlane {
     /// An address is in use, or the state directory cannot be used.
     pub async fn start(args: &Args) -> anyhow::Result<Self> {
         let state_dir = args.state_dir();
+        // Only a state directory that was asked for is made with its parents: a mistyped configuration
+        // directory is not.
+        create_private(&state_dir, args.state_dir.is_some())
+            .with_context(|| format!("the state directory {}", state_dir.display()))?;
         let (tokens, version) = open_state(&state_dir)?;
         let listener = bind(args.listen).await.context("--listen")?;
         let admin_listener = bind(args.admin).await.context("--admin")?;
@@ -155,28 +159,29 @@ impl ControlPlane {
     pub async fn shut_down(self) {
         self.reloader.abort();
         self.shutdown.send_replace(true);
-        // A server that has panicked is shut down as well.
+        // Whatever has panicked is shut down as well.
         let _ = self.server.await;
+        let _ = self.reloader.await;
         for task in self.background {
             task.abort();
+            let _ = task.await;
         }
     }
 }
 
 fn open_state(state_dir: &Path) -> anyhow::Result<(TokenIssuer, VersionCounter)> {
-    create_private(state_dir)
-        .with_context(|| format!("the state directory {}", state_dir.display()))?;
     let tokens = TokenIssuer::load_or_create(state_dir).context("the key of bootstrap tokens")?;
     Ok((tokens, VersionCounter::open(state_dir, SystemTime::now())))
 }
 
 /// Keys are kept there.
-fn create_private(dir: &Path) -> std::io::Result<()> {
+fn create_private(dir: &Path, with_parents: bool) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
+    let mut builder = std::fs::DirBuilder::new();
+    match builder.recursive(with_parents).mode(0o700).create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        result => result,
+    }
 }
 
 fn authority_files(args: &Args) -> AuthorityFiles {

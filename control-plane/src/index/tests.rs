@@ -428,3 +428,14 @@ fn every_model_survives_the_wire() {
         assert_eq!(&model::Destination::try_from(wire).unwrap(), &**destination);
     }
 }
+
+#[test]
+fn the_order_of_objects_does_not_matter() {
+    let text = allowing("{group: '', kind: Pod, selector: {}}");
+    let mut objects = manifest::parse(Path::new("mesh.yaml"), &text).unwrap();
+    let mesh = build(&objects, None).unwrap();
+    objects.reverse();
+    let reversed = build(&objects, None).unwrap();
+    assert_eq!(mesh.workloads(), reversed.workloads());
+    assert_eq!(mesh.destinations(), reversed.destinations());
+}

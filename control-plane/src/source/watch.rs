@@ -74,6 +74,8 @@ impl DirectoryWatch {
                 }
                 return self.changed(noticed, files);
             }
+            // Whatever writes here all the time (and not YAML) does not have us read all the time.
+            tokio::time::sleep(QUIET).await;
         }
     }
 
