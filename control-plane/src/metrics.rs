@@ -24,10 +24,16 @@ pub(crate) struct Metrics {
     pub(crate) handshakes: IntCounterVec,
     pub(crate) accept_errors: IntCounter,
     pub(crate) own_certificate_expiry: IntGauge,
-    pub(crate) config_valid: IntGauge,
-    pub(crate) config_problems: IntGauge,
-    pub(crate) config_reloads: IntCounterVec,
-    pub(crate) config_last_success: IntGauge,
+    pub(crate) config: ConfigMetrics,
+}
+
+/// What became of what the source held.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfigMetrics {
+    pub(crate) valid: IntGauge,
+    pub(crate) problems: IntGauge,
+    pub(crate) reloads: IntCounterVec,
+    pub(crate) last_success: IntGauge,
 }
 
 impl Metrics {
@@ -81,21 +87,7 @@ impl Metrics {
                 "certificate_expiry_timestamp_seconds",
                 "When the control plane's own certificate expires.",
             )?,
-            config_valid: make.gauge(
-                "config_valid",
-                "1 if what the source holds now is valid and applied, else 0.",
-            )?,
-            config_problems: make
-                .gauge("config_problems", "Problems in what the source holds now.")?,
-            config_reloads: make.counters(
-                "config_reloads_total",
-                "Changes of the source that were read, by the result.",
-                &["result"],
-            )?,
-            config_last_success: make.gauge(
-                "config_last_success_timestamp_seconds",
-                "When a change of the source was last applied.",
-            )?,
+            config: ConfigMetrics::new(&make)?,
             registry,
         })
     }
@@ -113,6 +105,27 @@ impl Metrics {
 
     pub(crate) fn observe_propagation(&self, taken: Duration) {
         self.propagation.observe(taken.as_secs_f64());
+    }
+}
+
+impl ConfigMetrics {
+    fn new(make: &Register<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            valid: make.gauge(
+                "config_valid",
+                "1 if what the source holds now is valid and applied, else 0.",
+            )?,
+            problems: make.gauge("config_problems", "Problems in what the source holds now.")?,
+            reloads: make.counters(
+                "config_reloads_total",
+                "Changes of the source that were read, by the result.",
+                &["result"],
+            )?,
+            last_success: make.gauge(
+                "config_last_success_timestamp_seconds",
+                "When a change of the source was last applied.",
+            )?,
+        })
     }
 }
 
@@ -187,7 +200,7 @@ mod tests {
     #[test]
     fn names_are_those_that_are_documented() {
         let metrics = Metrics::new().unwrap();
-        metrics.config_reloads.with_label_values(&["applied"]).inc();
+        metrics.config.reloads.with_label_values(&["applied"]).inc();
         let (text, _) = metrics.render().unwrap();
         let text = String::from_utf8(text).unwrap();
         for name in [

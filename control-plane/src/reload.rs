@@ -132,10 +132,11 @@ impl Reloader {
         }
         self.readiness.send_replace(Readiness::Ready);
         self.metrics.resource_version.set(gauge_value(version));
-        self.metrics.config_valid.set(1);
-        self.metrics.config_problems.set(0);
+        self.metrics.config.valid.set(1);
+        self.metrics.config.problems.set(0);
         self.metrics
-            .config_last_success
+            .config
+            .last_success
             .set(unix_seconds(SystemTime::now()));
         self.reloaded("applied");
         tracing::info!(
@@ -171,16 +172,18 @@ impl Reloader {
                 one_line(&first.unwrap_or_default(), MAX_LINE_BYTES)
             )));
         }
-        self.metrics.config_valid.set(0);
+        self.metrics.config.valid.set(0);
         self.metrics
-            .config_problems
+            .config
+            .problems
             .set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
         self.reloaded("refused");
     }
 
     fn reloaded(&self, result: &str) {
         self.metrics
-            .config_reloads
+            .config
+            .reloads
             .with_label_values(&[result])
             .inc();
     }

@@ -77,24 +77,12 @@ impl ControlPlane {
             "the configuration has not been read yet".to_owned(),
         ));
         let (serving, is_serving) = watch::channel(None);
-        let (keeper, mut kept) = mpsc::channel::<(OwnCertificate, SystemTime)>(1);
+        let (keeper, kept) = mpsc::channel(1);
 
         let server = Server {
             listener,
             serving: is_serving,
-            services: Services {
-                identity: IdentityService::server(
-                    tokens.verifier(),
-                    Arc::clone(&authority),
-                    Arc::clone(&store),
-                    metrics.clone(),
-                ),
-                discovery: DiscoveryService::server(
-                    Arc::clone(&store),
-                    metrics.clone(),
-                    is_shutdown.clone(),
-                ),
-            },
+            services: services(&tokens, &authority, &store, &metrics, &is_shutdown),
             metrics: metrics.clone(),
             shutdown: is_shutdown,
         };
@@ -117,11 +105,6 @@ impl ControlPlane {
             metrics,
             readiness: is_ready,
         };
-        let keep = async move {
-            if let Some((own, renew_at)) = kept.recv().await {
-                own.keep(renew_at).await;
-            }
-        };
         tracing::info!(%listen, %admin, directory = %args.config_dir.display(), "listening");
         Ok(Self {
             listen,
@@ -130,7 +113,7 @@ impl ControlPlane {
             server: tokio::spawn(server.run()),
             background: vec![
                 tokio::spawn(answering.run(admin_listener)),
-                tokio::spawn(keep),
+                tokio::spawn(keep(kept)),
             ],
             reloader: tokio::spawn(reloader.run(source)),
         })
@@ -166,6 +149,31 @@ impl ControlPlane {
             task.abort();
             let _ = task.await;
         }
+    }
+}
+
+fn services(
+    tokens: &TokenIssuer,
+    authority: &SharedAuthority,
+    store: &Arc<Store>,
+    metrics: &Metrics,
+    shutdown: &watch::Receiver<bool>,
+) -> Services {
+    Services {
+        identity: IdentityService::server(
+            tokens.verifier(),
+            Arc::clone(authority),
+            Arc::clone(store),
+            metrics.clone(),
+        ),
+        discovery: DiscoveryService::server(Arc::clone(store), metrics.clone(), shutdown.clone()),
+    }
+}
+
+/// Keeps the own certificate, once there is one.
+async fn keep(mut first: mpsc::Receiver<(OwnCertificate, SystemTime)>) {
+    if let Some((own, renew_at)) = first.recv().await {
+        own.keep(renew_at).await;
     }
 }
 
