@@ -186,7 +186,8 @@ fn a_stopped_sidecar_does_not_stop_the_control_plane() -> Result<()> {
     healthy(&mesh)?;
     // Its stream stays open, and nobody reads it.
     mesh.process("billing-1")?.signal(Signal::STOP)?;
-    let version = mesh.metrics("order-1")?.value("outrider_config_version")?;
+    let name = "outrider_control_plane_resource_version";
+    let version = mesh.control_plane_metrics()?.value(name)?;
     for round in 0..50 {
         let rules = format!("- name: round-{round}");
         mesh.write(
@@ -197,7 +198,6 @@ fn a_stopped_sidecar_does_not_stop_the_control_plane() -> Result<()> {
     let order = "- sources: []";
     mesh.write("order.yaml", &policy("order", "billing", "DENY", order))?;
     let admin = mesh.control_plane_admin();
-    let name = "outrider_control_plane_resource_version";
     metrics::reaches(admin, name, &[], version + 1.0)?;
     mesh.process("billing-1")?.signal(Signal::CONT)?;
     until("it catches up with the newest version", PATIENCE, || {

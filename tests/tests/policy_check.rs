@@ -1,1 +1,382 @@
-//! To come.
+//! `outrider policy check`: each mistake by its file, line and field, and at once.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::manifest::{Service, Workload, policy};
+use mesh_tests::peers::CLIENT_LIMIT;
+use mesh_tests::process::{Finished, command, run};
+use mesh_tests::programs::{find, outrider};
+use tempfile::TempDir;
+
+/// What a check may take, the start of the process included (the bound of the issue is 100 ms for
+/// the validation; the rest is for a busy machine).
+const LIMIT: Duration = Duration::from_secs(2);
+/// What it may hold, KiB.
+const MEMORY: u64 = 64 * 1024;
+
+/// A directory that is good: the Service billing, with a Workload and a policy.
+fn good() -> Result<TempDir> {
+    let folder = tempfile::tempdir()?;
+    let put = |name: &str, yaml: String| fs::write(folder.path().join(name), yaml);
+    put(
+        "service.yaml",
+        Service::new("billing").port(80, 8080, Some("http")).yaml(),
+    )?;
+    let workload = Workload::new("billing-1")?.port("app", 8080, Some("http"));
+    put("workload.yaml", workload.yaml())?;
+    put(
+        "policy.yaml",
+        policy("billing", "billing", "ALLOW", "- name: anyone"),
+    )?;
+    Ok(folder)
+}
+
+fn check(directory: &Path, more: &[&str]) -> Result<Finished> {
+    let mut check = command(&outrider()?)?;
+    check.args(["policy", "check"]).arg(directory).args(more);
+    run(&mut check, CLIENT_LIMIT)
+}
+
+#[test]
+fn a_good_directory_passes() -> Result<()> {
+    let folder = good()?;
+    let finished = check(folder.path(), &[])?;
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.output());
+    check(
+        &mesh_tests::programs::root().join("examples/shop/mesh"),
+        &[],
+    )?
+    .success()?;
+    Ok(())
+}
+
+/// One mistake: what `policy.yaml` says, and what must be said about it, with its line.
+fn mistake(yaml: &str, line: usize, parts: &[&str]) -> Result<()> {
+    let folder = good()?;
+    fs::write(folder.path().join("policy.yaml"), yaml)?;
+    let finished = check(folder.path(), &[])?;
+    let output = finished.output();
+    ensure!(
+        finished.status.code() == Some(1),
+        "{:?}: {output}\n{yaml}",
+        finished.status
+    );
+    let place = format!("policy.yaml:{line}:");
+    ensure!(
+        output.contains(&place),
+        "{place} in:\n{output}\n{yaml:.2000}"
+    );
+    for part in parts {
+        ensure!(
+            output.contains(part),
+            "{part:?} in:\n{output}\n{yaml:.2000}"
+        );
+    }
+    Ok(())
+}
+
+/// The good policy: 9 lines, of which 5 is the first of `spec`.
+fn policy_with(from: &str, to: &str) -> String {
+    let good = policy(
+        "billing",
+        "billing",
+        "ALLOW",
+        "- name: anyone\n  sources: [{type: Namespace, namespace: shop}]",
+    );
+    let bad = good.replacen(from, to, 1);
+    assert_ne!(good, bad, "{from} is in the good one");
+    bad
+}
+
+/// The line of the good policy on which `text` is.
+fn line_of(yaml: &str, text: &str) -> usize {
+    1 + yaml
+        .lines()
+        .position(|line| line.contains(text))
+        .unwrap_or(usize::MAX - 1)
+}
+
+#[test]
+fn unknown_fields_and_kinds() -> Result<()> {
+    for (from, to, parts) in [
+        ("  rules:", "  rulez:", ["rulez", "rules"]),
+        ("sources:", "souces:", ["souces", "sources"]),
+        (
+            "namespace: shop}]",
+            "namespac: shop}]",
+            ["namespac", "spec.rules[0].sources[0]"],
+        ),
+        (
+            "kind: AuthorizationPolicy",
+            "kind: AuthorisationPolicy",
+            ["AuthorisationPolicy", "kind"],
+        ),
+        (
+            "outrider.mesh/v1alpha1",
+            "outrider.mesh/v9",
+            ["outrider.mesh/v9", "apiVersion"],
+        ),
+        ("action: ALLOW", "action: PERMIT", ["PERMIT", "spec.action"]),
+        (
+            "type: Namespace",
+            "type: Name",
+            ["Name", "spec.rules[0].sources[0]"],
+        ),
+    ] {
+        let yaml = policy_with(from, to);
+        mistake(&yaml, line_of(&yaml, to), &parts)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn duplicate_keys() -> Result<()> {
+    let yaml = policy_with("  action: ALLOW\n", "  action: ALLOW\n  action: DENY\n");
+    mistake(&yaml, line_of(&yaml, "action: DENY"), &["action", "twice"]).or_else(|_| {
+        mistake(
+            &yaml,
+            line_of(&yaml, "action: DENY"),
+            &["action", "duplicate"],
+        )
+    })
+}
+
+#[test]
+fn targets_that_do_not_exist() -> Result<()> {
+    let yaml = policy_with(
+        "kind: Service, name: billing",
+        "kind: Service, name: biling",
+    );
+    mistake(
+        &yaml,
+        line_of(&yaml, "biling"),
+        &["biling", "spec.targetRefs[0]"],
+    )?;
+    let yaml = policy_with(
+        "{group: \"\", kind: Service, name: billing}",
+        "{group: outrider.mesh, kind: Workload, name: billing-9}",
+    );
+    mistake(
+        &yaml,
+        line_of(&yaml, "billing-9"),
+        &["billing-9", "spec.targetRefs[0]"],
+    )
+}
+
+#[test]
+fn values_that_are_none() -> Result<()> {
+    let rule = |rule: &str| policy("billing", "billing", "ALLOW", rule);
+    for (text, parts) in [
+        ("- networkAttributes: {ports: [0]}", ["ports[0]", "0"]),
+        (
+            "- networkAttributes: {ports: [65536]}",
+            ["ports[0]", "65536"],
+        ),
+        (
+            "- sources: [{type: IPBlock, ipBlock: {cidr: 10.0.0.0/33}}]",
+            ["cidr", "10.0.0.0/33"],
+        ),
+        (
+            "- sources: [{type: SPIFFE, spiffe: \"spiffe://x/../y\"}]",
+            ["spiffe", "spec.rules[0].sources[0]"],
+        ),
+        (
+            "- http: [{paths: [{type: Exact, value: no-slash}]}]",
+            ["paths[0]", "no-slash"],
+        ),
+        (
+            "- http: [{paths: [{type: Regex, value: /a}]}]",
+            ["paths[0]", "Regex"],
+        ),
+        (
+            "- http: [{headers: [{name: 'a b', type: Present}]}]",
+            ["headers[0]", "a b"],
+        ),
+        ("- http: [{methods: ['GET ']}]", ["methods[0]", "GET"]),
+    ] {
+        let yaml = rule(text);
+        mistake(&yaml, line_of(&yaml, &text[2..]), &parts).with_context(|| text.to_owned())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_wrong_between_files_is_told_at_both() -> Result<()> {
+    let folder = good()?;
+    fs::copy(
+        folder.path().join("policy.yaml"),
+        folder.path().join("twin.yaml"),
+    )?;
+    let finished = check(folder.path(), &[])?;
+    assert_eq!(finished.status.code(), Some(1), "{}", finished.output());
+    let output = finished.output();
+    assert!(
+        output.contains("twin.yaml:") && output.contains("policy.yaml"),
+        "{output}"
+    );
+    Ok(())
+}
+
+#[test]
+fn every_mistake_is_told_at_once_also_as_json() -> Result<()> {
+    let folder = good()?;
+    fs::write(
+        folder.path().join("policy.yaml"),
+        policy_with("rules:", "rulez:"),
+    )?;
+    fs::write(
+        folder.path().join("other.yaml"),
+        "apiVersion: v1\nkind: Nothing\n",
+    )?;
+    let finished = check(folder.path(), &["--output", "json"])?;
+    assert_eq!(finished.status.code(), Some(1));
+    let told: serde_json::Value =
+        serde_json::from_str(&finished.stdout).with_context(|| finished.output())?;
+    let text = told.to_string();
+    for part in ["policy.yaml", "rulez", "other.yaml", "Nothing", "\"line\":"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    Ok(())
+}
+
+/// Runs the check under a Python parent that tells how much memory it took.
+fn bounded(yaml: &str, parts: &[&str]) -> Result<()> {
+    const PARENT: &str = "import resource, subprocess, sys\n\
+        status = subprocess.run(sys.argv[1:]).returncode\n\
+        print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n\
+        sys.exit(status)";
+    let folder = good()?;
+    fs::write(folder.path().join("policy.yaml"), yaml)?;
+    let mut parent = command(&find("python3", "python3")?)?;
+    parent
+        .args(["-c", PARENT])
+        .arg(outrider()?)
+        .args(["policy", "check"])
+        .arg(folder.path());
+    let finished = run(&mut parent, CLIENT_LIMIT)?;
+    let output = finished.output();
+    ensure!(
+        finished.status.code() == Some(1),
+        "{:?}: {output:.2000}",
+        finished.status
+    );
+    ensure!(output.contains("policy.yaml:"), "{output:.2000}");
+    for part in parts {
+        ensure!(output.contains(part), "{part:?} in {output:.2000}");
+    }
+    ensure!(
+        output.len() < 16 * 1024,
+        "an error of {} bytes",
+        output.len()
+    );
+    ensure!(finished.took < LIMIT, "it took {:?}", finished.took);
+    let peak = output
+        .lines()
+        .find_map(|line| line.strip_prefix("peak ")?.parse::<u64>().ok())
+        .context("the peak")?;
+    ensure!(peak < MEMORY, "it took {peak} KiB");
+    Ok(())
+}
+
+#[test]
+fn a_bomb_of_anchors() -> Result<()> {
+    let mut yaml = String::from("a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n");
+    for level in 1..12 {
+        let aliases = vec![format!("*a{}", level - 1); 9].join(", ");
+        yaml.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+    }
+    bounded(&yaml, &[])?;
+    let recursive = "apiVersion: v1\nkind: Service\nmetadata: &m {name: a, labels: *m}\n";
+    bounded(recursive, &[])
+}
+
+#[test]
+fn ten_thousand_levels() -> Result<()> {
+    let flow = format!("a: {}{}\n", "[".repeat(10_000), "]".repeat(10_000));
+    bounded(&flow, &[])?;
+    let maps = format!("a: {}1{}\n", "{b: ".repeat(10_000), "}".repeat(10_000));
+    bounded(&maps, &[])?;
+    let block: String = (0..3_000)
+        .map(|level| format!("{}a:\n", " ".repeat(level % 1_000)))
+        .collect();
+    bounded(&block, &[])
+}
+
+#[test]
+fn sizes_beyond_reason() -> Result<()> {
+    let long = policy_with(
+        "name: anyone",
+        &format!("name: \"{}\"", "x".repeat(100_000)),
+    );
+    bounded(&long, &[])?;
+    let many = policy(
+        "billing",
+        "billing",
+        "ALLOW",
+        &"- name: anyone\n".repeat(100_000),
+    );
+    bounded(&many, &[])?;
+    bounded(&"# a comment\n".repeat(1_000_000), &[])
+}
+
+#[test]
+fn bytes_that_are_no_text() -> Result<()> {
+    let folder = good()?;
+    for bytes in [
+        &b"\xff\xfe\0\0"[..],
+        b"a: \0",
+        b"kind: \xc3\x28",
+        b"\t- a",
+        b"%YAML 9.9\n---\n",
+    ] {
+        fs::write(folder.path().join("policy.yaml"), bytes)?;
+        let finished = check(folder.path(), &[])?;
+        assert_eq!(
+            finished.status.code(),
+            Some(1),
+            "{bytes:?}: {}",
+            finished.output()
+        );
+        assert!(
+            finished.output().contains("policy.yaml:"),
+            "{}",
+            finished.output()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn names_that_only_look_alike_are_told_apart() -> Result<()> {
+    // A Cyrillic letter in the name of a field, and in the name of a target.
+    let yaml = policy_with("rules:", "rul\u{435}s:");
+    mistake(&yaml, line_of(&yaml, "rul\u{435}s"), &["rul"])?;
+    let yaml = policy_with("name: billing}", "name: b\u{456}lling}");
+    mistake(
+        &yaml,
+        line_of(&yaml, "b\u{456}lling"),
+        &["spec.targetRefs[0]"],
+    )
+}
+
+#[test]
+fn a_directory_that_is_none_is_one_clear_line() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("file.yaml");
+    fs::write(&file, "")?;
+    for path in [folder.path().join("missing"), folder.path().to_owned()] {
+        let finished = check(&path, &[])?;
+        assert!(
+            !finished.status.success(),
+            "{}: {}",
+            path.display(),
+            finished.output()
+        );
+        let lines = finished.output().lines().count();
+        assert!((1..=2).contains(&lines), "{}", finished.output());
+    }
+    Ok(())
+}
