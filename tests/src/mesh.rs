@@ -63,7 +63,6 @@ impl Builder {
     /// Writes the directory, and starts nothing.
     pub fn prepare(self) -> Result<Mesh> {
         let turn = quiet::shared();
-        // As another user may: Postgres, started as one when the tests run as root.
         let folder = tempfile::Builder::new().prefix("mesh-").tempdir()?;
         let mesh = Mesh {
             control_plane: None,

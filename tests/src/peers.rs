@@ -131,8 +131,11 @@ pub fn postgres(folder: &Path) -> Result<Server> {
             .context("the number of postgres")?;
         chown(&data, Some(user), None)?;
         // Every folder above must let it through.
-        for above in data.ancestors().skip(1).take(2) {
-            fs::set_permissions(above, fs::Permissions::from_mode(0o755))?;
+        for above in data.ancestors().skip(1) {
+            let mode = fs::metadata(above)?.permissions().mode();
+            if mode & 0o001 == 0 {
+                fs::set_permissions(above, fs::Permissions::from_mode(mode | 0o011))?;
+            }
         }
     }
     let mut init = command_as(USER, USER, &find_postgres("initdb")?)?;
