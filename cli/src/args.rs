@@ -20,7 +20,7 @@ Examples:
   outrider demo                          see a mesh at work, on this machine, without root
   outrider up examples/shop/mesh         run the mesh that a directory describes
   outrider policy check mesh/            find mistakes before they matter
-  outrider policy test mesh/ --from shop/order --to shop/billing --method POST --path /charges"
+  outrider policy test mesh/ --from shop/order --to shop/billing --path /shop.Billing/Charge"
 )]
 pub struct Cli {
     /// What to do.
@@ -134,10 +134,11 @@ Exit status: 0 when it is good, 1 when there are problems.")]
     #[command(after_help = "\
 Examples:
   outrider policy test mesh/ --from shop/order --to shop/user --method GET --path /users/ada
-  outrider policy test mesh/ --from shop/notification --to shop/billing:80 --method POST --path /shop.Billing/Charge
+  outrider policy test mesh/ --from shop/notification --to shop/billing:80 --path /shop.Billing/Charge
   outrider policy test mesh/ --from spiffe://shop.example/ns/shop/sa/order --to shop/billing-1 --output json
 
-Without --method and --path the call is an opaque TCP connection.
+To a port that is declared as gRPC the call is a gRPC one. Without --method and --path the call is
+an opaque TCP connection.
 Exit status: 0 allowed by every selected workload, 1 refused by one, 2 the question cannot be answered.")]
     Test(TestArgs),
 }
@@ -165,7 +166,7 @@ pub struct TestArgs {
     /// Whom: NAMESPACE/SERVICE[:PORT] or NAMESPACE/WORKLOAD[:PORT], with the app's own port for a Workload
     #[arg(long, value_name = "WHOM")]
     pub to: String,
-    /// HTTP method; GET when only --path is given
+    /// HTTP method; without it GET, or POST for gRPC
     #[arg(long, value_name = "METHOD")]
     pub method: Option<String>,
     /// HTTP path, or /PACKAGE.SERVICE/METHOD for gRPC; / when only --method is given

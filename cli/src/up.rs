@@ -1,11 +1,12 @@
 //! `outrider up`: runs the mesh that a directory describes, in the foreground.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::REFUSED;
 use crate::args::UpArgs;
@@ -17,30 +18,19 @@ use crate::stop::Signals;
 /// How long the last lines of ended children are waited for.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
+/// So many ports in use are named one by one.
+const PORTS_NAMED: usize = 4;
+
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
-    let started = Instant::now();
     let signals = Signals::watch()?;
     let options = Options {
         state_dir: args.state_dir,
         control_plane_port: args.control_plane_port,
         control_plane_admin_port: args.control_plane_admin_port,
     };
-    let plan = match Plan::read(&args.directory, options) {
-        Ok(plan) => plan,
-        Err(problems) => {
-            problems.iter().for_each(output::note);
-            return Ok(ExitCode::from(REFUSED));
-        }
-    };
-    if let Err(problems) = ports::check(&plan.ports()) {
-        problems.iter().for_each(output::note);
+    let Some(plan) = usable_plan(&args.directory, options) else {
         return Ok(ExitCode::from(REFUSED));
-    }
-    for workload in &plan.elsewhere {
-        output::note(format_args!(
-            "Workload {workload} is on another machine: run its sidecar there"
-        ));
-    }
+    };
     let mesh = Mesh::prepare(plan)?;
     let printer = tokio::spawn(print_events(
         mesh.subscribe(),
@@ -52,11 +42,6 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     };
     let code = match came_up {
         Some(Ok(())) => {
-            print_table(mesh.plan(), args.output);
-            output::note(format_args!(
-                "ready in {:.1} s; Ctrl-C ends it",
-                started.elapsed().as_secs_f64()
-            ));
             tokio::select! {
                 () = signals.first() => {}
                 () = mesh.keep_tokens_fresh() => {}
@@ -78,7 +63,31 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
+/// What the directory describes, when it is good and every port is free; else says why not.
+fn usable_plan(directory: &Path, options: Options) -> Option<Plan> {
+    let plan = Plan::read(directory, options)
+        .inspect_err(|problems| problems.iter().for_each(output::note))
+        .ok()?;
+    if let Err(problems) = ports::check(&plan.ports()) {
+        problems.iter().take(PORTS_NAMED).for_each(output::note);
+        let more = problems.len().saturating_sub(PORTS_NAMED);
+        if more > 0 {
+            output::note(format_args!(
+                "… and {more} more ports: does this mesh run already?"
+            ));
+        }
+        return None;
+    }
+    for workload in &plan.elsewhere {
+        output::note(format_args!(
+            "Workload {workload} is on another machine: run its sidecar there"
+        ));
+    }
+    Some(plan)
+}
+
 struct Printer {
+    plan: Plan,
     palette: Palette,
     width: usize,
     format: Format,
@@ -91,6 +100,7 @@ impl Printer {
             .iter()
             .map(|workload| workload.label.len() + "/sidecar".len());
         Self {
+            plan: plan.clone(),
             palette: Palette::for_stdout(),
             width: sidecars.chain(["control-plane".len()]).max().unwrap_or(0),
             format,
@@ -121,6 +131,13 @@ impl Printer {
                 again_in.as_secs_f64()
             )),
             Event::Progress(text) => output::note(text),
+            Event::Ready { took } => {
+                print_table(&self.plan, self.format);
+                output::note(format_args!(
+                    "ready in {:.2} s; Ctrl-C ends it",
+                    took.as_secs_f64()
+                ));
+            }
         }
     }
 }

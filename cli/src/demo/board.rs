@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use crate::telemetry::edges::Row;
 
 /// How many lines about the mesh's processes are kept.
-const NEWS: usize = 4;
+const NEWS: usize = 3;
 
 /// What a scene is about.
 #[derive(Debug, Clone, Copy)]

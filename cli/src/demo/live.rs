@@ -78,7 +78,7 @@ fn draw(frame: &mut Frame<'_>, shown: &Shown) {
         Constraint::Length(5),
         Constraint::Length(edges.max(8)),
         Constraint::Min(4),
-        Constraint::Length(4),
+        Constraint::Length(5),
     ])
     .areas(frame.area());
     draw_header(frame, header, shown);

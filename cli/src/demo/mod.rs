@@ -238,7 +238,7 @@ async fn report(mesh: &Mesh, board: &Board) {
             }
             Ok(Event::Ended { child, how, .. }) => board.news(format!("{child} ended ({how})")),
             Ok(Event::Progress(text)) => board.news(text),
-            Ok(Event::Line { .. }) | Err(RecvError::Lagged(_)) => {}
+            Ok(Event::Line { .. } | Event::Ready { .. }) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }
     }

@@ -92,4 +92,9 @@ pub enum Event {
     },
     /// A step of the start or of the drain.
     Progress(String),
+    /// Everything is up.
+    Ready {
+        /// How long that took.
+        took: Duration,
+    },
 }

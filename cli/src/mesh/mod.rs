@@ -130,6 +130,7 @@ impl Mesh {
     /// Starts everything: the control plane, then the sidecars, then the apps, each when what it
     /// needs is ready.
     pub async fn bring_up(&self) -> Result<(), StartError> {
+        let started = Instant::now();
         let control_plane = self.start(self.plan.control_plane_spec(&self.exe));
         self.announce(
             self.until_ready(&ChildName::control_plane(), &control_plane),
@@ -174,7 +175,10 @@ impl Mesh {
             async { ready.await.map(drop) },
             &format!("{} apps", apps.len()),
         )
-        .await
+        .await?;
+        let took = started.elapsed();
+        let _ = self.events.send(Event::Ready { took });
+        Ok(())
     }
 
     /// Keeps the bootstrap tokens fresh; never resolves.

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use outrider_api::authorization::{Call, HttpCall};
+use outrider_api::model::{Protocol, Workload};
 use outrider_api::names::ServiceName;
 use outrider_certs::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 use outrider_control_plane::index::Mesh;
@@ -46,6 +48,8 @@ pub(super) struct Target {
     pub(super) namespace: String,
     pub(super) workload: String,
     pub(super) port: u16,
+    /// Its app speaks gRPC there.
+    grpc: bool,
 }
 
 /// A whole question.
@@ -75,11 +79,12 @@ impl Question {
             .transpose()?;
         let (name, port) = whom(&args.to)?;
         let targets = targets(&args.to, &name, port, mesh)?;
+        let grpc = targets.iter().any(|target| target.grpc);
         Ok(Self {
             from,
             targets,
             source: args.source_ip,
-            http: http(args, &name)?,
+            http: http(args, &name, grpc)?,
         })
     }
 
@@ -145,15 +150,16 @@ fn targets(
     if let Some(service) = mesh.destination(name) {
         let ports: Vec<u16> = service.ports.iter().map(|port| port.port).collect();
         let port = one_port(wanted, port, &ports)?;
+        let is_grpc = service
+            .port(port)
+            .is_some_and(|port| port.protocol == Protocol::Grpc);
         let targets: Vec<Target> = service
             .endpoints
             .iter()
             .filter_map(|endpoint| {
-                Some(Target {
-                    namespace: endpoint.namespace.clone(),
-                    workload: endpoint.workload.clone(),
-                    port: endpoint.target_port(port)?,
-                })
+                let port = endpoint.target_port(port)?;
+                let workload = mesh.workload(&endpoint.namespace, &endpoint.workload)?;
+                Some(target(workload, port, is_grpc))
             })
             .collect();
         if targets.is_empty() {
@@ -175,11 +181,21 @@ fn targets(
         });
     };
     let ports: Vec<u16> = workload.ports.iter().map(|port| port.port).collect();
-    Ok(vec![Target {
-        namespace: name.namespace.clone(),
-        workload: name.name.clone(),
-        port: one_port(wanted, port, &ports)?,
-    }])
+    Ok(vec![target(
+        workload,
+        one_port(wanted, port, &ports)?,
+        false,
+    )])
+}
+
+fn target(workload: &Workload, port: u16, grpc: bool) -> Target {
+    let declared = workload.ports.iter().find(|declared| declared.port == port);
+    Target {
+        namespace: workload.namespace.clone(),
+        workload: workload.name.clone(),
+        port,
+        grpc: grpc || declared.is_some_and(|declared| declared.protocol == Protocol::Grpc),
+    }
 }
 
 /// The port that was asked for, or the only one.
@@ -205,7 +221,8 @@ fn one_port(wanted: &str, asked: Option<u16>, ports: &[u16]) -> Result<u16, Ques
     }
 }
 
-fn http(args: &TestArgs, name: &ServiceName) -> Result<Option<Http>, QuestionError> {
+/// What a client would send: a gRPC client where the port is declared as gRPC.
+fn http(args: &TestArgs, name: &ServiceName, grpc: bool) -> Result<Option<Http>, QuestionError> {
     let asked = args.method.is_some()
         || args.path.is_some()
         || args.host.is_some()
@@ -222,8 +239,15 @@ fn http(args: &TestArgs, name: &ServiceName) -> Result<Option<Http>, QuestionErr
         let (name, value) = header(text).ok_or_else(|| QuestionError::Header(text.clone()))?;
         headers.append(name, value);
     }
+    if grpc && !headers.contains_key(CONTENT_TYPE) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    }
+    let default_method = if grpc { "POST" } else { "GET" };
     Ok(Some(Http {
-        method: args.method.clone().unwrap_or_else(|| "GET".to_owned()),
+        method: args
+            .method
+            .clone()
+            .unwrap_or_else(|| default_method.to_owned()),
         path,
         authority: args.host.clone().unwrap_or_else(|| name.name.clone()),
         headers,

@@ -40,9 +40,7 @@ impl Show<'_> {
             })
             .filter_map(|row| row.refused.get("authorization_denied"))
             .sum();
-        let measured = format!(
-            "authorization_denied {counted:.0} times for {ATTEMPTS} attempts and the traffic's own"
-        );
+        let measured = format!("{counted:.0} times authorization_denied for notification");
         let claim = "billing's sidecars count who was refused, and why";
         self.claim(SCENE, claim, measured, counted >= ATTEMPTS as f64);
         self.claim_no_order_lost(SCENE, since);
