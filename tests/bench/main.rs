@@ -1,1 +1,196 @@
-fn main() {}
+//! The bench: what a pair of sidecars costs. It prints figures, and judges none.
+#![allow(clippy::print_stdout, reason = "the figures are what it is for")]
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::http::{self, local};
+use mesh_tests::peers::{Server, nginx};
+use mesh_tests::pki::{Authority, Leaf};
+use mesh_tests::process::{Finished, command, run};
+use mesh_tests::programs::find;
+use mesh_tests::tls::Tls;
+use mesh_tests::wait::PATIENCE;
+use mesh_tests::{Mesh, Workload};
+
+const PAIR: [&str; 2] = ["order-1", "billing-1"];
+/// How long each load lasts.
+const LOAD: Duration = Duration::from_secs(6);
+/// Connections of each load.
+const CONNECTIONS: &str = "64";
+/// Requests per second at which latency is measured.
+const RATE: u32 = 1000;
+/// 1 KiB, as a small JSON answer.
+const BODY: usize = 1024;
+
+fn main() -> Result<()> {
+    println!("{:<44} {:>12}", "measured", "value");
+    memory_and_start()?;
+    for (name, protocol, options) in [
+        ("HTTP/1.1", "http", ""),
+        ("HTTP/2", "kubernetes.io/h2c", "http2"),
+    ] {
+        let folder = tempfile::tempdir()?;
+        let site = format!(
+            "location /status {{ stub_status; }} location / {{ return 200 \"{}\"; }}",
+            "b".repeat(BODY)
+        );
+        let nginx = nginx(folder.path(), "nginx", options, &site)?;
+        let mut mesh = pair(nginx.port, Some(protocol))?;
+        throughput(&mut mesh, &nginx, name, options)?;
+        latency(&mesh, name, options, folder.path())?;
+    }
+    Ok(())
+}
+
+fn pair(port: u16, protocol: Option<&str>) -> Result<Mesh> {
+    Mesh::pair(port, protocol)?
+        .setting("defaultDeny", false)
+        .start()
+}
+
+fn told(what: &str, value: impl std::fmt::Display) {
+    println!("{what:<44} {value:>12}");
+}
+
+/// CPU time that both sidecars have used.
+fn cpu(mesh: &mut Mesh) -> Result<Duration> {
+    PAIR.into_iter()
+        .map(|name| mesh.process(name)?.cpu_time())
+        .sum()
+}
+
+/// Requests that the app has counted, this one not among them.
+fn counted(nginx: &Server, options: &str) -> Result<u64> {
+    let url = format!("http://{}/status", local(nginx.port));
+    let mut curl = mesh_tests::peers::curl()?;
+    if !options.is_empty() {
+        curl.arg("--http2-prior-knowledge");
+    }
+    let status = run(curl.args(["-f", &url]), PATIENCE)?.success()?.stdout;
+    let line = status.lines().nth(2).context("the line of totals")?;
+    let requests = line.split_whitespace().last().context("requests")?;
+    Ok(requests.parse::<u64>()?.saturating_sub(1))
+}
+
+fn h2load(options: &str, arguments: &[&str], mesh: &Mesh) -> Result<Finished> {
+    let mut load = command(&find("h2load", "nghttp2-client")?)?;
+    if options.is_empty() {
+        load.arg("--h1");
+    }
+    load.args(arguments)
+        .args(["-H", "Host: billing", "-H", ":authority: billing"])
+        .arg(format!("http://{}/", mesh.http("order-1")?));
+    let finished = run(&mut load, LOAD * 5)?.success()?;
+    ensure!(
+        finished.stdout.contains(" 0 failed, 0 errored"),
+        "{}",
+        finished.stdout
+    );
+    Ok(finished)
+}
+
+/// As fast as it goes: requests per second, and CPU per request of the pair.
+fn throughput(mesh: &mut Mesh, nginx: &Server, name: &str, options: &str) -> Result<()> {
+    let seconds = LOAD.as_secs().to_string();
+    let streams = if options.is_empty() { "1" } else { "8" };
+    let arguments = ["-D", seconds.as_str(), "-c", CONNECTIONS, "-m", streams];
+    let (before, cpu_before) = (counted(nginx, options)?, cpu(mesh)?);
+    h2load(options, &arguments, mesh)?;
+    let requests = counted(nginx, options)? - before;
+    let used = cpu(mesh)? - cpu_before;
+    ensure!(requests > 0, "no request reached the app");
+    let micros = used.as_micros() as f64 / requests as f64;
+    told(
+        &format!("{name}: CPU per request of the pair"),
+        format!("{micros:.1} µs"),
+    );
+    let rate = requests as f64 / LOAD.as_secs_f64();
+    told(
+        &format!("{name}: {CONNECTIONS} connections, {streams} streams each"),
+        format!("{rate:.0}/s"),
+    );
+    Ok(())
+}
+
+/// At a fixed rate: what half and 99 of 100 requests take.
+fn latency(mesh: &Mesh, name: &str, options: &str, folder: &Path) -> Result<()> {
+    const CLIENTS: u32 = 20;
+    let log = folder.join(format!("latency-{}", options.len()));
+    let (clients, each) = (CLIENTS.to_string(), (RATE / CLIENTS).to_string());
+    let seconds = LOAD.as_secs().to_string();
+    let file = format!("--log-file={}", log.display());
+    let arguments = [
+        "-D", &seconds, "-c", &clients, "-m", "1", "--rps", &each, &file,
+    ];
+    h2load(options, &arguments, mesh)?;
+    // Start, status and duration in microseconds, with tabs between.
+    let mut micros: Vec<u64> = fs::read_to_string(&log)?
+        .lines()
+        .filter_map(|line| line.split('\t').nth(2)?.parse().ok())
+        .collect();
+    micros.sort_unstable();
+    ensure!(!micros.is_empty(), "no request was logged");
+    for (part, index) in [("p50", micros.len() / 2), ("p99", micros.len() * 99 / 100)] {
+        told(
+            &format!("{name}: {part} at {RATE}/s"),
+            format!("{:.2} ms", micros[index] as f64 / 1000.0),
+        );
+    }
+    Ok(())
+}
+
+/// Start to ready, and what a sidecar holds: idle, and with a thousand idle connections of peers.
+fn memory_and_start() -> Result<()> {
+    const STARTS: usize = 9;
+    const IDLE: usize = 1000;
+    let mut mesh = Mesh::pair(8080, Some("http"))?
+        .setting("defaultDeny", false)
+        .workload(Workload::new("started-1")?)
+        .prepare()?;
+    mesh.start_control_plane()?;
+    let mut starts = Vec::new();
+    let token = mesh.token("started")?;
+    for _ in 0..STARTS {
+        let start = Instant::now();
+        mesh.start_sidecar_with("started-1", &token)?;
+        let port = mesh.sidecar("started-1")?.workload.telemetry_port;
+        while !http::fetch(port, "/ready").is_ok_and(|ready| ready.status == 200) {
+            ensure!(start.elapsed() < PATIENCE, "not ready after {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        starts.push(start.elapsed());
+        mesh.process("started-1")?.kill()?;
+    }
+    starts.sort_unstable();
+    told(
+        "start to ready (median)",
+        format!("{:.0} ms", starts[STARTS / 2].as_secs_f64() * 1000.0),
+    );
+
+    mesh.start_sidecar("billing-1")?;
+    mesh.ready("billing-1")?;
+    let mebibytes = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    told(
+        "RSS idle",
+        mebibytes(mesh.process("billing-1")?.resident()?),
+    );
+    let authority = Authority::of_mesh(&mesh.state_dir())?;
+    let order = authority.issue(&Leaf::of("order")?, mesh.folder(), "order")?;
+    let address = mesh.mesh_port("billing-1")?;
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        let mut connection = Tls::connect(address, Some(&order))?;
+        connection.accepted()?;
+        idle.push(connection);
+    }
+    told(
+        "RSS with 1,000 idle mTLS connections",
+        mebibytes(mesh.process("billing-1")?.resident()?),
+    );
+    let control = mesh.control_plane()?.resident()?;
+    told("RSS of the control plane", mebibytes(control));
+    Ok(())
+}
