@@ -13,6 +13,7 @@
 //! | `/early` | 413, before the body is read, and then close |
 //! | `/status/N` | that status |
 //! | `/header/N` | a header `X-Large` of N bytes |
+//! | `/close` | 200, and then it closes without having said so |
 //! | `/hold` | 200 once [`App::release`] was called |
 //! | `/stall` | takes no byte of the body until [`App::release`] was called |
 
@@ -64,6 +65,8 @@ struct State {
     received: AtomicU64,
     gate: Gate,
     stopped: AtomicBool,
+    /// Those that are open, to be closed with the app.
+    streams: Mutex<Vec<TcpStream>>,
 }
 
 #[derive(Debug, Default)]
@@ -144,6 +147,9 @@ impl Drop for App {
         self.release();
         self.state.stopped.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
+        for stream in lock(&self.state.streams).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -156,6 +162,9 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
             continue;
         };
         let number = state.connections.fetch_add(1, Ordering::SeqCst);
+        if let Ok(stream) = stream.try_clone() {
+            lock(&state.streams).push(stream);
+        }
         thread::spawn(move || {
             let _ = stream.set_nodelay(true);
             let _ = Exchange::new(&stream, &state, number).and_then(|mut exchange| exchange.run());
@@ -270,7 +279,7 @@ impl<'a> Exchange<'a> {
         let (body, head) = (request.body.clone(), request.head.clone());
         self.record(request);
         self.respond(&route, head_only, length, &body, &head)?;
-        Ok(!close)
+        Ok(!close && route != "/close")
     }
 
     fn record(&self, request: Request) {

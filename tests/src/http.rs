@@ -54,6 +54,7 @@ impl Response {
         let status_line = lines.next().unwrap_or_default();
         let status = status_line
             .strip_prefix("HTTP/1.1 ")
+            .or_else(|| status_line.strip_prefix("HTTP/1.0 "))
             .and_then(|rest| rest.get(..3))
             .and_then(|code| code.parse().ok())
             .with_context(|| format!("a status line, not {status_line:?}"))?;

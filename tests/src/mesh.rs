@@ -155,8 +155,8 @@ impl Sidecar {
 /// A mesh that runs. Fields are dropped in this order: processes before their directory.
 #[derive(Debug)]
 pub struct Mesh {
-    control_plane: Option<Process>,
     sidecars: Vec<Sidecar>,
+    control_plane: Option<Process>,
     listen: SocketAddr,
     admin_port: u16,
     control_plane_arguments: Vec<String>,
