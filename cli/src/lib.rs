@@ -22,6 +22,9 @@ mod token;
 mod up;
 
 use std::process::ExitCode;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
@@ -80,12 +83,14 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 /// The shop's log: its lines are prefixed by `outrider up`, so time and target would be noise.
 fn log_to_stdout() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("OUTRIDER_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter = std::env::var("OUTRIDER_LOG").ok();
+    let filter = filter.and_then(|filter| filter.parse::<Targets>().ok());
+    let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(false)
-        .without_time()
+        .without_time();
+    tracing_subscriber::registry()
+        .with(filter.unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO)))
+        .with(lines)
         .init();
 }

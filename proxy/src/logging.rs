@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{Registry, reload};
 
 /// How log lines are written, to standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -16,7 +17,7 @@ pub enum LogFormat {
 
 /// The right to change the level.
 #[derive(Clone)]
-pub struct LogLevel(Option<reload::Handle<EnvFilter, Registry>>);
+pub struct LogLevel(Option<reload::Handle<Targets, Registry>>);
 
 impl fmt::Debug for LogLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,13 +39,13 @@ pub enum LogError {
 impl LogLevel {
     pub fn set(&self, filter: &str) -> Result<(), LogError> {
         let handle = self.0.as_ref().ok_or(LogError::NotOurs)?;
-        Ok(handle.reload(EnvFilter::try_new(filter)?)?)
+        Ok(handle.reload(filter.parse::<Targets>()?)?)
     }
 }
 
 /// Sets up the logs of this process.
 pub fn init(format: LogFormat, filter: &str) -> Result<LogLevel, LogError> {
-    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(filter)?);
+    let (filter, handle) = reload::Layer::new(filter.parse::<Targets>()?);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let result = match format {

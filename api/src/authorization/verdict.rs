@@ -50,8 +50,7 @@ impl Denial<'_> {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Rule(_) | Self::NoRule => "authorization_denied",
-            Self::DefaultDeny => "no_policy",
+            Self::Rule(_) | Self::NoRule | Self::DefaultDeny => "authorization_denied",
             Self::AmbiguousPath => "ambiguous_path",
             Self::AmbiguousMethod => "ambiguous_method",
         }

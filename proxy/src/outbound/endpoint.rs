@@ -3,14 +3,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderValue;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::TokioIo;
 use outrider_api::model;
+use outrider_certs::tls;
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::balance::{self, Candidate};
 use crate::http::body::RequestBody;
@@ -141,24 +145,24 @@ impl Endpoint {
     pub async fn connection(
         &self,
         purpose: Purpose,
-        tls: &ClientTls,
+        client: &ClientTls,
     ) -> Result<SendRequest<RequestBody>, Refusal> {
         let slot = match purpose {
             Purpose::Requests => &self.requests,
             Purpose::Tunnels => &self.tunnels,
         };
-        if let Some(sender) = slot.warm(tls) {
+        if let Some(sender) = slot.warm(client) {
             return Ok(sender);
         }
         let arrived = Instant::now();
         let _turn = slot.connecting.lock().await;
-        if let Some(sender) = slot.warm(tls) {
+        if let Some(sender) = slot.warm(client) {
             return Ok(sender);
         }
         if slot.failed_at.get().is_some_and(|failed| failed >= arrived) {
             return Err(Refusal::ConnectFailed);
         }
-        match self.connect(tls).await {
+        match self.connect(client).await {
             Ok(warm) => {
                 self.failures.set(0);
                 self.paused_until.set(None);
@@ -180,8 +184,8 @@ impl Endpoint {
             .set(Some(Instant::now() + balance::pause(self.failures.get())));
     }
 
-    async fn connect(&self, tls: &ClientTls) -> Result<Warm, Refusal> {
-        let connecting = self.handshake(tls);
+    async fn connect(&self, client: &ClientTls) -> Result<Warm, Refusal> {
+        let connecting = self.handshake(client);
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(result) => result,
             Err(_) => {
@@ -191,35 +195,16 @@ impl Endpoint {
         }
     }
 
-    async fn handshake(&self, tls: &ClientTls) -> Result<Warm, Refusal> {
+    async fn handshake(&self, client: &ClientTls) -> Result<Warm, Refusal> {
         let address = self.model.mesh_address;
-        let (config, generation) = tls.config(&self.model.id)?;
+        let (config, generation) = client.config(&self.model.id)?;
         let failed = |error: std::io::Error| {
             tracing::debug!(endpoint = %address, %error, "cannot connect");
             Refusal::ConnectFailed
         };
         let stream = TcpStream::connect(address).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
-        let connecting =
-            TlsConnector::from(config).connect(outrider_certs::tls::server_name(), stream);
-        let stream = match connecting.await {
-            Ok(stream) => stream,
-            Err(error) => {
-                let result = outrider_certs::tls::handshake_reason(&error);
-                self.edge
-                    .metrics()
-                    .handshakes
-                    .with_label_values(&["outbound", result])
-                    .inc();
-                tracing::warn!(endpoint = %address, expected = %self.model.id, %error, result, "TLS handshake failed");
-                return Err(Refusal::TlsHandshakeFailed);
-            }
-        };
-        self.edge
-            .metrics()
-            .handshakes
-            .with_label_values(&["outbound", "ok"])
-            .inc();
+        let stream = self.secure(stream, config).await?;
         let handshake = serve::http2_client().handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|error| {
             tracing::debug!(endpoint = %address, %error, "the HTTP/2 handshake failed");
@@ -232,15 +217,43 @@ impl Endpoint {
         });
         Ok(Warm { sender, generation })
     }
+
+    /// The TLS handshake, with its result counted.
+    async fn secure(
+        &self,
+        stream: TcpStream,
+        config: Arc<ClientConfig>,
+    ) -> Result<TlsStream<TcpStream>, Refusal> {
+        let count = |result: &str| {
+            let handshakes = &self.edge.metrics().handshakes;
+            handshakes.with_label_values(&["outbound", result]).inc();
+        };
+        let refused = |result: &str, error: &dyn std::error::Error| {
+            count(result);
+            let (endpoint, expected) = (self.model.mesh_address, &self.model.id);
+            tracing::warn!(%endpoint, %expected, %error, result, "TLS handshake failed");
+            Refusal::TlsHandshakeFailed
+        };
+        let stream = TlsConnector::from(config)
+            .connect(tls::server_name(), stream)
+            .await
+            .map_err(|error| refused(tls::handshake_reason(&error), &error))?;
+        // A resumed session was not verified again, and its certificate may have ended since.
+        let shown = stream.get_ref().1.peer_certificates();
+        tls::peer(shown, &self.model.id.trust_domain(), SystemTime::now())
+            .map_err(|error| refused(error.label(), &error))?;
+        count("ok");
+        Ok(stream)
+    }
 }
 
 impl Slot {
     /// The connection in the slot, unless it has ended or shows an older certificate. Dropping the
     /// handle lets the streams on it finish.
-    fn warm(&self, tls: &ClientTls) -> Option<SendRequest<RequestBody>> {
+    fn warm(&self, client: &ClientTls) -> Option<SendRequest<RequestBody>> {
         let mut ready = self.ready.borrow_mut();
         let usable = ready.as_ref().is_some_and(|warm| {
-            warm.sender.is_ready() && Some(warm.generation) == tls.generation()
+            warm.sender.is_ready() && Some(warm.generation) == client.generation()
         });
         if !usable {
             ready.take();
