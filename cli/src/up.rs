@@ -40,7 +40,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         result = mesh.bring_up() => Some(result),
         () = signals.first() => None,
     };
-    let code = match came_up {
+    let mut code = match came_up {
         Some(Ok(())) => {
             tokio::select! {
                 () = signals.first() => {}
@@ -56,7 +56,10 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     };
     tokio::select! {
         () = mesh.drain(mesh.plan().drain_deadline()) => {}
-        () = signals.second() => mesh.kill_all().await,
+        () = signals.second() => {
+            mesh.kill_all().await;
+            code = ExitCode::FAILURE;
+        }
     }
     drop(mesh);
     let _ = timeout(LAST_LINES, printer).await;

@@ -128,33 +128,28 @@ fn draw_header(frame: &mut Frame<'_>, area: Rect, shown: &Shown) {
 fn draw_edges(frame: &mut Frame<'_>, area: Rect, rows: &[Row]) {
     let wide = area.width >= WIDE;
     let heading = [
-        "CALLER",
-        "CALLEE",
-        "REQ/S",
-        "SUCCESS",
-        "P50",
-        "P99",
-        "REFUSED/S",
+        "CALLER", "CALLEE", "REQ/S", "SUCCESS", "P50", "P99", "REFUSED",
     ];
     let header = Cells::new(heading).style(Style::new().add_modifier(Modifier::BOLD));
-    let identity = if wide {
-        Constraint::Length(44)
-    } else {
-        Constraint::Length(24)
+    let longest = |id: fn(&Row) -> &str| {
+        let lengths = rows
+            .iter()
+            .map(|row| identity(id(row), wide).chars().count());
+        Constraint::Length(u16::try_from(lengths.max().unwrap_or(0).max(6)).unwrap_or(u16::MAX))
     };
     let widths = [
-        identity,
-        identity,
+        longest(|row| &row.edge.source),
+        longest(|row| &row.edge.destination),
+        Constraint::Length(6),
+        Constraint::Length(7),
         Constraint::Length(8),
         Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Min(12),
+        Constraint::Fill(1),
     ];
     let title = if wide {
         " edges "
     } else {
-        " edges, by ns/…/sa/… of their SPIFFE IDs "
+        " edges, NAMESPACE/ACCOUNT for the identity spiffe://…/ns/NAMESPACE/sa/ACCOUNT "
     };
     let table = Table::new(rows.iter().map(|row| cells(row, wide)), widths)
         .header(header)
@@ -163,26 +158,18 @@ fn draw_edges(frame: &mut Frame<'_>, area: Rect, rows: &[Row]) {
 }
 
 fn cells(row: &Row, wide: bool) -> Cells<'static> {
-    let identity = |id: &str| {
-        if wide {
-            return id.to_owned();
-        }
-        id.split_once("/ns/")
-            .map_or_else(|| id.to_owned(), |(_, rest)| format!("ns/{rest}"))
-    };
     let success = match row.success {
-        Some(success) => {
-            Cell::from(format!("{:.1} %", success * 100.0)).style(if success >= 0.999 {
-                Color::Green
-            } else {
-                Color::Red
-            })
-        }
+        Some(success) => Cell::from(format!("{:.1} %", success * 100.0)).style(match success {
+            good if good >= 0.999 => Color::Green,
+            // What policy refuses is no fault.
+            _ if !row.refused.is_empty() => Color::Yellow,
+            _ => Color::Red,
+        }),
         None => Cell::from("-"),
     };
     Cells::new([
-        Cell::from(identity(&row.edge.source)),
-        Cell::from(identity(&row.edge.destination)),
+        Cell::from(identity(&row.edge.source, wide)),
+        Cell::from(identity(&row.edge.destination, wide)),
         Cell::from(format!("{:.1}", row.per_second)),
         success,
         Cell::from(super::plain::latency(row.p50_ms)),
@@ -191,25 +178,42 @@ fn cells(row: &Row, wide: bool) -> Cells<'static> {
     ])
 }
 
+/// A SPIFFE ID in full, or as NAMESPACE/ACCOUNT.
+fn identity(id: &str, wide: bool) -> String {
+    let short = id
+        .split_once("/ns/")
+        .and_then(|(_, rest)| rest.split_once("/sa/"))
+        .filter(|_| !wide);
+    short.map_or_else(
+        || id.to_owned(),
+        |(namespace, account)| format!("{namespace}/{account}"),
+    )
+}
+
+/// The latest claims: on one line each, or on two where one is too short.
 fn draw_claims(frame: &mut Frame<'_>, area: Rect, claims: &[Claim]) {
-    let fitting = usize::from(area.height.saturating_sub(2));
+    let lines_each = if area.width >= WIDE { 1 } else { 2 };
+    let fitting = usize::from(area.height.saturating_sub(2)) / lines_each;
     let hidden = claims.len().saturating_sub(fitting);
-    let lines: Vec<Line> = claims
-        .iter()
-        .skip(hidden)
-        .map(|claim| {
-            let (mark, colour) = if claim.holds {
-                ("ok     ", Color::Green)
-            } else {
-                ("FAILED ", Color::Red)
-            };
-            Line::from(vec![
-                Span::styled(mark, colour),
+    let mut lines: Vec<Line> = Vec::new();
+    for claim in claims.iter().skip(hidden) {
+        let mark = if claim.holds {
+            Span::styled("ok     ", Color::Green)
+        } else {
+            Span::styled("FAILED ", Color::Red)
+        };
+        let measured = Span::styled(claim.measured.as_str(), Color::Cyan);
+        if lines_each == 1 {
+            lines.push(Line::from(vec![
+                mark,
                 Span::from(format!("{}: ", claim.claim)),
-                Span::styled(claim.measured.clone(), Color::Cyan),
-            ])
-        })
-        .collect();
+                measured,
+            ]));
+        } else {
+            lines.push(Line::from(vec![mark, Span::from(claim.claim.as_str())]));
+            lines.push(Line::from(vec![Span::from("       "), measured]));
+        }
+    }
     let block = Block::bordered().title(" claims, and what was measured ");
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
@@ -251,8 +255,9 @@ mod tests {
         terminal.draw(|frame| draw(frame, &shown)).unwrap();
         let screen = terminal.backend().to_string();
         for expected in [
-            "ns/shop/sa/order",
-            "ns/shop/sa/billing",
+            "shop/order ",
+            "shop/billing ",
+            "5 authorization_denied",
             "120.0",
             "100.0 %",
             "1.5 ms",

@@ -130,13 +130,13 @@ impl Log {
         self.logged.send_modify(|count| *count += 1);
     }
 
-    /// The calls of one kind that started at `since` or later and have ended.
+    /// The calls of one kind that ended at `since` or later: those in flight at that moment count.
     pub(crate) fn since(&self, kind: Kind, since: Instant) -> Tally {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         Tally::of(
             calls
                 .iter()
-                .filter(|call| call.kind == kind && call.started >= since),
+                .filter(|call| call.kind == kind && call.started + call.latency >= since),
         )
     }
 
@@ -178,7 +178,9 @@ mod tests {
     #[tokio::test]
     async fn tallies_one_kind_from_one_moment() {
         let log = Log::new();
-        log.push(call(Kind::Order, 1, Outcome::Failed("before".to_owned())));
+        let mut before = call(Kind::Order, 1, Outcome::Failed("before".to_owned()));
+        before.started -= Duration::from_secs(1);
+        log.push(before);
         let since = Instant::now();
         let by = Some(Arc::from("billing-1"));
         log.push(call(Kind::Order, 10, Outcome::Good { by: by.clone() }));

@@ -81,7 +81,7 @@ pub(super) fn latency(millis: Option<f64>) -> String {
     millis.map_or_else(|| "-".to_owned(), |millis| format!("{millis:.1} ms"))
 }
 
-/// "authorization_denied 5", or "-".
+/// "5 authorization_denied", or "-".
 pub(super) fn refusals(row: &Row) -> String {
     if row.refused.is_empty() {
         return "-".to_owned();
@@ -89,7 +89,7 @@ pub(super) fn refusals(row: &Row) -> String {
     let reasons: Vec<String> = row
         .refused
         .iter()
-        .map(|(reason, count)| format!("{reason} {count:.0}"))
+        .map(|(reason, count)| format!("{count:.0} {reason}"))
         .collect();
     reasons.join(", ")
 }

@@ -2,7 +2,7 @@
 //! the apps. Owns their start in order, their restarts and their drain. `outrider up` shows it,
 //! `outrider demo` plays with it.
 //!
-//! - `plan`: what to run, pure.
+//! - `plan`, `workload`: what to run.
 //! - `child`: one process.
 //! - `ports`: what must be free.
 //! - `credentials`: the trust bundle and tokens.
@@ -13,6 +13,7 @@ mod credentials;
 mod event;
 pub mod plan;
 pub mod ports;
+mod workload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -153,7 +154,7 @@ impl Mesh {
         );
         self.announce(
             async { ready.await.map(drop) },
-            &format!("{} sidecars", sidecars.len()),
+            &counted(sidecars.len(), "sidecar"),
         )
         .await?;
         let apps: Vec<_> = self
@@ -171,11 +172,8 @@ impl Mesh {
             apps.iter()
                 .map(|(name, child)| self.until_ready(name, child)),
         );
-        self.announce(
-            async { ready.await.map(drop) },
-            &format!("{} apps", apps.len()),
-        )
-        .await?;
+        self.announce(async { ready.await.map(drop) }, &counted(apps.len(), "app"))
+            .await?;
         let took = started.elapsed();
         let _ = self.events.send(Event::Ready { took });
         Ok(())
@@ -360,6 +358,11 @@ impl Mesh {
         }
         Ok(())
     }
+}
+
+/// "1 app", "2 apps"
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 async fn probe_http(address: SocketAddr) -> Result<(), String> {

@@ -28,37 +28,7 @@ impl Show<'_> {
         let (first, second) = tokio::join!(self.mesh.kill(&sidecar), self.mesh.kill(&app));
         first?;
         second?;
-        let wanted = (WATCHED.as_secs_f64() * f64::from(self.rate)) as usize;
-        let orders = self
-            .log
-            .until(Kind::Order, killed, WATCHED * 3, |orders| {
-                orders.calls >= wanted
-            })
-            .await;
-        let success = orders.success_percent();
-        let measured = format!(
-            "{success:.2} % of {} orders from the kill on{}",
-            orders.calls,
-            because(&orders)
-        );
-        let claim = format!("at least {SUCCESS_PERCENT} % of the orders succeed");
-        self.claim(SCENE, &claim, measured, success >= SUCCESS_PERCENT);
-        let failover = orders.last_failure.map_or(Duration::ZERO, |last| {
-            last.saturating_duration_since(killed)
-        });
-        let measured = match failover {
-            Duration::ZERO => "no order failed at all".to_owned(),
-            took => format!(
-                "the last failed order ended {} after the kill",
-                millis(took)
-            ),
-        };
-        self.claim(
-            SCENE,
-            "traffic has moved to billing-2 within a second",
-            measured,
-            failover <= FAILOVER,
-        );
+        self.claim_failover(killed).await;
 
         self.board.doing(format!("starting {VICTIM} again"));
         let restarted = Instant::now();
@@ -82,5 +52,41 @@ impl Show<'_> {
             back,
         );
         Ok(())
+    }
+
+    /// Traffic goes on through the other instance.
+    async fn claim_failover(&self, killed: Instant) {
+        let wanted = (WATCHED.as_secs_f64() * f64::from(self.rate)) as usize;
+        let orders = self
+            .log
+            .until(Kind::Order, killed, WATCHED * 3, |orders| {
+                orders.calls >= wanted
+            })
+            .await;
+        let success = orders.success_percent();
+        let measured = format!(
+            "{success:.2} % of {} orders from the kill on, {} charged by billing-2{}",
+            orders.calls,
+            orders.by.get("billing-2").unwrap_or(&0),
+            because(&orders)
+        );
+        let claim = format!("at least {SUCCESS_PERCENT} % of the orders succeed");
+        self.claim(SCENE, &claim, measured, success >= SUCCESS_PERCENT);
+        let failover = orders.last_failure.map_or(Duration::ZERO, |last| {
+            last.saturating_duration_since(killed)
+        });
+        let measured = match failover {
+            Duration::ZERO => "no order failed at all".to_owned(),
+            took => format!(
+                "the last failed order ended {} after the kill",
+                millis(took)
+            ),
+        };
+        self.claim(
+            SCENE,
+            "traffic has moved to billing-2 within a second",
+            measured,
+            failover <= FAILOVER,
+        );
     }
 }
