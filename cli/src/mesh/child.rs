@@ -418,8 +418,9 @@ mod tests {
 
     #[tokio::test]
     async fn stop_gives_time_and_then_kills() {
+        // Shells report the signal that ended their `sleep` on standard error.
         let (child, mut events) =
-            shell("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done");
+            shell("exec 2>&-; trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done");
         assert_eq!(line(&mut events).await, "up");
         child.stop(Duration::from_secs(5)).await;
         assert_eq!(line(&mut events).await, "bye");
