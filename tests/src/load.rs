@@ -50,6 +50,14 @@ impl Load {
             .clone()
     }
 
+    /// Waits until `count` more requests have succeeded, whatever fails meanwhile.
+    pub fn reaches(&self, count: u64) -> Result<()> {
+        let goal = self.succeeded() + count;
+        until(&format!("{count} more requests succeed"), PATIENCE, || {
+            Ok(self.succeeded() >= goal)
+        })
+    }
+
     /// Waits until `count` more requests have succeeded; fails at the first failure.
     pub fn goes_on(&self, count: u64) -> Result<()> {
         let goal = self.succeeded() + count;

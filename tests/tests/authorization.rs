@@ -108,7 +108,7 @@ fn sources_by_account_namespace_identity_and_address() -> Result<()> {
             false,
         ),
     ];
-    let (_app, mesh) = allowing("[]")?;
+    let (_app, mesh) = allowing("")?;
     for (source, order, mallory) in cases {
         let rules = format!("- sources: [{source}]");
         mesh.write(

@@ -12,7 +12,7 @@ use mesh_tests::http::{Connection, local};
 use mesh_tests::manifest::{account, policy};
 use mesh_tests::ports::free_port;
 use mesh_tests::wait::{PATIENCE, becomes, holds, until};
-use mesh_tests::{Mesh, Workload};
+use mesh_tests::{Mesh, Service, Workload};
 
 use crate::common::refusals;
 
@@ -96,12 +96,31 @@ fn conditions_on_http_never_allow_and_always_deny() -> Result<()> {
 
 #[test]
 fn ports_are_conditions_of_connections_too() -> Result<()> {
-    let (greeter, mesh) = tcp_mesh("ALLOW", "- networkAttributes: {ports: [1]}")?;
+    let (greeter, other) = (greeter()?, greeter()?);
+    let allow = |ports: &str| {
+        let rules = format!("- networkAttributes: {{ports: [{ports}]}}");
+        policy("billing", "billing", "ALLOW", &rules)
+    };
+    let mesh = Mesh::builder()
+        .setting("defaultDeny", true)
+        .service(
+            Service::new("billing")
+                .port(80, greeter.port, Some("tcp"))
+                .port(81, other.port, Some("tcp")),
+        )
+        .workload(
+            Workload::new("billing-1")?
+                .port("app", greeter.port, Some("tcp"))
+                .port("other", other.port, Some("tcp")),
+        )
+        .workload(Workload::new("order-1")?.upstream("billing", 80)?)
+        .file("policy.yaml", allow(&other.port.to_string()))
+        .start()?;
     refused(&mesh, "order-1")?;
-    let rules = format!("- networkAttributes: {{ports: [1, {}]}}", greeter.port);
+    assert_eq!(greeter.came.load(Ordering::SeqCst), 0);
     mesh.write(
         "policy.yaml",
-        &policy("billing", "billing", "ALLOW", &rules),
+        &allow(&format!("{}, {}", greeter.port, other.port)),
     )?;
     becomes("the port is allowed", &true, || {
         Ok(connect(&mesh, "order-1").is_ok())

@@ -122,6 +122,7 @@ fn a_certificate_that_cannot_be_renewed_is_alarmed_and_used_to_its_end() -> Resu
         .setting("defaultDeny", false)
         .setting("certificateLifetime", "9s")
         .start()?;
+    healthy(&mesh)?;
     mesh.control_plane()?.kill()?;
     let port = mesh.sidecar("order-1")?.workload.telemetry_port;
     let name = "outrider_certificate_renewals_total";

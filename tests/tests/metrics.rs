@@ -148,7 +148,15 @@ fn every_metric_that_is_promised_is_there() -> Result<()> {
     );
     let renewals = sidecar.sum("outrider_certificate_renewals_total", &[]);
     assert_eq!(renewals, 1.0, "one certificate since the start");
-    assert!(sidecar.sum("outrider_open_connections", &[]) >= 1.0);
+    let kept = Connection::open(mesh.http("order-1")?)?;
+    let port = mesh.sidecar("order-1")?.workload.telemetry_port;
+    reaches(
+        port,
+        "outrider_open_connections",
+        &[("direction", "outbound")],
+        1.0,
+    )?;
+    drop(kept);
     let handshakes = [("direction", "outbound"), ("result", "ok")];
     assert_eq!(
         sidecar.sum("outrider_tls_handshakes_total", &handshakes),
