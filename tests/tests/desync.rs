@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::http::{Connection, exchange, local};
 use mesh_tests::ports::free_port;
 use mesh_tests::{App, Mesh};
@@ -150,8 +150,8 @@ fn an_answer_that_can_be_read_in_two_ways_is_502() -> Result<()> {
     ];
     for answer in answers {
         let mesh = answering(answer)?;
-        let response = get(&mesh, "/first")?;
         let case = String::from_utf8_lossy(answer);
+        let response = get(&mesh, "/first").with_context(|| case.to_string())?;
         ensure!(response.status == 502, "{case}: {}", response.head);
         assert_eq!(get(&mesh, "/second")?.text(), "fine", "{case}");
     }

@@ -223,7 +223,7 @@ fn tls_of_the_apps_own_passes_untouched() -> Result<()> {
     let authority = Authority::stranger()?;
     let identity = authority.issue(&leaf, folder.path(), "app")?;
     let site = format!(
-        "ssl_certificate {}; ssl_certificate_key {}; location / {{ return 200 \"$ssl_protocol\"; }}",
+        "ssl_protocols TLSv1.3; ssl_certificate {}; ssl_certificate_key {}; location / {{ return 200 \"$ssl_protocol\"; }}",
         identity.certificate.display(),
         identity.key.display()
     );
