@@ -6,9 +6,6 @@ use clap::Parser;
 use outrider_control_plane::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The control plane of an Outrider mesh: certificates, policy and discovery for its sidecars.
 #[derive(Parser)]
 #[command(name = "outrider-control-plane", version, after_help = EXAMPLES)]

@@ -79,7 +79,7 @@ fn ends_as_http1(line: &[u8]) -> bool {
 }
 
 /// A character of a method (RFC 9110, section 5.6.2).
-fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

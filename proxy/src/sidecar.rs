@@ -28,10 +28,22 @@ const QUEUE: usize = 1024;
 /// What cannot be read, and a port that cannot be listened on.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let log_level = logging::init(args.log_format, &args.log_level)?;
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(serve(args, log_level))
+}
+
+/// Each connection is a file descriptor, and the soft limit that processes are born with (1,024
+/// mostly) is for programs that use `select`.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
 }
 
 async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {

@@ -1,8 +1,11 @@
 //! What sidecars need to introduce themselves: the trust bundle and one bootstrap token each,
 //! written beside the certificate authority and minted again before they expire.
 
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
-use std::{fs, io};
 
 use outrider_certs::authority::CertificateAuthority;
 use outrider_certs::file::write_atomic;
@@ -33,8 +36,7 @@ pub enum CredentialsError {
 /// Makes or loads the certificate authority, and writes its trust bundle for the sidecars.
 pub(super) fn write_trust_bundle(plan: &Plan) -> Result<(), CredentialsError> {
     let directory = &plan.state_dir;
-    fs::create_dir_all(directory)
-        .map_err(|error| CredentialsError::Write(directory.clone(), error))?;
+    private_folder(directory).map_err(|error| CredentialsError::Write(directory.clone(), error))?;
     let authority =
         CertificateAuthority::load_or_create(directory, &plan.trust_domain, SystemTime::now())
             .map_err(|error| CredentialsError::Authority(directory.clone(), error.to_string()))?;
@@ -50,7 +52,7 @@ pub(super) fn write_tokens(plan: &Plan) -> Result<(), CredentialsError> {
     };
     let issuer = TokenIssuer::load_or_create(&plan.state_dir).map_err(|error| key_error(&error))?;
     let folder = plan.state_dir.join("tokens");
-    fs::create_dir_all(&folder).map_err(|error| CredentialsError::Write(folder.clone(), error))?;
+    private_folder(&folder).map_err(|error| CredentialsError::Write(folder.clone(), error))?;
     for workload in &plan.workloads {
         let token = issuer
             .mint(&workload.id, LIFETIME, SystemTime::now())
@@ -60,4 +62,9 @@ pub(super) fn write_tokens(plan: &Plan) -> Result<(), CredentialsError> {
             .map_err(|error| CredentialsError::Write(file.clone(), error))?;
     }
     Ok(())
+}
+
+/// Creates a folder that only its owner may look into.
+fn private_folder(folder: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }

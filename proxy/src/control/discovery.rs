@@ -263,9 +263,9 @@ impl Discovery {
         };
         match result {
             Ok(()) => {
-                self.metrics
-                    .config_version
-                    .set(i64::try_from(version).unwrap_or(i64::MAX));
+                let version_applied = i64::try_from(version).unwrap_or(i64::MAX);
+                let newest = self.metrics.config_version.get().max(version_applied);
+                self.metrics.config_version.set(newest);
                 Kind::Ack(Ack {
                     destination,
                     version,

@@ -3,18 +3,29 @@
 //! A request that two parsers could frame differently is how requests are smuggled, so ours never
 //! reaches the parser: this state machine runs over the bytes before hyper sees them and stops at
 //! the first one that is ambiguous. It looks only at what frames a message (line ends,
-//! `Content-Length`, `Transfer-Encoding`, chunk sizes); everything else is hyper's to judge.
+//! `Content-Length`, `Transfer-Encoding`, chunk sizes) and at what names its parts. A head, a chunk's
+//! line and trailers pass whole or not at all.
+
+use crate::detect::is_token;
 
 /// The longest line of a chunk's size with its extensions, bytes.
 const MAX_CHUNK_LINE: usize = 256;
 /// The longest head, and the longest trailers, bytes.
 pub const MAX_HEAD: usize = 64 * 1024;
+/// The most headers of a request: hyper's and Envoy's limit.
+const MAX_HEADERS: usize = 100;
 
 /// Why the bytes of a request are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     #[error("a line ends without CR LF, or holds a CR or NUL")]
     LineEnd,
+    #[error("the request line is not `method SP target SP HTTP/1.x`")]
+    RequestLine,
+    #[error("a header has no name, or one that is no token right before its colon")]
+    HeaderName,
+    #[error("a header's value holds a control character")]
+    HeaderValue,
     #[error("a header line is folded")]
     FoldedHeader,
     #[error("Content-Length stands beside Transfer-Encoding")]
@@ -31,7 +42,7 @@ pub enum Violation {
     UnframedBody,
     #[error("a chunk is malformed")]
     BadChunk,
-    #[error("the head or the trailers are over 64 KiB")]
+    #[error("the head or the trailers are over 64 KiB, or over 100 headers")]
     TooLarge,
 }
 
@@ -64,38 +75,80 @@ struct Head {
 #[derive(Debug)]
 pub struct Framing {
     state: State,
-    /// The part of a head or a line that came before.
-    partial: Vec<u8>,
+    /// How much of an unfinished unit (head, chunk line, trailers) was searched for its end.
+    scanned: usize,
+}
+
+/// What may go to the parser, and why the rest may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes that may pass.
+    pub passed: usize,
+    pub stop: Stop,
+}
+
+/// Why not all bytes pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// They do.
+    End,
+    /// What follows is the beginning of a unit that passes whole or not at all: to be given again,
+    /// with more.
+    Incomplete,
+    /// An upgrade is to be decided first.
+    Undecided,
+    Violation(Violation),
 }
 
 impl Default for Framing {
     fn default() -> Self {
         Self {
             state: State::Head,
-            partial: Vec::new(),
+            scanned: 0,
         }
     }
 }
 
 impl Framing {
-    /// Reads on over `bytes`, and tells how many of them may go to the parser: all, unless an
-    /// upgrade is to be decided first.
-    pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
-        let mut at = 0;
-        while at < bytes.len() {
-            let rest = &bytes[at..];
-            at += match self.state {
-                State::Raw => rest.len(),
-                State::Undecided => break,
-                State::Head => self.head(rest)?,
-                State::Length(left) => self.skip(rest, left, State::Length, State::Head),
-                State::ChunkSize => self.chunk_size(rest)?,
-                State::ChunkData(left) => self.skip(rest, left, State::ChunkData, State::ChunkEnd),
-                State::ChunkEnd => self.chunk_end(rest)?,
-                State::Trailers => self.trailers(rest)?,
+    /// Reads on over `bytes`, which begin where the last call stopped.
+    pub fn advance(&mut self, bytes: &[u8]) -> Progress {
+        let mut passed = 0;
+        loop {
+            let rest = &bytes[passed..];
+            if rest.is_empty() {
+                return Progress {
+                    passed,
+                    stop: Stop::End,
+                };
+            }
+            let unit = match self.state {
+                State::Raw => Ok(Some(rest.len())),
+                State::Undecided => {
+                    return Progress {
+                        passed,
+                        stop: Stop::Undecided,
+                    };
+                }
+                State::Head => self.head(rest),
+                State::Length(left) => Ok(self.skip(rest, left, State::Length, State::Head)),
+                State::ChunkSize => self.chunk_size(rest),
+                State::ChunkData(left) => {
+                    Ok(self.skip(rest, left, State::ChunkData, State::ChunkEnd))
+                }
+                State::ChunkEnd => self.chunk_end(rest),
+                State::Trailers => self.trailers(rest),
             };
+            let stop = match unit {
+                Ok(Some(length)) => {
+                    passed += length;
+                    self.scanned = 0;
+                    continue;
+                }
+                Ok(None) => Stop::Incomplete,
+                Err(violation) => Stop::Violation(violation),
+            };
+            return Progress { passed, stop };
         }
-        Ok(at)
     }
 
     /// Whether an upgrade is to be decided before anything is read on.
@@ -103,9 +156,9 @@ impl Framing {
         self.state == State::Undecided
     }
 
-    /// Whether a head has begun and not ended: the time for it is bounded.
-    pub fn is_inside_head(&self) -> bool {
-        self.state == State::Head && !self.partial.is_empty()
+    /// Whether a head comes next, or has begun: no request is being read.
+    pub fn is_in_head(&self) -> bool {
+        self.state == State::Head
     }
 
     /// The upgrade was agreed to (`true`: the rest is another protocol) or not.
@@ -115,151 +168,103 @@ impl Framing {
         }
     }
 
-    fn skip(&mut self, rest: &[u8], left: u64, more: fn(u64) -> State, done: State) -> usize {
+    fn skip(
+        &mut self,
+        rest: &[u8],
+        left: u64,
+        more: fn(u64) -> State,
+        done: State,
+    ) -> Option<usize> {
         let taken = left.min(rest.len() as u64);
         self.state = if taken == left {
             done
         } else {
             more(left - taken)
         };
-        taken as usize
+        Some(taken as usize)
     }
 
-    /// Takes bytes up to the empty line that ends a head.
-    fn head(&mut self, rest: &[u8]) -> Result<usize, Violation> {
-        let Some(taken) = self.take_block(rest)? else {
-            return Ok(rest.len());
+    fn head(&mut self, rest: &[u8]) -> Result<Option<usize>, Violation> {
+        // Empty lines before a request line are tolerated (RFC 9112, section 2.2): by the parser
+        // too, and they frame nothing.
+        if rest.starts_with(b"\r\n") {
+            return Ok(Some(2));
+        }
+        let Some(end) = self.block(rest)? else {
+            return Ok(None);
         };
-        let head = if self.partial.is_empty() {
-            read_head(&rest[..taken])?
-        } else {
-            read_head(&std::mem::take(&mut self.partial))?
-        };
-        self.state = head.body()?;
-        Ok(taken)
+        self.state = read_head(&rest[..end])?.body()?;
+        Ok(Some(end))
     }
 
-    fn trailers(&mut self, rest: &[u8]) -> Result<usize, Violation> {
+    fn trailers(&mut self, rest: &[u8]) -> Result<Option<usize>, Violation> {
         // The empty line alone ends trailers that are none.
-        if self.partial.is_empty() && rest.starts_with(b"\r\n") {
-            self.state = State::Head;
-            return Ok(2);
-        }
-        if self.partial == b"\r" && rest[0] == b'\n' {
-            self.partial.clear();
-            self.state = State::Head;
-            return Ok(1);
-        }
-        let Some(taken) = self.take_block(rest)? else {
-            return Ok(rest.len());
-        };
-        let block = std::mem::take(&mut self.partial);
-        check_lines(if block.is_empty() {
-            &rest[..taken]
+        let end = if rest.starts_with(b"\r\n") {
+            2
         } else {
-            &block
-        })?;
+            let Some(end) = self.block(rest)? else {
+                return Ok(None);
+            };
+            for line in lines(&rest[..end - 2]) {
+                check_header(line?)?;
+            }
+            end
+        };
         self.state = State::Head;
-        Ok(taken)
+        Ok(Some(end))
     }
 
-    /// The length of the part of `rest` that ends the block (`CR LF CR LF`); `None` keeps it all
-    /// for later. Bytes before it are in `partial` then.
-    fn take_block(&mut self, rest: &[u8]) -> Result<Option<usize>, Violation> {
-        if self.partial.is_empty() {
-            // Empty lines before a request line are tolerated (RFC 9112, section 2.2): by the
-            // parser too, and they frame nothing.
-            if self.state == State::Head && rest.starts_with(b"\r\n") {
-                return Ok(Some(2));
+    /// The length of the block of lines that `rest` begins with (`CR LF CR LF` ends it).
+    fn block(&mut self, rest: &[u8]) -> Result<Option<usize>, Violation> {
+        let mut at = self.scanned;
+        while let Some(found) = rest[at..].iter().position(|&byte| byte == b'\n') {
+            at += found + 1;
+            let line = &rest[..at];
+            // At once, not only at an end that another parser has found before.
+            if !line.ends_with(b"\r\n") {
+                return Err(Violation::LineEnd);
             }
-            if let Some(end) = find_end(rest, 0) {
-                return Ok(Some(end));
+            if line.len() > MAX_HEAD {
+                return Err(Violation::TooLarge);
             }
-            self.partial.extend_from_slice(rest);
-        } else {
-            let before = self.partial.len();
-            self.partial.extend_from_slice(rest);
-            if self.state == State::Head && self.partial.starts_with(b"\r\n") {
-                self.partial.truncate(2);
-                return Ok(Some(2 - before));
-            }
-            if let Some(end) = find_end(&self.partial, before.saturating_sub(3)) {
-                self.partial.truncate(end);
-                return Ok(Some(end - before));
+            if line.ends_with(b"\r\n\r\n") {
+                return Ok(Some(at));
             }
         }
-        check_partial(&self.partial)?;
-        if self.partial.len() > MAX_HEAD {
+        if rest.len() > MAX_HEAD {
             return Err(Violation::TooLarge);
         }
+        self.scanned = rest.len();
         Ok(None)
     }
 
-    fn chunk_size(&mut self, rest: &[u8]) -> Result<usize, Violation> {
-        let (line, taken) = match rest.iter().position(|&byte| byte == b'\n') {
-            Some(end) => (&rest[..=end], end + 1),
-            None => (rest, rest.len()),
-        };
-        self.partial.extend_from_slice(line);
-        if self.partial.len() > MAX_CHUNK_LINE {
-            return Err(Violation::BadChunk);
+    fn chunk_size(&mut self, rest: &[u8]) -> Result<Option<usize>, Violation> {
+        let searched = &rest[..rest.len().min(MAX_CHUNK_LINE)];
+        match searched.iter().position(|&byte| byte == b'\n') {
+            Some(end) => {
+                let size = read_chunk_size(&rest[..=end])?;
+                self.state = if size == 0 {
+                    State::Trailers
+                } else {
+                    State::ChunkData(size)
+                };
+                Ok(Some(end + 1))
+            }
+            None if searched.len() == MAX_CHUNK_LINE => Err(Violation::BadChunk),
+            None => Ok(None),
         }
-        if self.partial.last() == Some(&b'\n') {
-            let size = read_chunk_size(&self.partial)?;
-            self.partial.clear();
-            self.state = if size == 0 {
-                State::Trailers
-            } else {
-                State::ChunkData(size)
-            };
-        }
-        Ok(taken)
     }
 
-    fn chunk_end(&mut self, rest: &[u8]) -> Result<usize, Violation> {
-        let expected = if self.partial.is_empty() {
-            b'\r'
-        } else {
-            b'\n'
-        };
-        if rest[0] != expected {
-            return Err(Violation::BadChunk);
+    fn chunk_end(&mut self, rest: &[u8]) -> Result<Option<usize>, Violation> {
+        match rest {
+            [b'\r'] => Ok(None),
+            [b'\r', b'\n', ..] => {
+                self.state = State::ChunkSize;
+                Ok(Some(2))
+            }
+            _ => Err(Violation::BadChunk),
         }
-        if expected == b'\n' {
-            self.partial.clear();
-            self.state = State::ChunkSize;
-        } else {
-            self.partial.push(b'\r');
-        }
-        Ok(1)
     }
-}
-
-/// The index after the first `CR LF CR LF` that ends at or after `from + 4`.
-fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
-    let mut at = from;
-    while let Some(found) = bytes[at..].iter().position(|&byte| byte == b'\n') {
-        let end = at + found + 1;
-        if bytes[..end].ends_with(b"\r\n\r\n") {
-            return Some(end);
-        }
-        at = end;
-    }
-    None
-}
-
-/// Refuses what can never become a head, as soon as it is seen: two line ends without CR would
-/// otherwise wait for an end that another parser has already found.
-fn check_partial(bytes: &[u8]) -> Result<(), Violation> {
-    let complete = bytes
-        .iter()
-        .rposition(|&byte| byte == b'\n')
-        .map_or(0, |last| last + 1);
-    check_lines(&bytes[..complete])
-}
-
-fn check_lines(bytes: &[u8]) -> Result<(), Violation> {
-    lines(bytes).try_for_each(|line| line.map(|_| ()))
 }
 
 /// The lines of a block without their line ends, each checked.
@@ -273,42 +278,68 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Violation>> {
     })
 }
 
+/// Reads a whole head, its empty line included.
 fn read_head(bytes: &[u8]) -> Result<Head, Violation> {
-    if bytes.len() > MAX_HEAD {
-        return Err(Violation::TooLarge);
-    }
     let mut head = Head::default();
-    let mut lines = lines(bytes);
-    if let Some(line) = lines.next() {
-        let line = line?;
-        head.http10 = line.ends_with(b" HTTP/1.0");
-        head.upgrade = line.starts_with(b"CONNECT ");
-        head.needs_length = [&b"POST "[..], b"PUT ", b"PATCH "]
-            .iter()
-            .any(|method| line.starts_with(method));
-    }
-    for line in lines {
+    let mut lines = lines(&bytes[..bytes.len() - 2]);
+    head.request_line(lines.next().unwrap_or(Err(Violation::RequestLine))?)?;
+    for (index, line) in lines.enumerate() {
+        if index == MAX_HEADERS {
+            return Err(Violation::TooLarge);
+        }
         head.header(line?)?;
     }
     Ok(head)
 }
 
+/// `name: value` (RFC 9110, section 5.5), split.
+fn check_header(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+    if line.starts_with(b" ") || line.starts_with(b"\t") {
+        return Err(Violation::FoldedHeader);
+    }
+    let name = line.iter().take_while(|&&byte| is_token(byte)).count();
+    let (name, value) = line.split_at(name);
+    let value = value.strip_prefix(b":").ok_or(Violation::HeaderName)?;
+    if name.is_empty() {
+        return Err(Violation::HeaderName);
+    }
+    if value.iter().any(|&byte| is_control(byte)) {
+        return Err(Violation::HeaderValue);
+    }
+    Ok((name, value.trim_ascii()))
+}
+
+/// Not in a header's value: controls other than the tab (RFC 9110, section 5.5).
+fn is_control(byte: u8) -> bool {
+    (byte < b' ' && byte != b'\t') || byte == 0x7f
+}
+
 impl Head {
-    fn header(&mut self, line: &[u8]) -> Result<(), Violation> {
-        match line.first() {
-            Some(b' ' | b'\t') => return Err(Violation::FoldedHeader),
-            // Only these letters begin the names that frame a message.
-            Some(b'c' | b'C' | b't' | b'T' | b'u' | b'U') => {}
-            _ => return Ok(()),
-        }
-        let Some(colon) = line.iter().position(|&byte| byte == b':') else {
-            return Ok(());
+    /// `method SP target SP HTTP/1.x` (RFC 9112, section 3).
+    fn request_line(&mut self, line: &[u8]) -> Result<(), Violation> {
+        let mut parts = line.split(|&byte| byte == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Violation::RequestLine);
         };
-        // A name with space before the colon is refused by the parser; read as if it had none.
-        let (name, value) = (
-            line[..colon].trim_ascii_end(),
-            line[colon + 1..].trim_ascii(),
-        );
+        let method_is_fine = !method.is_empty() && method.iter().all(|&byte| is_token(byte));
+        let target_is_fine = !target.is_empty() && target.iter().all(u8::is_ascii_graphic);
+        self.http10 = version == b"HTTP/1.0";
+        if !method_is_fine || !target_is_fine || !(self.http10 || version == b"HTTP/1.1") {
+            return Err(Violation::RequestLine);
+        }
+        self.upgrade = method == b"CONNECT";
+        self.needs_length = matches!(method, b"POST" | b"PUT" | b"PATCH");
+        Ok(())
+    }
+
+    fn header(&mut self, line: &[u8]) -> Result<(), Violation> {
+        let (name, value) = check_header(line)?;
+        // Only these letters begin the names that frame a message.
+        if !matches!(name[0] | 0x20, b'c' | b't' | b'u') {
+            return Ok(());
+        }
         if name.eq_ignore_ascii_case(b"content-length") {
             self.content_length(value)?;
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {

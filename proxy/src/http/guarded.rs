@@ -5,28 +5,50 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
+use http::{HeaderMap, HeaderName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+use tokio_util::io::poll_read_buf;
 
-use super::framing::{Framing, Violation};
+use super::framing::{Framing, Stop, Violation};
+use crate::refusal::Refusal;
 
 /// How long a request's head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// A byte that no parser accepts in a head or a chunk's size: it makes hyper answer 400 and close.
-const POISON: u8 = 0;
+/// What a client may go on sending after it was refused: read, so that the answer is not lost with
+/// a reset connection.
+const MAX_DISCARDED: usize = 1024 * 1024;
+
+/// Marks the request that stands in for one that was refused, so that its answer is made where all
+/// answers are. A client that sends it itself is refused as it asks to be.
+const REFUSED: HeaderName = HeaderName::from_static("x-outrider-refused");
+const INSTEAD_OF_BAD: &[u8] =
+    b"GET / HTTP/1.1\r\nhost: refused\r\nx-outrider-refused: bad_request\r\n\r\n";
+const INSTEAD_OF_LARGE: &[u8] =
+    b"GET / HTTP/1.1\r\nhost: refused\r\nx-outrider-refused: header_too_large\r\n\r\n";
+
+/// Whether this request stands in for one that was refused.
+pub fn refused(headers: &HeaderMap) -> Option<Refusal> {
+    let reason = headers.get(REFUSED)?;
+    Some(if reason == "header_too_large" {
+        Refusal::HeaderTooLarge
+    } else {
+        Refusal::BadRequest
+    })
+}
 
 /// What the connection and its service tell each other. Shared between two tasks of one thread at
 /// most, but hyper asks for `Send`.
 #[derive(Debug, Default)]
 pub struct Gate {
     upgrade: AtomicU8,
-    violation: AtomicU8,
+    broken_body: AtomicBool,
     reader: AtomicWaker,
 }
 
@@ -37,16 +59,14 @@ const DECLINED: u8 = 2;
 impl Gate {
     /// Tells the reader what became of an upgrade that a request asked for.
     pub fn decide(&self, upgraded: bool) {
-        self.upgrade.store(
-            if upgraded { UPGRADED } else { DECLINED },
-            Ordering::Release,
-        );
+        let decision = if upgraded { UPGRADED } else { DECLINED };
+        self.upgrade.store(decision, Ordering::Release);
         self.reader.wake();
     }
 
-    /// Whether the bytes were refused.
-    pub fn is_violated(&self) -> bool {
-        self.violation.load(Ordering::Acquire) != 0
+    /// Whether the body of the request that is being read was refused.
+    pub fn is_body_broken(&self) -> bool {
+        self.broken_body.load(Ordering::Acquire)
     }
 }
 
@@ -56,56 +76,31 @@ pub struct Guarded<S> {
     stream: S,
     framing: Framing,
     gate: Arc<Gate>,
-    /// Read, not yet passed on: what came with the detection, or after a request for an upgrade.
-    held: Bytes,
+    /// May go to the parser.
+    passed: Bytes,
+    /// Read, and held back: an unfinished head, or what came after a request for an upgrade.
+    held: BytesMut,
     head_deadline: Option<Pin<Box<Sleep>>>,
+    /// Set when a request was refused: how much was discarded since.
+    discarded: Option<usize>,
 }
 
 impl<S> Guarded<S> {
     /// `first` are bytes already read from `stream`.
-    pub fn new(stream: S, first: Bytes) -> Self {
+    pub fn new(stream: S, first: BytesMut) -> Self {
         Self {
             stream,
             framing: Framing::default(),
             gate: Arc::default(),
+            passed: Bytes::new(),
             held: first,
             head_deadline: None,
+            discarded: None,
         }
     }
 
     pub fn gate(&self) -> Arc<Gate> {
         Arc::clone(&self.gate)
-    }
-
-    /// Checks the bytes that `buf` has from `before` on, and takes back those that may not pass.
-    fn inspect(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> Option<Violation> {
-        match self.framing.advance(&buf.filled()[before..]) {
-            Ok(taken) => {
-                if self.framing.is_undecided() {
-                    // What was decided about an earlier request says nothing about this one.
-                    self.gate.upgrade.store(UNDECIDED, Ordering::Release);
-                }
-                let passed = before + taken;
-                if passed < buf.filled().len() {
-                    let back = Bytes::copy_from_slice(&buf.filled()[passed..]);
-                    self.held = if self.held.is_empty() {
-                        back
-                    } else {
-                        let mut joined = BytesMut::from(&back[..]);
-                        joined.extend_from_slice(&self.held);
-                        joined.freeze()
-                    };
-                    buf.set_filled(passed);
-                }
-                None
-            }
-            Err(violation) => {
-                self.gate.violation.store(1, Ordering::Release);
-                buf.set_filled(before);
-                buf.put_slice(&[POISON]);
-                Some(violation)
-            }
-        }
     }
 
     /// Whether an upgrade is still to be decided; the waker is left with the gate if so.
@@ -123,8 +118,7 @@ impl<S> Guarded<S> {
     }
 
     fn poll_head_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.framing.is_inside_head() {
-            self.head_deadline = None;
+        if !self.framing.is_in_head() {
             return Poll::Pending;
         }
         let deadline = self
@@ -136,6 +130,92 @@ impl<S> Guarded<S> {
             "the request's head took too long",
         )))
     }
+
+    /// How many of `bytes` may pass, and why not more.
+    fn advance(framing: &mut Framing, gate: &Gate, bytes: &[u8]) -> (usize, Stop) {
+        let progress = framing.advance(bytes);
+        if framing.is_undecided() {
+            // What was decided about an earlier request says nothing about this one.
+            gate.upgrade.store(UNDECIDED, Ordering::Release);
+        }
+        (progress.passed, progress.stop)
+    }
+
+    /// A refused head is answered through a request in its place; a refused body ends the reading.
+    fn refuse(&mut self, violation: Violation) -> io::Result<()> {
+        tracing::debug!(%violation, "refused the bytes of a request");
+        self.held.clear();
+        self.discarded = Some(0);
+        if !self.framing.is_in_head() {
+            self.gate.broken_body.store(true, Ordering::Release);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, violation));
+        }
+        self.passed = Bytes::from_static(match violation {
+            Violation::TooLarge => INSTEAD_OF_LARGE,
+            _ => INSTEAD_OF_BAD,
+        });
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> Guarded<S> {
+    /// The common way: straight into the parser's buffer, and all of it may pass.
+    fn poll_straight(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let read = &buf.filled()[before..];
+        if read.is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        let (passed, _) = Self::advance(&mut self.framing, &self.gate, read);
+        self.held.extend_from_slice(&read[passed..]);
+        buf.set_filled(before + passed);
+        Poll::Ready(Ok(passed > 0))
+    }
+
+    /// Looks at what is held back again, reading more where it is unfinished; `true`: the end.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let (passed, stop) = Self::advance(&mut self.framing, &self.gate, &self.held);
+        if passed > 0 {
+            self.head_deadline = None;
+            self.passed = self.held.split_to(passed).freeze();
+            if self.held.is_empty() {
+                self.held = BytesMut::new();
+            }
+            return Poll::Ready(Ok(false));
+        }
+        match stop {
+            Stop::Violation(violation) => Poll::Ready(self.refuse(violation).map(|()| false)),
+            Stop::End | Stop::Undecided => Poll::Ready(Ok(false)),
+            Stop::Incomplete => {
+                self.held.reserve(1024);
+                match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.held) {
+                    Poll::Ready(read) => Poll::Ready(read.map(|length| length == 0)),
+                    Poll::Pending => self.poll_head_deadline(cx).map_ok(|()| true),
+                }
+            }
+        }
+    }
+
+    fn poll_discard(&mut self, cx: &mut Context<'_>, so_far: usize) -> Poll<io::Result<()>> {
+        let mut scratch = [0; 4096];
+        let mut discarded = so_far;
+        while discarded < MAX_DISCARDED {
+            let mut read = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                break;
+            }
+            discarded += read.filled().len();
+            self.discarded = Some(discarded);
+        }
+        // Not the end: that would take the answer back. hyper closes when it is written.
+        Poll::Pending
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
@@ -145,23 +225,27 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // Its head has been passed on: hyper needs no more until the upgrade is decided.
-        ready!(this.poll_decision(cx));
-        let before = buf.filled().len();
-        if this.held.is_empty() {
-            match Pin::new(&mut this.stream).poll_read(cx, buf) {
-                Poll::Ready(result) => result?,
-                Poll::Pending => return this.poll_head_deadline(cx),
+        loop {
+            if !this.passed.is_empty() {
+                let length = this.passed.len().min(buf.remaining());
+                buf.put_slice(&this.passed[..length]);
+                this.passed.advance(length);
+                return Poll::Ready(Ok(()));
             }
-        } else {
-            let length = this.held.len().min(buf.remaining());
-            buf.put_slice(&this.held[..length]);
-            this.held.advance(length);
+            if let Some(discarded) = this.discarded {
+                return this.poll_discard(cx, discarded);
+            }
+            // The head has passed: hyper needs no more until the upgrade is decided.
+            ready!(this.poll_decision(cx));
+            let done = if this.held.is_empty() {
+                ready!(this.poll_straight(cx, buf))?
+            } else {
+                ready!(this.poll_held(cx))?
+            };
+            if done {
+                return Poll::Ready(Ok(()));
+            }
         }
-        if let Some(violation) = this.inspect(buf, before) {
-            tracing::debug!(%violation, "refused the bytes of a request");
-        }
-        Poll::Ready(Ok(()))
     }
 }
 

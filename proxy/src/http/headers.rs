@@ -95,7 +95,9 @@ pub fn forwarded_client_cert(us: &SpiffeId, peer: &SpiffeId) -> Option<HeaderVal
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        // `application/grpc-web` is another protocol: its answers are read by browsers.
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The protocol that an HTTP/1.1 request asks to upgrade to, unless that is HTTP/2: h2c upgrades

@@ -43,18 +43,23 @@ pub fn http1_server() -> hyper::server::conn::http1::Builder {
         .max_header_size(MAX_HEADER_BYTES as usize)
         .header_read_timeout(None)
         .auto_date_header(false)
-        .half_close(true)
         .pipeline_flush(true);
     builder
 }
 
-/// For an app that speaks HTTP/2 to its sidecar, and for the streams between sidecars.
+/// For the streams between sidecars: upgrades are extended CONNECTs (RFC 8441).
+pub fn mesh_server() -> hyper::server::conn::http2::Builder<LocalExecutor> {
+    let mut builder = http2_server();
+    builder.enable_connect_protocol();
+    builder
+}
+
+/// For an app that speaks HTTP/2 to its sidecar.
 pub fn http2_server() -> hyper::server::conn::http2::Builder<LocalExecutor> {
     let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
-        .enable_connect_protocol()
         .max_header_list_size(MAX_HEADER_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)

@@ -224,7 +224,8 @@ async fn connect_http2(address: SocketAddr) -> Result<Sender2, Refusal> {
     Ok(sender)
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, Refusal> {
+/// A connection to the app, bounded in time.
+pub async fn connect(address: SocketAddr) -> Result<TcpStream, Refusal> {
     let unreachable = |error: std::io::Error| {
         tracing::debug!(%address, %error, "the app cannot be connected to");
         Refusal::AppUnreachable

@@ -51,7 +51,7 @@ async fn plain(
     mut exchange: Exchange,
 ) -> Result<Response<ResponseBody>, Refused> {
     let target = match admit(connection, &mut request) {
-        Ok((target, _)) => target,
+        Ok(target) => target,
         Err(refusal) => return Err((refusal, exchange)),
     };
     let request = match for_app(connection, request.map(RequestBody::Streaming), target) {
@@ -82,43 +82,54 @@ async fn plain(
 }
 
 /// Checks the request against policy as the app will see it.
-fn admit(
-    connection: &Connection,
-    request: &mut Request<Incoming>,
-) -> Result<(Target, Allowed), Refusal> {
-    admit_as(connection, request, None)
+fn admit(connection: &Connection, request: &mut Request<Incoming>) -> Result<Target, Refusal> {
+    let target = clean(connection, request)?;
+    let call = call(request, request.method())?;
+    permit(connection, target, call)?;
+    Ok(target)
 }
 
-fn admit_as(
+/// The same for an upgrade: a GET to the app, whose permission is kept to be asked for again.
+fn admit_upgrade(
     connection: &Connection,
     request: &mut Request<Incoming>,
-    method: Option<&Method>,
 ) -> Result<(Target, Allowed), Refusal> {
-    let workload = connection.worker.workload().ok_or(Refusal::NoPolicy)?;
+    let target = clean(connection, request)?;
+    let call = call(request, &Method::GET)?;
+    let allowed = Allowed::http(connection, target.port, &call);
+    permit(connection, target, call)?;
+    Ok((target, allowed))
+}
+
+/// Takes out what is not for the app.
+fn clean(connection: &Connection, request: &mut Request<Incoming>) -> Result<Target, Refusal> {
     let target = Target::take(request.headers_mut()).map_err(|error| {
         tracing::info!(peer = %connection.peer, %error, "a request without its target");
         Refusal::BadRequest
     })?;
     headers::strip_identity(request.headers_mut());
     headers::strip_hop_by_hop(request.headers_mut());
+    Ok(target)
+}
+
+fn call<'r>(request: &'r Request<Incoming>, method: &'r Method) -> Result<HttpCall<'r>, Refusal> {
     let uri = request.uri();
     let authority = uri.authority().ok_or(Refusal::BadAuthority)?.as_str();
     let host = request.headers().get(HOST);
     if host.is_some_and(|host| host.as_bytes() != authority.as_bytes()) {
         return Err(Refusal::BadAuthority);
     }
-    let call = HttpCall {
-        method: method.unwrap_or(request.method()).as_str(),
+    Ok(HttpCall {
+        method: method.as_str(),
         path: uri.path_and_query().map_or("/", PathAndQuery::as_str),
         authority,
         headers: request.headers(),
-    };
-    let allowed = method.map(|_| Allowed::http(connection, target.port, &call));
-    authorize(connection, &workload, target.port, Some(call))?;
-    Ok((
-        target,
-        allowed.unwrap_or_else(|| Allowed::opaque(connection, target.port)),
-    ))
+    })
+}
+
+fn permit(connection: &Connection, target: Target, call: HttpCall<'_>) -> Result<(), Refusal> {
+    let workload = connection.worker.workload().ok_or(Refusal::NoPolicy)?;
+    authorize(connection, &workload, target.port, Some(call))
 }
 
 /// The request as the app is to see it: version, Host and target form as they were at the caller.
@@ -158,7 +169,7 @@ async fn switching(
     protocol: Protocol,
     mut exchange: Exchange,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let (target, allowed) = match admit_as(connection, &mut request, Some(&Method::GET)) {
+    let (target, allowed) = match admit_upgrade(connection, &mut request) {
         Ok(admitted) => admitted,
         Err(refusal) => return Err((refusal, exchange)),
     };

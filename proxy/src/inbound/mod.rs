@@ -29,7 +29,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::http::body::ResponseBody;
 use crate::http::headers;
-use crate::http::serve::http2_server;
+use crate::http::serve::mesh_server;
 use crate::refusal::Refusal;
 use crate::telemetry::edge::{Edge, Party, Reporter};
 use crate::worker::Worker;
@@ -73,7 +73,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
     );
     let connection = Rc::new(Connection::new(Rc::clone(&worker), peer.id, from.ip()));
     let service = service_fn(move |request| handle(Rc::clone(&connection), request));
-    let serving = http2_server().serve_connection(TokioIo::new(stream), service);
+    let serving = mesh_server().serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving, expires);
     let result = tokio::select! {
         result = serving.as_mut() => result,
@@ -147,7 +147,7 @@ async fn handshake(
             Some((stream, peer))
         }
         Err(error) => {
-            count("bad_identity");
+            count(error.label());
             tracing::info!(%from, %error, "refused a peer");
             None
         }

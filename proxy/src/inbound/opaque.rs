@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::Connection;
+use super::app::connect as connect_app;
 use super::authorize::{Allowed, authorize};
 use crate::http::body::ResponseBody;
 use crate::refusal::Refusal;
@@ -46,13 +47,7 @@ async fn connect(
         .ok_or(Refusal::BadAuthority)?;
     authorize(connection, &workload, port, None)?;
     let app = SocketAddr::new(workload.app_address, port);
-    let stream = TcpStream::connect(app).await.map_err(|error| {
-        tracing::debug!(%app, %error, "the app cannot be connected to");
-        Refusal::AppUnreachable
-    })?;
-    stream
-        .set_nodelay(true)
-        .map_err(|_| Refusal::AppUnreachable)?;
+    let stream = connect_app(app).await?;
     Ok((stream, Allowed::opaque(connection, port)))
 }
 

@@ -19,9 +19,10 @@ use super::directory::Service;
 use super::endpoint::{Endpoint, Purpose};
 use super::route::{self, Listener, Route};
 use crate::http::body::{RequestBody, ResponseBody};
-use crate::http::guarded::Gate;
+use crate::http::guarded::{self, Gate};
 use crate::http::headers;
 use crate::http::wire::{self, AppVersion};
+use crate::listen::Open;
 use crate::refusal::Refusal;
 use crate::telemetry::exchange::{Exchange, LogEntry};
 use crate::worker::Worker;
@@ -90,7 +91,7 @@ pub async fn handle(
         request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT;
     let log = worker.access_log().then(|| LogEntry::new(&request));
     let response = match connection.prepare(request).await {
-        Ok(outgoing) => send(worker, outgoing, caller, log).await,
+        Ok(outgoing) => send(&connection, outgoing, caller, log).await,
         Err((refusal, service)) => {
             let edge = service.map_or_else(
                 || Rc::clone(&worker.unrouted),
@@ -107,12 +108,23 @@ pub async fn handle(
 }
 
 impl Connection {
+    /// Why an exchange that had begun broke off: the app's own bytes, or the other side.
+    fn broken(&self) -> Refusal {
+        match &self.gate {
+            Some(gate) if gate.is_body_broken() => Refusal::BadRequest,
+            _ => Refusal::UpstreamReset,
+        }
+    }
+
     /// Cleans the request and finds its Service.
     async fn prepare(
         &self,
         request: Request<Incoming>,
     ) -> Result<Outgoing, (Refusal, Option<Rc<Service>>)> {
         let unrouted = |refusal| (refusal, None);
+        if let Some(refusal) = guarded::refused(request.headers()) {
+            return Err(unrouted(refusal));
+        }
         if request.method() == Method::CONNECT {
             return Err(unrouted(Refusal::MethodNotAllowed));
         }
@@ -197,11 +209,12 @@ fn clean(
 
 /// Sends to one endpoint after the other for as long as nothing of the request has left.
 async fn send(
-    worker: &Rc<Worker>,
+    connection: &Connection,
     mut outgoing: Outgoing,
     caller: Caller,
     log: Option<Box<LogEntry>>,
 ) -> Response<ResponseBody> {
+    let worker = &connection.worker;
     let mut tried: Vec<usize> = Vec::new();
     let mut refusal = Refusal::NoEndpoints;
     let mut edge = Rc::clone(&outgoing.service.edge);
@@ -236,9 +249,11 @@ async fn send(
             Attempt::Answered(response) => {
                 let mut exchange = Exchange::begin(edge, caller.grpc, caller.started, log);
                 exchange.carries(endpoint.begin());
-                return answer(response, outgoing.upgrade, caller, exchange);
+                let open = worker.outbound.open();
+                return answer(response, outgoing.upgrade, caller, exchange, open);
             }
-            Attempt::Broken(broken) => {
+            Attempt::Broken => {
+                let broken = connection.broken();
                 Exchange::begin(edge, caller.grpc, caller.started, log).refused(broken);
                 return broken.response(caller.grpc, caller.version);
             }
@@ -253,7 +268,7 @@ async fn send(
 enum Attempt {
     Answered(Response<Incoming>),
     /// Something of it may have left: it is not ours to send it again.
-    Broken(Refusal),
+    Broken,
     Unsent(Request<RequestBody>, Refusal),
 }
 
@@ -281,7 +296,7 @@ async fn attempt(
             Some(request) => Attempt::Unsent(request, Refusal::ConnectFailed),
             None => {
                 tracing::debug!(error = %error.error(), endpoint = %endpoint.model.mesh_address, "no answer");
-                Attempt::Broken(Refusal::UpstreamReset)
+                Attempt::Broken
             }
         },
     }
@@ -293,12 +308,13 @@ fn answer(
     upgrade: Option<Upgrading>,
     caller: Caller,
     mut exchange: Exchange,
+    open: Open,
 ) -> Response<ResponseBody> {
     let restored = wire::take_declined(response.headers_mut());
     if let Some(status) = restored.filter(|_| upgrade.is_some()) {
         *response.status_mut() = status;
     } else if let Some(upgrade) = upgrade.filter(|_| response.status() == StatusCode::OK) {
-        return switch(response, upgrade, exchange);
+        return switch(response, upgrade, exchange, open);
     }
     headers::strip_hop_by_hop(response.headers_mut());
     headers::strip_identity(response.headers_mut());
@@ -312,11 +328,14 @@ fn switch(
     mut response: Response<Incoming>,
     upgrade: Upgrading,
     mut exchange: Exchange,
+    open: Open,
 ) -> Response<ResponseBody> {
     let upstream = hyper::upgrade::on(&mut response);
     let downstream = upgrade.downstream;
     exchange.head(StatusCode::SWITCHING_PROTOCOLS, response.headers());
     tokio::task::spawn_local(async move {
+        // The HTTP connection has ended with the switch: a drain waits for what came of it.
+        let _open = open;
         let (Ok(downstream), Ok(upstream)) = futures_util::future::join(downstream, upstream).await
         else {
             exchange.broken();

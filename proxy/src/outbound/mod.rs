@@ -11,6 +11,7 @@ pub mod opaque;
 pub mod route;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::service::service_fn;
@@ -30,9 +31,12 @@ use route::Listener;
 /// Room for the first bytes of a connection.
 const FIRST_READ: usize = 4 * 1024;
 
+/// How much longer a silent client is listened to when it may not have an opaque connection.
+const REFUSED_SILENCE: Duration = Duration::from_secs(1);
+
 /// What a connection turned out to speak, with the bytes that told it.
 enum Spoken {
-    Http1(TcpStream, Bytes),
+    Http1(TcpStream, BytesMut),
     Http2(TcpStream, Bytes),
     Opaque(TcpStream, Bytes),
     /// The server spoke first: the tunnel is open already.
@@ -43,12 +47,10 @@ enum Spoken {
 /// Serves one connection of the app until it ends.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Rc<Listener>) {
     let _open = worker.outbound.open();
-    let spoken = match listener.protocol(&worker).await {
-        Protocol::Tcp | Protocol::Tls => Spoken::Opaque(stream, Bytes::new()),
-        Protocol::Detect => detected(&worker, stream, &listener).await,
-        Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
-            declared_http(stream).await
-        }
+    let spoken = tokio::select! {
+        spoken = spoken(&worker, stream, &listener) => spoken,
+        // It has said nothing yet that could be lost.
+        () = worker.outbound.started() => return,
     };
     match spoken {
         Spoken::Http1(stream, first) => serve_http1(worker, stream, first, listener).await,
@@ -59,7 +61,23 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Rc<Listener>
     }
 }
 
-async fn serve_http1(worker: Rc<Worker>, stream: TcpStream, first: Bytes, listener: Rc<Listener>) {
+/// What the connection speaks: declared, or detected.
+async fn spoken(worker: &Worker, stream: TcpStream, listener: &Listener) -> Spoken {
+    match listener.protocol(worker).await {
+        Protocol::Tcp | Protocol::Tls => Spoken::Opaque(stream, Bytes::new()),
+        Protocol::Detect => detected(worker, stream, listener).await,
+        Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+            declared_http(stream).await
+        }
+    }
+}
+
+async fn serve_http1(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    first: BytesMut,
+    listener: Rc<Listener>,
+) {
     let drained = worker.outbound.started();
     let stream = Guarded::new(stream, first);
     let gate = stream.gate();
@@ -81,7 +99,7 @@ async fn serve_http1(worker: Rc<Worker>, stream: TcpStream, first: Bytes, listen
         }
     };
     if let Err(error) = result {
-        if gate.is_violated() {
+        if error.is_parse() && !error.is_parse_too_large() {
             worker.metrics.refused("outbound", Refusal::BadRequest, "");
         } else if error.is_parse_too_large() {
             worker
@@ -124,7 +142,7 @@ async fn declared_http(mut stream: TcpStream) -> Spoken {
             Detected::Http2 => return Spoken::Http2(stream, first.freeze()),
             Detected::Undecided if first.starts_with(b"PRI ") || first.len() < 4 => {}
             Detected::Http1 | Detected::Undecided | Detected::Opaque => {
-                return Spoken::Http1(stream, first.freeze());
+                return Spoken::Http1(stream, first);
             }
         }
     }
@@ -144,39 +162,39 @@ async fn detected(worker: &Worker, mut stream: TcpStream, listener: &Listener) -
         Err(_) if !first.is_empty() => Some(Detected::Opaque),
         Err(_) => return silent(worker, stream, listener).await,
     };
-    settle(worker, stream, first.freeze(), verdict)
+    settle(worker, stream, first, verdict)
 }
 
 async fn silent(worker: &Worker, mut stream: TcpStream, listener: &Listener) -> Spoken {
     let mut first = BytesMut::with_capacity(FIRST_READ);
-    // It may be refused, and the client may speak HTTP yet: then its requests get the answer.
-    let opened = match opaque::open(worker, listener).await {
+    match opaque::open(worker, listener).await {
         Ok(mut tunnel) => {
             tokio::select! {
-                spoke = tunnel.server_first() => spoke.then_some(tunnel),
-                read = stream.read_buf(&mut first) => {
-                    if !matches!(read, Ok(length) if length > 0) {
+                spoke = tunnel.server_first() => {
+                    if !spoke {
                         return Spoken::Closed;
                     }
-                    None
+                    worker.metrics.detections.with_label_values(&["server_first"]).inc();
+                    return Spoken::ServerFirst(stream, tunnel);
+                }
+                verdict = client_first(&mut stream, &mut first) => {
+                    return settle(worker, stream, first, verdict);
                 }
             }
         }
+        // The client may be about to speak HTTP, and then its request gets the reason as an answer.
         Err(refusal) => {
-            tracing::debug!(%refusal, "no tunnel for a silent client yet");
-            None
+            tracing::info!(%refusal, ?listener, "no opaque connection for a silent client");
+            let spoke =
+                tokio::time::timeout(REFUSED_SILENCE, client_first(&mut stream, &mut first));
+            match spoke.await {
+                Ok(Some(verdict @ (Detected::Http1 | Detected::Http2))) => {
+                    settle(worker, stream, first, Some(verdict))
+                }
+                Ok(_) | Err(_) => Spoken::Closed,
+            }
         }
-    };
-    if let Some(tunnel) = opened {
-        worker
-            .metrics
-            .detections
-            .with_label_values(&["server_first"])
-            .inc();
-        return Spoken::ServerFirst(stream, tunnel);
     }
-    let verdict = client_first(&mut stream, &mut first).await;
-    settle(worker, stream, first.freeze(), verdict)
 }
 
 /// `None`: the client has gone.
@@ -196,7 +214,12 @@ async fn client_first(stream: &mut TcpStream, first: &mut BytesMut) -> Option<De
     }
 }
 
-fn settle(worker: &Worker, stream: TcpStream, first: Bytes, verdict: Option<Detected>) -> Spoken {
+fn settle(
+    worker: &Worker,
+    stream: TcpStream,
+    first: BytesMut,
+    verdict: Option<Detected>,
+) -> Spoken {
     let Some(verdict) = verdict else {
         return Spoken::Closed;
     };
@@ -207,7 +230,7 @@ fn settle(worker: &Worker, stream: TcpStream, first: Bytes, verdict: Option<Dete
         .inc();
     match verdict {
         Detected::Http1 => Spoken::Http1(stream, first),
-        Detected::Http2 => Spoken::Http2(stream, first),
-        Detected::Opaque | Detected::Undecided => Spoken::Opaque(stream, first),
+        Detected::Http2 => Spoken::Http2(stream, first.freeze()),
+        Detected::Opaque | Detected::Undecided => Spoken::Opaque(stream, first.freeze()),
     }
 }

@@ -158,7 +158,7 @@ impl Metrics {
             config_age: gauge(
                 &registry,
                 "outrider_config_age_seconds",
-                "Since the control plane was last heard; -1 before the first time.",
+                "Since the last snapshot was received; -1 before the first.",
             )?,
             config_rejected: counter(
                 &registry,

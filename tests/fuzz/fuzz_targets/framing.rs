@@ -2,21 +2,26 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use outrider_proxy::http::framing::Framing;
+use outrider_proxy::http::framing::{Framing, Stop};
 
-/// How many bytes pass, and whether the next is refused; no upgrade is agreed to.
+/// How many bytes pass, and whether the next is refused; no upgrade is agreed to. What does not
+/// pass is given again with more, as a connection does.
 fn passed(bytes: &[u8], piece: usize) -> (usize, bool) {
     let mut framing = Framing::default();
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = bytes.len().min(at + piece);
-        match framing.advance(&bytes[at..end]) {
-            Ok(taken) => at += taken,
-            Err(_) => return (0, true),
+    let (mut passed, mut end) = (0, 0);
+    while end < bytes.len() {
+        end = bytes.len().min(end + piece);
+        loop {
+            let progress = framing.advance(&bytes[passed..end]);
+            passed += progress.passed;
+            match progress.stop {
+                Stop::Violation(_) => return (passed, true),
+                Stop::Undecided => framing.decide(false),
+                Stop::End | Stop::Incomplete => break,
+            }
         }
-        framing.decide(false);
     }
-    (at, false)
+    (passed, false)
 }
 
 fuzz_target!(|bytes: &[u8]| {
