@@ -167,6 +167,10 @@ fn the_app_gets_one_head_for_one_request() -> Result<()> {
         .start()?;
     let cases = [
         (
+            "a fragment",
+            "GET /first#fragment HTTP/1.1\r\nHost: billing\r\n\r\n",
+        ),
+        (
             "empty lines before",
             "\r\n\r\nGET /first HTTP/1.1\r\nHost: billing\r\n\r\n",
         ),
@@ -193,6 +197,8 @@ fn the_app_gets_one_head_for_one_request() -> Result<()> {
         let seen = app.requests().len();
         ensure!(seen <= index + 1, "{case}: {seen} requests");
         if let Some(seen) = app.last() {
+            // Whoever reads a fragment as part of the path would read another path.
+            ensure!(!seen.path.contains('#'), "{case}: {}", seen.head);
             let framings =
                 seen.headers("content-length").len() + seen.headers("transfer-encoding").len();
             ensure!(framings <= 1, "{case}: {}", seen.head);

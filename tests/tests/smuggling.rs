@@ -228,7 +228,6 @@ fn request_lines_that_are_none() -> Result<()> {
         ("a colon in the method", line("GE:T /first HTTP/1.1")),
         ("no method", line(" /first HTTP/1.1")),
         ("a bare path", line("GET first HTTP/1.1")),
-        ("a fragment", line("GET /first#fragment HTTP/1.1")),
         ("a control byte", line("GET /fir\u{1}st HTTP/1.1")),
         (
             "LF alone",
@@ -270,10 +269,6 @@ fn one_authority_only() -> Result<()> {
         (
             "absolute, with a user",
             absolute("http://user@billing/first", "billing"),
-        ),
-        (
-            "absolute, of another scheme",
-            absolute("ftp://billing/first", "billing"),
         ),
     ];
     let (app, mesh) = http_mesh(Some("http"))?;
