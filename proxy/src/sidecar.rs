@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::args::Args;
-use crate::control::discovery::{Discovery, DiscoverySource};
+use crate::control::discovery::{Discovery, DiscoverySource, Seen};
 use crate::control::identity::{self, IdentitySource};
 use crate::listen::{self, ListenError};
 use crate::logging;
@@ -59,6 +59,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
     let (workload, workload_state) = watch::channel(None);
     let (credentials, credentials_state) = watch::channel(None);
     let (last_heard, last_heard_state) = watch::channel::<Option<Instant>>(None);
+    let (destinations, destinations_state) = watch::channel(Vec::new());
     let (listening, listening_state) = watch::channel(false);
     let (shutdown, shutdown_state) = watch::channel(false);
     let (subscriptions, subscribed) = mpsc::channel(QUEUE);
@@ -71,6 +72,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         listening: listening_state,
         shutdown: shutdown_state.clone(),
         last_heard: last_heard_state,
+        destinations: destinations_state,
         log_level,
     };
     let telemetry = listen::bind(args.telemetry, "telemetry", false)?;
@@ -100,7 +102,10 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         subscribed,
         workload,
         Arc::clone(&metrics),
-        last_heard,
+        Seen {
+            last_heard,
+            destinations,
+        },
     );
     tokio::spawn(discovery.run());
 

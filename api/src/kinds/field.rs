@@ -150,12 +150,21 @@ fn is_label_text(text: &str) -> bool {
     bytes.len() <= 63 && text.bytes().all(inner) && ends(bytes.first()) && ends(bytes.last())
 }
 
+pub(super) fn net<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ipnet::IpNet, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        D::Error::custom(format!(
+            "{text:?} is no CIDR block, expected an address and a prefix length such as 10.0.0.0/8"
+        ))
+    })
+}
+
 pub(super) fn nets<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<ipnet::IpNet>, D::Error> {
     #[derive(serde::Deserialize)]
     #[serde(transparent)]
-    struct Net(#[serde(deserialize_with = "from_str")] ipnet::IpNet);
+    struct Net(#[serde(deserialize_with = "net")] ipnet::IpNet);
     let nets: Vec<Net> = Vec::deserialize(deserializer)?;
     Ok(nets.into_iter().map(|Net(net)| net).collect())
 }

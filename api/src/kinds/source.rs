@@ -96,7 +96,7 @@ fn account_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AccountNam
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenIpBlock {
-    #[serde(deserialize_with = "field::from_str")]
+    #[serde(deserialize_with = "field::net")]
     cidr: IpNet,
     #[serde(default, deserialize_with = "field::nets")]
     except: Vec<IpNet>,

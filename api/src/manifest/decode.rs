@@ -16,6 +16,9 @@ use super::place::{Location, Problem};
 use super::suggest;
 use super::tree::{Entry, Node, Value};
 
+/// The longest message about a value, characters.
+const LONGEST_MESSAGE: usize = 500;
+
 /// `root` as a `T`, but for the fields `except`, which the caller has read.
 pub(super) fn decode<T: DeserializeOwned>(root: &Node, except: &[&str]) -> Result<T, DecodeError> {
     let decoder = Decoder {
@@ -83,10 +86,22 @@ impl Display for DecodeError {
     }
 }
 
+/// What is said about a value quotes it: of a huge one its beginning and the end of the message.
+fn shortened(message: String) -> String {
+    let length = message.chars().count();
+    if length <= LONGEST_MESSAGE {
+        return message;
+    }
+    let half = LONGEST_MESSAGE / 2;
+    let head = message.chars().take(half);
+    let tail = message.chars().skip(length - half);
+    head.chain(['…']).chain(tail).collect()
+}
+
 impl Error for DecodeError {
     fn custom<T: Display>(message: T) -> Self {
         Self {
-            message: message.to_string(),
+            message: shortened(message.to_string()),
             missing: None,
             at: None,
         }

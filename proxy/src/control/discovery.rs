@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::channel::{self, ChannelError};
-use super::{Credentials, DestinationState, WorkloadState};
+use super::{Credentials, DestinationState, Inventoried, WorkloadState};
 use crate::telemetry::metrics::Metrics;
 
 /// How often destinations that nobody uses any more are let go.
@@ -72,7 +72,14 @@ pub struct Discovery {
     workload_version: u64,
     destinations: HashMap<ServiceName, Known>,
     metrics: Arc<Metrics>,
-    last_heard: watch::Sender<Option<Instant>>,
+    seen: Seen,
+}
+
+/// What the admin address shows of discovery.
+#[derive(Debug)]
+pub struct Seen {
+    pub last_heard: watch::Sender<Option<Instant>>,
+    pub destinations: watch::Sender<Vec<Inventoried>>,
 }
 
 struct Known {
@@ -87,7 +94,7 @@ impl Discovery {
         subscriptions: mpsc::Receiver<Subscription>,
         workload: watch::Sender<WorkloadState>,
         metrics: Arc<Metrics>,
-        last_heard: watch::Sender<Option<Instant>>,
+        seen: Seen,
     ) -> Self {
         let destinations = HashMap::new();
         Self {
@@ -98,7 +105,7 @@ impl Discovery {
             workload_version: 0,
             destinations,
             metrics,
-            last_heard,
+            seen,
         }
     }
 
@@ -248,7 +255,7 @@ impl Discovery {
 
     /// Applies a snapshot whole or not at all, and says which.
     fn apply(&mut self, message: DiscoveryResponse) -> Kind {
-        self.last_heard.send_replace(Some(Instant::now()));
+        self.seen.last_heard.send_replace(Some(Instant::now()));
         let version = message.version;
         let (destination, result) = match message.resource {
             Some(Resource::Workload(workload)) => (None, self.apply_workload(version, workload)),
@@ -261,6 +268,7 @@ impl Discovery {
             }
             None => (None, Err(Rejection::Empty)),
         };
+        self.take_inventory();
         match result {
             Ok(()) => {
                 let version_applied = i64::try_from(version).unwrap_or(i64::MAX);
@@ -281,6 +289,18 @@ impl Discovery {
                 })
             }
         }
+    }
+
+    fn take_inventory(&self) {
+        let inventory = self
+            .destinations
+            .iter()
+            .map(|(service, known)| Inventoried {
+                service: service.clone(),
+                version: known.version,
+                state: known.state.borrow().clone(),
+            });
+        self.seen.destinations.send_replace(inventory.collect());
     }
 
     fn apply_workload(

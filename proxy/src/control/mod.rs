@@ -8,6 +8,7 @@ pub mod identity;
 use std::sync::Arc;
 
 use outrider_api::model::{Destination, Workload};
+use outrider_api::names::ServiceName;
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::svid::Svid;
 
@@ -24,6 +25,14 @@ pub struct Credentials {
 
 /// The sidecar's own workload, as of a version; `None` before the first snapshot: refuse all.
 pub type WorkloadState = Option<Arc<Workload>>;
+
+/// A destination as the admin address shows it.
+#[derive(Clone, Debug)]
+pub struct Inventoried {
+    pub service: ServiceName,
+    pub version: u64,
+    pub state: DestinationState,
+}
 
 /// What is known about a Service.
 #[derive(Clone, Debug)]

@@ -42,8 +42,7 @@ pub fn http1_server() -> hyper::server::conn::http1::Builder {
         .max_buf_size(MAX_HTTP1_BUFFER)
         .max_header_size(MAX_HEADER_BYTES as usize)
         .header_read_timeout(None)
-        .auto_date_header(false)
-        .pipeline_flush(true);
+        .auto_date_header(false);
     builder
 }
 

@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::request::Parts;
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
@@ -105,9 +108,12 @@ impl App {
         mut request: Request<RequestBody>,
     ) -> Result<Answered, Refusal> {
         loop {
-            let (mut sender, reused) = match self.http1.take(address) {
-                Some(sender) => (sender, true),
-                None => (connect_http1(address).await?, false),
+            let warm = self.http1.take(address);
+            let replay = warm.as_ref().and_then(|_| Replay::idempotent(&request));
+            let reused = warm.is_some();
+            let mut sender = match warm {
+                Some(sender) => sender,
+                None => connect_http1(address).await?,
             };
             match sender.try_send_request(request).await {
                 Ok(response) => {
@@ -116,15 +122,12 @@ impl App {
                         address,
                         sender: Some(sender),
                     };
-                    return Ok(Answered {
-                        response,
-                        lease: Some(lease),
-                    });
+                    return unambiguous(response, lease);
                 }
-                // The app had closed a warm connection: nothing was sent on it.
+                // The app was closing a warm connection (RFC 9110, section 9.2.2).
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if reused => request = unsent,
-                    _ => return Err(reset(error.into_error())),
+                    _ => request = Replay::after(replay, error.into_error())?,
                 },
             }
         }
@@ -136,19 +139,13 @@ impl App {
         mut request: Request<RequestBody>,
     ) -> Result<Answered, Refusal> {
         loop {
-            let warm = self
-                .http2
-                .borrow()
-                .get(&address)
-                .filter(|sender| sender.is_ready())
-                .cloned();
-            let (mut sender, reused) = match warm {
-                Some(sender) => (sender, true),
-                None => {
-                    let sender = connect_http2(address).await?;
-                    self.http2.borrow_mut().insert(address, sender.clone());
-                    (sender, false)
-                }
+            let warm = self.http2.borrow().get(&address).cloned();
+            let warm = warm.filter(|sender| sender.is_ready());
+            let reused = warm.is_some();
+            let replay = warm.as_ref().and_then(|_| Replay::of(&request));
+            let mut sender = match warm {
+                Some(sender) => sender,
+                None => self.connect_http2(address).await?,
             };
             match sender.try_send_request(request).await {
                 Ok(response) => {
@@ -157,15 +154,26 @@ impl App {
                         lease: None,
                     });
                 }
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if reused => {
+                Err(mut error) => {
+                    if reused {
                         self.http2.borrow_mut().remove(&address);
-                        request = unsent;
                     }
-                    _ => return Err(reset(error.into_error())),
-                },
+                    match error.take_message() {
+                        Some(unsent) if reused => request = unsent,
+                        _ if is_unprocessed(error.error()) => {
+                            request = Replay::after(replay, error.into_error())?;
+                        }
+                        _ => return Err(reset(error.into_error())),
+                    }
+                }
             }
         }
+    }
+
+    async fn connect_http2(&self, address: SocketAddr) -> Result<Sender2, Refusal> {
+        let sender = connect_http2(address).await?;
+        self.http2.borrow_mut().insert(address, sender.clone());
+        Ok(sender)
     }
 
     /// Closes what has been idle for long.
@@ -194,6 +202,67 @@ impl Idle {
         }
         None
     }
+}
+
+/// A request without a body, kept to be sent once more.
+struct Replay(Parts);
+
+impl Replay {
+    fn of(request: &Request<RequestBody>) -> Option<Self> {
+        if !request.body().is_end_stream() {
+            return None;
+        }
+        let mut parts = Request::new(()).into_parts().0;
+        parts.method = request.method().clone();
+        parts.uri = request.uri().clone();
+        parts.version = request.version();
+        parts.headers = request.headers().clone();
+        Some(Self(parts))
+    }
+
+    /// Only what may be done twice: the app may have done it once.
+    fn idempotent(request: &Request<RequestBody>) -> Option<Self> {
+        Some(request)
+            .filter(|request| request.method().is_idempotent())
+            .and_then(Self::of)
+    }
+
+    /// The request again, if there was no byte of an answer.
+    fn after(replay: Option<Self>, error: hyper::Error) -> Result<Request<RequestBody>, Refusal> {
+        match replay {
+            Some(Self(parts)) if !error.is_parse() => {
+                tracing::debug!(%error, "sent again on a new connection");
+                Ok(Request::from_parts(parts, RequestBody::Empty))
+            }
+            _ => Err(reset(error)),
+        }
+    }
+}
+
+/// The app says that it has not looked at the stream: it was beyond GOAWAY's last one, or refused
+/// (RFC 9113, section 8.7).
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let source =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| {
+        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        let gone = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        refused || gone
+    })
+}
+
+/// An answer that two readers could end differently is none (RFC 9112, section 6.3).
+fn unambiguous(response: Response<Incoming>, lease: Lease) -> Result<Answered, Refusal> {
+    let headers = response.headers();
+    if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
+        lease.discard();
+        tracing::info!("the app's answer has both Content-Length and Transfer-Encoding");
+        return Err(Refusal::AppReset);
+    }
+    Ok(Answered {
+        response,
+        lease: Some(lease),
+    })
 }
 
 async fn connect_http1(address: SocketAddr) -> Result<Sender1, Refusal> {

@@ -13,12 +13,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrider_api::model::Endpoint;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
-use crate::control::{Credentials, WorkloadState};
+use crate::control::{Credentials, DestinationState, Inventoried, WorkloadState};
 use crate::listen;
 use crate::logging::LogLevel;
 
@@ -37,6 +38,7 @@ pub struct View {
     pub listening: watch::Receiver<bool>,
     pub shutdown: watch::Receiver<bool>,
     pub last_heard: watch::Receiver<Option<Instant>>,
+    pub destinations: watch::Receiver<Vec<Inventoried>>,
     pub log_level: LogLevel,
 }
 
@@ -135,10 +137,16 @@ impl View {
                 "id": workload.id.to_string(),
                 "meshAddress": workload.mesh_address.to_string(),
                 "ports": workload.ports.iter().map(|port| port.port).collect::<Vec<_>>(),
+                "upstreams": workload.outbound.upstreams.iter().map(|upstream| json!({
+                    "service": upstream.service.to_string(),
+                    "port": upstream.port,
+                    "localPort": upstream.local_port,
+                })).collect::<Vec<_>>(),
                 "defaultDeny": workload.authorization.default_deny(),
                 "policies": workload.authorization.policies().iter()
                     .map(|policy| format!("{}/{}", policy.namespace, policy.name)).collect::<Vec<_>>(),
             })),
+            "destinations": self.destinations.borrow().iter().map(destination).collect::<Vec<_>>(),
         });
         respond(StatusCode::OK, JSON, format!("{config:#}\n"))
     }
@@ -170,6 +178,28 @@ impl View {
             Err(error) => text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
         }
     }
+}
+
+fn destination(known: &Inventoried) -> Value {
+    let (state, endpoints) = match &known.state {
+        DestinationState::Pending => ("pending", None),
+        DestinationState::Missing => ("missing", None),
+        DestinationState::Invalid => ("invalid", None),
+        DestinationState::Ready(destination) => ("ready", Some(&destination.endpoints)),
+    };
+    let endpoint = |endpoint: &Endpoint| {
+        json!({
+            "workload": format!("{}/{}", endpoint.namespace, endpoint.workload),
+            "id": endpoint.id.to_string(),
+            "meshAddress": endpoint.mesh_address.to_string(),
+        })
+    };
+    json!({
+        "service": known.service.to_string(),
+        "version": known.version,
+        "state": state,
+        "endpoints": endpoints.map(|all| all.iter().map(endpoint).collect::<Vec<_>>()),
+    })
 }
 
 fn text(status: StatusCode, body: &str) -> Answer {
