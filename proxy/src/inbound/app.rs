@@ -254,9 +254,20 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
 /// An answer that two readers could end differently is none (RFC 9112, section 6.3).
 fn unambiguous(response: Response<Incoming>, lease: Lease) -> Result<Answered, Refusal> {
     let headers = response.headers();
-    if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_clear = match (encodings.next(), encodings.next()) {
+        (None, _) => true,
+        (Some(encoding), None) => {
+            encoding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                && !headers.contains_key(CONTENT_LENGTH)
+        }
+        (Some(_), Some(_)) => false,
+    };
+    if !is_clear {
         lease.discard();
-        tracing::info!("the app's answer has both Content-Length and Transfer-Encoding");
+        tracing::info!(
+            "the app's answer has no clear end: Transfer-Encoding must be `chunked`, alone"
+        );
         return Err(Refusal::AppReset);
     }
     Ok(Answered {
