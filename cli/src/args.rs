@@ -36,7 +36,10 @@ pub enum Command {
     /// Run the mesh that a directory describes: control plane, sidecars and apps
     Up(UpArgs),
     /// Check policy, and ask what it would decide
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  outrider policy check mesh/\n  outrider policy test mesh/ --from shop/order --to shop/billing"
+    )]
     Policy(PolicyCommand),
     /// Mint a bootstrap token for a sidecar that you start yourself
     Token(TokenArgs),

@@ -1,6 +1,5 @@
 //! A sidecar's beginning and end.
 
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};

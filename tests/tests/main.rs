@@ -7,6 +7,7 @@ mod bodies;
 mod cli;
 mod cli_up;
 mod common;
+mod crowd;
 mod desync;
 mod disruption;
 mod grpc;

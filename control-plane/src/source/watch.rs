@@ -2,10 +2,11 @@
 //! file system's notifications; a slow poll beside them finds what they miss (a lost event, the
 //! target of a link outside the directory, a directory that was replaced).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 use tokio::task::JoinError;
@@ -16,6 +17,9 @@ use super::directory::{self, Files};
 const QUIET: Duration = Duration::from_millis(50);
 /// A directory that never comes to rest is taken as it is after so long.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// A file that is being written is waited for so long: half of it might lack the rule that denies.
+/// It ends for what was changed without ever being closed.
+const WRITING: Duration = Duration::from_secs(10);
 /// How often the directory is read although nothing was notified.
 const POLL: Duration = Duration::from_secs(2);
 /// The same, where notifications cannot be had.
@@ -39,7 +43,37 @@ pub(crate) struct DirectoryWatch {
 
 struct Notifications {
     _watcher: RecommendedWatcher,
-    events: watch::Receiver<u64>,
+    events: watch::Receiver<Seen>,
+}
+
+/// What notifications have told.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Files that were written to and not closed since.
+    writing: BTreeSet<PathBuf>,
+}
+
+impl Seen {
+    fn take(&mut self, event: &notify::Result<Event>) {
+        let event = match event {
+            Ok(event) if !event.need_rescan() => event,
+            // Something was missed: perhaps that it was closed.
+            Ok(_) | Err(_) => return self.writing.clear(),
+        };
+        let files = event.paths.iter();
+        match event.kind {
+            EventKind::Modify(ModifyKind::Data(_)) => {
+                let yaml = files.filter(|path| directory::is_yaml(path));
+                self.writing.extend(yaml.cloned());
+            }
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Remove(_)
+            | EventKind::Modify(ModifyKind::Name(_)) => files.for_each(|path| {
+                self.writing.remove(path);
+            }),
+            _ => {}
+        }
+    }
 }
 
 impl DirectoryWatch {
@@ -89,19 +123,21 @@ impl DirectoryWatch {
         tokio::task::spawn_blocking(move || directory::collect(&dir)).await
     }
 
-    /// Reads until what was read has not changed for [`QUIET`].
+    /// Reads until what was read has not changed for [`QUIET`], and nobody is writing it.
     async fn settled(&mut self, noticed: Instant) -> Result<Files, JoinError> {
         let mut files = self.collect().await?;
-        if self.last.as_ref() == Some(&files) && !self.seen_more() {
+        if self.last.as_ref() == Some(&files) && !self.seen_more() && !self.is_being_written() {
             return Ok(files);
         }
         loop {
             tokio::time::sleep(QUIET).await;
             let more = self.seen_more();
             let again = self.collect().await?;
-            let at_rest = !more && again == files;
+            let writing = self.is_being_written();
+            let at_rest = !more && !writing && again == files;
             files = again;
-            if at_rest || noticed.elapsed() > PATIENCE {
+            let patience = if writing { WRITING } else { PATIENCE };
+            if at_rest || noticed.elapsed() > patience {
                 return Ok(files);
             }
         }
@@ -129,6 +165,11 @@ impl DirectoryWatch {
         })
     }
 
+    fn is_being_written(&self) -> bool {
+        let notifications = self.notifications.as_ref();
+        notifications.is_some_and(|seen| !seen.events.borrow().writing.is_empty())
+    }
+
     fn listen(&mut self) {
         match notifications(&self.dir, &self.state_dir) {
             Ok(notifications) => self.notifications = Some(notifications),
@@ -148,12 +189,15 @@ impl DirectoryWatch {
 fn notifications(dir: &Path, state_dir: &Path) -> notify::Result<Notifications> {
     let dir = std::fs::canonicalize(dir)?;
     let state_dir = std::fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
-    let (sender, events) = watch::channel(0);
+    let watched = dir.clone();
+    let (sender, events) = watch::channel(Seen::default());
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-        if event.is_ok_and(|event| !matters(&event, &state_dir)) {
-            return;
+        let matters = event
+            .as_ref()
+            .map_or(true, |event| matters(event, &watched, &state_dir));
+        if matters {
+            sender.send_modify(|seen| seen.take(&event));
         }
-        sender.send_modify(|count| *count += 1);
     })?;
     watcher.watch(&dir, RecursiveMode::Recursive)?;
     Ok(Notifications {
@@ -163,7 +207,7 @@ fn notifications(dir: &Path, state_dir: &Path) -> notify::Result<Notifications> 
 }
 
 /// Reading a file is an event too; so is keeping our own state.
-fn matters(event: &Event, state_dir: &Path) -> bool {
+fn matters(event: &Event, dir: &Path, state_dir: &Path) -> bool {
     if event.need_rescan() {
         return true;
     }
@@ -172,8 +216,11 @@ fn matters(event: &Event, state_dir: &Path) -> bool {
         EventKind::Access(_) => false,
         _ => true,
     };
-    let ours =
-        !event.paths.is_empty() && event.paths.iter().all(|path| path.starts_with(state_dir));
+    // Only a state directory strictly below the watched one is ours alone.
+    let is_below = state_dir != dir && state_dir.starts_with(dir);
+    let ours = is_below
+        && !event.paths.is_empty()
+        && event.paths.iter().all(|path| path.starts_with(state_dir));
     kind && !ours
 }
 
@@ -213,6 +260,42 @@ mod tests {
 
         fs::remove_dir_all(dir.path().join("more")).unwrap();
         assert_eq!(next(&mut watch).await.files.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_written_is_not_taken_by_halves() {
+        use std::io::Write;
+
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mesh.yaml");
+        fs::write(&file, "# allow\n# deny").unwrap();
+        let mut watch = DirectoryWatch::new(dir.path().to_owned(), dir.path().join(".outrider"));
+        next(&mut watch).await;
+
+        let mut writer = fs::File::create(&file).unwrap();
+        writer.write_all(b"# allow\n").unwrap();
+        writer.flush().unwrap();
+        // Far longer than a directory has to be quiet to be taken.
+        let half = tokio::time::timeout(PATIENCE * 2, watch.next()).await;
+        assert!(half.is_err(), "took {half:?}");
+
+        writer.write_all(b"# deny, again").unwrap();
+        drop(writer);
+        let taken = next(&mut watch).await.files;
+        assert_eq!(taken, directory::collect(dir.path()));
+    }
+
+    #[tokio::test]
+    async fn edits_are_noticed_where_the_state_directory_is_the_watched_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mesh.yaml");
+        fs::write(&file, "# one").unwrap();
+        let mut watch = DirectoryWatch::new(dir.path().to_owned(), dir.path().to_owned());
+        next(&mut watch).await;
+        fs::write(&file, "# two").unwrap();
+        let change = tokio::time::timeout(POLL / 2, watch.next()).await;
+        let files = change.expect("before the poll").unwrap().files;
+        assert_eq!(files, directory::collect(dir.path()));
     }
 
     #[tokio::test]

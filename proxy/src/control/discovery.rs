@@ -155,17 +155,19 @@ impl Discovery {
             .await
             .map_err(refused)?
             .into_inner();
-        self.metrics.control_plane_connected.set(1);
-        *attempt = 0;
-        tracing::info!(
-            control_plane = self.source.control_plane,
-            "connected to the control plane"
-        );
+        let mut greeted = false;
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 message = incoming.message() => {
                     let message = message.map_err(refused)?.ok_or(StreamError::Closed)?;
+                    if !greeted {
+                        // Before its first answer the control plane may still refuse the hello.
+                        greeted = true;
+                        *attempt = 0;
+                        self.metrics.control_plane_connected.set(1);
+                        tracing::info!(address = self.source.control_plane, "connected to the control plane");
+                    }
                     let reply = self.apply(message);
                     send(&requests, reply).await?;
                 }

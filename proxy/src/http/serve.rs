@@ -11,11 +11,13 @@ pub const MAX_HEADER_BYTES: u32 = super::framing::MAX_HEAD as u32;
 const MAX_HTTP1_BUFFER: usize = super::framing::MAX_HEAD + 16 * 1024;
 /// Flow control: what may be on its way to a reader that has stopped, bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Never the bottleneck: the streams of one connection belong to many clients, and some that have
+/// stopped reading must not hold up the others. 1 GiB, reached only if every stream stands still.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 /// A peer that does not answer a ping in this time is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Streams at once on a connection; the rest waits at the caller.
-const MAX_STREAMS: u32 = 1024;
+const MAX_STREAMS: u32 = 4096;
 
 /// Runs hyper's own tasks on the worker's thread.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +51,10 @@ pub fn http1_server() -> hyper::server::conn::http1::Builder {
 /// For the streams between sidecars: upgrades are extended CONNECTs (RFC 8441).
 pub fn mesh_server() -> hyper::server::conn::http2::Builder<LocalExecutor> {
     let mut builder = http2_server();
-    builder.enable_connect_protocol();
+    builder
+        .enable_connect_protocol()
+        // One connection carries all the clients of a sidecar: many may leave at once.
+        .max_pending_accept_reset_streams(MAX_STREAMS as usize);
     builder
 }
 

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
@@ -116,7 +117,8 @@ fn call<'r>(request: &'r Request<Incoming>, method: &'r Method) -> Result<HttpCa
     let uri = request.uri();
     let authority = uri.authority().ok_or(Refusal::BadAuthority)?.as_str();
     let host = request.headers().get(HOST);
-    if host.is_some_and(|host| host.as_bytes() != authority.as_bytes()) {
+    let is_strict = !authority.contains('@') && !authority.ends_with(':');
+    if !is_strict || host.is_some_and(|host| host.as_bytes() != authority.as_bytes()) {
         return Err(Refusal::BadAuthority);
     }
     Ok(HttpCall {
@@ -156,6 +158,11 @@ fn for_app(
                 HeaderValue::try_from(authority.as_str()).map_err(|_| Refusal::BadAuthority)?;
             parts.headers.insert(HOST, host);
             parts.uri = uri.path_and_query.map(Uri::from).unwrap_or_default();
+            if !body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) {
+                // Of a GET or HEAD hyper sends a body only if it is told so.
+                let chunked = HeaderValue::from_static("chunked");
+                parts.headers.insert(TRANSFER_ENCODING, chunked);
+            }
             parts.version = Version::HTTP_11;
         }
     }
@@ -220,6 +227,11 @@ fn as_upgrade(
             ..target
         },
     )?;
+    let is_http2 = |one: &str| one.trim().to_ascii_lowercase().starts_with("h2");
+    if protocol.as_str().is_empty() || protocol.as_str().split(',').any(is_http2) {
+        // What came through it would be requests that policy never sees.
+        return Err(Refusal::BadRequest);
+    }
     let protocol = HeaderValue::try_from(protocol.as_str()).map_err(|_| Refusal::BadRequest)?;
     asked
         .headers_mut()

@@ -29,7 +29,7 @@ pub async fn answer(
             connection
                 .worker
                 .metrics
-                .refused("inbound", refusal, connection.peer.as_str());
+                .refused("inbound", refusal, connection.edge.peer());
             refusal.response(false, Version::HTTP_2)
         }
     }

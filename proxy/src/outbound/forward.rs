@@ -9,6 +9,7 @@ use std::time::Instant;
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
@@ -178,8 +179,8 @@ fn clean(
     authority: Authority,
 ) -> Result<(Request<RequestBody>, Option<Upgrading>), Refusal> {
     let (mut parts, body) = request.into_parts();
-    let protocol =
-        headers::upgrade_protocol(&parts.headers).filter(|_| parts.method == Method::GET);
+    let protocol = headers::upgrade_protocol(&parts.headers)
+        .filter(|_| parts.method == Method::GET && body.is_end_stream());
     let downstream = parts.extensions.remove::<OnUpgrade>();
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_identity(&mut parts.headers);
@@ -217,7 +218,9 @@ async fn send(
     let worker = &connection.worker;
     let mut tried: Vec<usize> = Vec::new();
     let mut refusal = Refusal::NoEndpoints;
-    let mut edge = Rc::clone(&outgoing.service.edge);
+    let edge = Rc::clone(&outgoing.service.edge);
+    // From here on, so that a caller that leaves before the answer is recorded, too.
+    let mut exchange = Exchange::begin(edge, caller.grpc, caller.started, log);
     loop {
         let endpoints = &outgoing.service.endpoints;
         let picked = balance::pick(endpoints, &tried, caller.started, |below| {
@@ -225,7 +228,7 @@ async fn send(
         });
         let Some((index, endpoint)) = picked.map(|(index, endpoint)| (index, Rc::clone(endpoint)))
         else {
-            Exchange::begin(edge, caller.grpc, caller.started, log).refused(refusal);
+            exchange.refused(refusal);
             return refusal.response(caller.grpc, caller.version);
         };
         if !tried.is_empty() {
@@ -236,7 +239,7 @@ async fn send(
                 .inc();
         }
         tried.push(index);
-        edge = Rc::clone(&endpoint.edge);
+        exchange.retarget(Rc::clone(&endpoint.edge));
         match attempt(
             worker,
             &endpoint,
@@ -247,14 +250,13 @@ async fn send(
         .await
         {
             Attempt::Answered(response) => {
-                let mut exchange = Exchange::begin(edge, caller.grpc, caller.started, log);
                 exchange.carries(endpoint.begin());
                 let open = worker.outbound.open();
                 return answer(response, outgoing.upgrade, caller, exchange, open);
             }
             Attempt::Broken => {
                 let broken = connection.broken();
-                Exchange::begin(edge, caller.grpc, caller.started, log).refused(broken);
+                exchange.refused(broken);
                 return broken.response(caller.grpc, caller.version);
             }
             Attempt::Unsent(request, why) => {

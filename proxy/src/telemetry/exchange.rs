@@ -73,6 +73,11 @@ impl Exchange {
         }
     }
 
+    /// It goes to another endpoint than was thought before.
+    pub fn retarget(&mut self, edge: Rc<Edge>) {
+        self.edge = edge;
+    }
+
     /// The exchange counts as load of an endpoint until it has ended.
     pub fn carries(&mut self, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
