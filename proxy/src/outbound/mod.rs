@@ -175,10 +175,10 @@ async fn silent(worker: &Worker, mut stream: TcpStream, listener: &Listener) -> 
                         return Spoken::Closed;
                     }
                     worker.metrics.detections.with_label_values(&["server_first"]).inc();
-                    return Spoken::ServerFirst(stream, tunnel);
+                    Spoken::ServerFirst(stream, tunnel)
                 }
                 verdict = client_first(&mut stream, &mut first) => {
-                    return settle(worker, stream, first, verdict);
+                    settle(worker, stream, first, verdict)
                 }
             }
         }
