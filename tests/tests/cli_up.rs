@@ -75,6 +75,8 @@ fn up_runs_what_a_directory_describes_and_drains_it() -> Result<()> {
         },
     )?;
     up.process.wait_for_log("GET / HTTP", PATIENCE)?;
+    // Interrupted before everything is up, it ends with a failure.
+    up.process.wait_for_log("Ctrl-C ends it", PATIENCE)?;
 
     let children = children(up.process.id())?;
     assert!(
