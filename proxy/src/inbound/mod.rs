@@ -77,7 +77,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
     tokio::pin!(serving, expires);
     let result = tokio::select! {
         result = serving.as_mut() => result,
-        // A connection does not outlive the certificate that it was made with.
+        // No new streams once the certificate has ended; those that are open are finished.
         () = expires => { serving.as_mut().graceful_shutdown(); serving.await }
         () = drained => { serving.as_mut().graceful_shutdown(); serving.await }
     };
