@@ -369,7 +369,7 @@ fn opaque_connections_are_in_doubt() {
 #[test]
 fn what_people_read() {
     let set = |deny| PolicySet::new(deny, Vec::new());
-    let refused = "refused (no_policy): no ALLOW policy selects this workload, and the mesh denies by default";
+    let refused = "refused (authorization_denied): no ALLOW policy selects this workload, and the mesh denies by default";
     assert_eq!(GET.put_to(&set(true)), refused);
     assert_eq!(
         GET.put_to(&set(false)),
