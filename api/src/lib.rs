@@ -9,6 +9,7 @@
 //! | [`duration`] | durations as the Gateway API writes them |
 //! | [`model`] | what the wire means: validated and immutable |
 //! | [`authorization`] | who may call what: [`authorization::PolicySet::authorize`] |
+//! | [`routing`] | where a request goes, and what its filters make of it |
 //!
 //! No sockets, no clocks and no files: text and messages in, values out.
 
@@ -18,6 +19,7 @@ pub mod kinds;
 pub mod manifest;
 pub mod model;
 pub mod names;
+pub mod routing;
 
 /// The wire protocol, generated from `proto/outrider.proto`.
 #[allow(clippy::all, missing_docs, unreachable_pub)]

@@ -295,7 +295,12 @@ fn naive(default_deny: bool, written: &Written, request: &Request) -> (String, O
         None if of(Action::Allow).count() > 0 => {
             return ("refused (authorization_denied): no rule".into(), None);
         }
-        None if default_deny => return ("refused (authorization_denied): no ALLOW policy".into(), None),
+        None if default_deny => {
+            return (
+                "refused (authorization_denied): no ALLOW policy".into(),
+                None,
+            );
+        }
         None => "allowed by default".into(),
     };
     let audit = of(Action::Audit)

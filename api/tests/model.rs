@@ -11,6 +11,7 @@ use outrider_api::authorization::{
     Action, GrpcMatch, HeaderMatch, HeaderValueMatch, HostMatch, HttpMatch, IpBlock, Method,
     PathMatch, PathMatchKind, Policy, PolicySet, Rule, Source,
 };
+use outrider_api::model::traffic::{InboundLimits, TrafficSettings};
 use outrider_api::model::{
     AppPort, Destination, Endpoint, MeshSettings, Outbound, Protocol, ServicePort, Upstream,
     Workload,
@@ -160,12 +161,15 @@ fn destination() -> impl Strategy<Value = Destination> {
                 id,
                 mesh_address,
                 target_ports,
+                zone: None,
             },
         );
     (service(), ports, vec(endpoint, 0..4)).prop_map(|(service, ports, endpoints)| Destination {
         service,
         ports,
         endpoints,
+        routes: Vec::new(),
+        traffic: TrafficSettings::default(),
     })
 }
 
@@ -244,6 +248,8 @@ fn workload() -> impl Strategy<Value = Workload> {
                     ports,
                     outbound,
                     authorization,
+                    limits: InboundLimits::default(),
+                    zone: None,
                     mesh,
                     trust,
                 }
@@ -419,6 +425,7 @@ fn ports_of_a_destination_and_its_endpoints() {
         id: "spiffe://shop.example/ns/shop/sa/billing".parse().unwrap(),
         mesh_address: "127.0.0.1:15008".parse().unwrap(),
         target_ports: vec![(80, 8080)],
+        zone: None,
     };
     assert_eq!(
         (endpoint.target_port(80), endpoint.target_port(8080)),
@@ -434,6 +441,8 @@ fn ports_of_a_destination_and_its_endpoints() {
         service,
         ports: vec![port.clone()],
         endpoints: vec![endpoint],
+        routes: Vec::new(),
+        traffic: TrafficSettings::default(),
     };
     assert_eq!(
         (destination.port(80), destination.port(81)),

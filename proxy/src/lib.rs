@@ -14,6 +14,7 @@ pub mod outbound;
 pub mod refusal;
 pub mod telemetry;
 pub mod tls;
+pub mod traffic;
 pub mod tunnel;
 pub mod worker;
 

@@ -6,6 +6,8 @@ use outrider_certs::spiffe::SpiffeId;
 
 use super::error::{Cause, ModelError, each, port, required};
 use super::protocol::Protocol;
+use super::route::RouteGroup;
+use super::traffic::TrafficSettings;
 use crate::names::{ServiceName, check_label, check_subdomain};
 use crate::proto;
 
@@ -15,6 +17,9 @@ pub struct Destination {
     /// No port twice.
     pub ports: Vec<ServicePort>,
     pub endpoints: Vec<Endpoint>,
+    /// At most one for each port and group of callers.
+    pub routes: Vec<RouteGroup>,
+    pub traffic: TrafficSettings,
 }
 
 impl Destination {
@@ -40,6 +45,8 @@ pub struct Endpoint {
     pub workload: String,
     /// The app that the workload belongs to, for metrics.
     pub app: String,
+    /// Where it runs (`topology.kubernetes.io/zone`).
+    pub zone: Option<String>,
     /// Whom its sidecar must prove to be.
     pub id: SpiffeId,
     /// Where its sidecar listens.
@@ -73,6 +80,8 @@ impl TryFrom<proto::Destination> for Destination {
             service: required("service", wire.service)?,
             ports,
             endpoints: each("endpoints", wire.endpoints)?,
+            routes: Vec::new(),
+            traffic: TrafficSettings::default(),
         })
     }
 }
@@ -129,6 +138,7 @@ impl TryFrom<proto::Endpoint> for Endpoint {
             namespace: wire.namespace,
             workload: wire.workload,
             app: wire.app,
+            zone: None,
         })
     }
 }

@@ -6,11 +6,18 @@
 mod destination;
 pub(crate) mod error;
 mod protocol;
+mod route;
+pub mod traffic;
 mod workload;
 
 pub use destination::{Destination, Endpoint, ServicePort};
 pub use error::{Cause, ModelError};
 pub use protocol::Protocol;
+pub use route::{
+    Backend, Cors, Filter, HeaderEdit, HeaderMatch, HttpRoutes, HttpRule, Mirror, PathEdit,
+    PathMatch, QueryMatch, Redirect, Rewrite, RouteGroup, RouteMatch, Routes, RuleOrigin,
+    RuleRetry, RuleTimeouts, Target, Timeout, ValueMatch,
+};
 pub use workload::{AppPort, MeshSettings, Outbound, Upstream, Workload};
 
 use crate::names::ServiceName;

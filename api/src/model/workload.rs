@@ -8,6 +8,7 @@ use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
 use super::error::{Cause, ModelError, each, port, required};
 use super::protocol::Protocol;
+use super::traffic::InboundLimits;
 use crate::authorization::PolicySet;
 use crate::names::{ServiceName, check_label, check_subdomain};
 use crate::proto;
@@ -29,6 +30,10 @@ pub struct Workload {
     pub ports: Vec<AppPort>,
     pub outbound: Outbound,
     pub authorization: PolicySet,
+    /// How much it takes of each peer.
+    pub limits: InboundLimits,
+    /// Where it runs (`topology.kubernetes.io/zone`).
+    pub zone: Option<String>,
     pub mesh: MeshSettings,
     pub trust: TrustBundle,
 }
@@ -108,6 +113,8 @@ impl TryFrom<proto::Workload> for Workload {
             outbound: required("outbound", wire.outbound)?,
             // Absent policy is not "no policy": refused, so that the sidecar lets nothing through.
             authorization: required("authorization", wire.authorization)?,
+            limits: InboundLimits::default(),
+            zone: None,
             mesh,
             trust,
         })

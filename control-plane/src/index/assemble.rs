@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrider_api::authorization::{Policy, PolicySet};
 use outrider_api::kinds;
 use outrider_api::manifest::Problem;
+use outrider_api::model::traffic::{InboundLimits, TrafficSettings};
 use outrider_api::model::{
     AppPort, Destination, Endpoint, MeshSettings, Outbound, Protocol, ServicePort, Upstream,
     Workload,
@@ -20,6 +21,9 @@ use super::policies::Policies;
 use super::selection::{self, Selection};
 use super::{Settings, WorkloadName};
 use crate::server::tls::{NAMESPACE, SERVICE_ACCOUNT};
+
+/// The label that says where a workload runs.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(super) type Identities = BTreeMap<WorkloadName, SpiffeId>;
 
@@ -166,6 +170,8 @@ impl Parts<'_, '_> {
             ports: self.app_ports(name, workload),
             outbound: outbound(name, &spec.outbound),
             authorization: PolicySet::new(self.settings.default_deny, policies),
+            limits: InboundLimits::default(),
+            zone: zone(workload),
             mesh: MeshSettings {
                 trust_domain: self.settings.trust_domain.clone(),
                 access_log: self.settings.access_log,
@@ -220,6 +226,8 @@ impl Parts<'_, '_> {
             service: name.clone(),
             ports: ports.collect(),
             endpoints,
+            routes: Vec::new(),
+            traffic: TrafficSettings::default(),
         }
     }
 
@@ -232,6 +240,7 @@ impl Parts<'_, '_> {
             workload: name.name.clone(),
             app: app(name, workload),
             id: self.identities.get(name)?.clone(),
+            zone: zone(workload),
             mesh_address: mesh_address(workload),
             target_ports: target_ports.collect(),
         })
@@ -268,6 +277,10 @@ fn declared_by_service(port: &kinds::ServicePort) -> Protocol {
 fn app(name: &WorkloadName, workload: &kinds::Workload) -> String {
     let label = workload.metadata.labels.get("app");
     label.unwrap_or(&name.name).clone()
+}
+
+fn zone(workload: &kinds::Workload) -> Option<String> {
+    workload.metadata.labels.get(ZONE).cloned()
 }
 
 fn mesh_address(workload: &kinds::Workload) -> SocketAddr {
