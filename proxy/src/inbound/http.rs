@@ -39,7 +39,9 @@ pub async fn answer(
     };
     result.unwrap_or_else(|(refusal, exchange)| {
         exchange.refused(refusal);
-        refusal.response(grpc, Version::HTTP_2)
+        let mut response = refusal.response(grpc, Version::HTTP_2);
+        wire::set_reason(response.headers_mut(), refusal);
+        response
     })
 }
 
@@ -260,12 +262,12 @@ async fn carry(
     let both =
         futures_util::future::join(hyper::upgrade::on(request), hyper::upgrade::on(response)).await;
     let (Ok(peer), Ok(app)) = both else {
-        exchange.broken();
+        exchange.broken(Refusal::AppReset);
         return;
     };
     let (mut peer, mut app) = (TokioIo::new(peer), TokioIo::new(app));
     tokio::select! {
-        ended = crate::tunnel::carry(&mut peer, &mut app, |_| {}, |_| {}) => {
+        ended = crate::tunnel::carry(&mut peer, &mut app, None, |_| {}, |_| {}) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "an upgraded connection ended");
             }

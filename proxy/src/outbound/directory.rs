@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outrider_api::model::traffic::TrafficSettings;
 use outrider_api::model::{Destination, Protocol};
 use outrider_api::names::ServiceName;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,6 +37,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// How its callers treat it.
+    pub fn traffic(&self) -> &TrafficSettings {
+        &self.compiled_from.traffic
+    }
+
     /// What the port of the Service speaks; `None` if there is no such port.
     pub fn protocol(&self, port: u16) -> Option<Protocol> {
         self.ports

@@ -2,7 +2,7 @@
 //! endpoint's sidecar.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode};
@@ -31,6 +31,7 @@ pub struct Tunnel {
     /// The server's first bytes, where it spoke before the client.
     greeting: BytesMut,
     edge: Rc<Edge>,
+    idle: Option<Duration>,
     _in_flight: InFlight,
 }
 
@@ -70,6 +71,7 @@ pub async fn carry(mut stream: TcpStream, mut tunnel: Tunnel) {
         tunnel::carry(
             &mut stream,
             &mut tunnel.upstream,
+            tunnel.idle,
             |bytes| handles.received.inc_by(bytes),
             |bytes| handles.sent.inc_by(bytes),
         )
@@ -119,7 +121,10 @@ async fn open_to(
         };
         tried.push(index);
         match connect(worker, endpoint, port).await {
-            Ok(response) => return switch(response, endpoint).await,
+            Ok(response) => {
+                let idle = service.traffic().timeouts.tcp_idle;
+                return switch(response, endpoint, idle).await;
+            }
             Err(refusal) => failed = (refusal, Rc::clone(&endpoint.edge)),
         }
     }
@@ -149,6 +154,7 @@ async fn connect(
 async fn switch(
     mut response: Response<Incoming>,
     endpoint: &Rc<Endpoint>,
+    idle: Option<Duration>,
 ) -> Result<Tunnel, (Refusal, Rc<Edge>)> {
     let refused = |refusal| (refusal, Rc::clone(&endpoint.edge));
     match response.status() {
@@ -164,6 +170,7 @@ async fn switch(
         upstream: TokioIo::new(upgraded),
         greeting: BytesMut::new(),
         edge: Rc::clone(&endpoint.edge),
+        idle,
         _in_flight: endpoint.begin(),
     })
 }

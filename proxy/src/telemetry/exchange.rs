@@ -10,9 +10,8 @@ use super::edge::{Answer, Edge, Spoken};
 use crate::outbound::endpoint::InFlight;
 use crate::refusal::Refusal;
 
-/// Istio's flags for an answer that broke off, and for a caller that went away.
+/// Istio's flags for an answer that is whole, and for a caller that went away.
 const FLAG_NONE: &str = "-";
-const FLAG_BROKEN: &str = "UC";
 const FLAG_CALLER_GONE: &str = "DC";
 
 /// See the module.
@@ -114,8 +113,9 @@ impl Exchange {
     }
 
     /// The answer broke off.
-    pub fn broken(mut self) {
-        self.record(FLAG_BROKEN, "upstream_reset");
+    pub fn broken(mut self, why: Refusal) {
+        let row = why.row();
+        self.record(row.flag, row.reason);
     }
 
     fn record(&mut self, flag: &'static str, reason: &'static str) {
