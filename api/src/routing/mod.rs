@@ -8,12 +8,21 @@
 //! | `conditions` | method, headers and query of a match |
 //! | `query` | names and values of a query, decoded |
 //! | `pattern` | [`Pattern`]: regular expressions |
+//! | `edit` | edits of headers and paths, and when they are none ([`EditError`]) |
+//! | `redirect`, `rewrite` | where a request is sent instead |
+//! | `cors` | what browsers of other origins are told |
 
 mod conditions;
+mod cors;
+mod edit;
 mod paths;
 mod pattern;
 mod query;
+mod redirect;
+mod rewrite;
 mod router;
 
+pub use edit::{EditError, is_editable};
 pub use pattern::{Pattern, PatternError};
+pub use redirect::RedirectedRequest;
 pub use router::{RouteHit, RouteRequest, Router};
