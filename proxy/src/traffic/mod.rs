@@ -3,4 +3,9 @@
 //! nothing here is locked. The simulation in `tests/simulate` runs the very same code.
 
 pub mod budget;
+pub mod context;
+pub mod deadline;
+pub mod grpc_timeout;
 pub mod retry;
+pub mod traceparent;
+pub mod tracestate;
