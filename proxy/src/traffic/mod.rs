@@ -9,3 +9,4 @@ pub mod grpc_timeout;
 pub mod retry;
 pub mod traceparent;
 pub mod tracestate;
+pub mod health;
