@@ -179,7 +179,7 @@ impl Refusal {
             Self::TlsHandshakeFailed => row(S::SERVICE_UNAVAILABLE, 14, "tls_protocol_error", "tls_handshake_failed", "UF", false, Callee),
             Self::NoRoute => row(S::NOT_FOUND, 12, "destination_not_found", "no_route", "NR", false, Caller),
             Self::BackendInvalid => row(S::INTERNAL_SERVER_ERROR, 14, "proxy_configuration_error", "backend_invalid", "NC", false, Mesh),
-            Self::BadTimeout => row(S::BAD_REQUEST, 3, "http_request_error", "bad_timeout", "DPE", false, Caller),
+            Self::BadTimeout => row(S::BAD_REQUEST, 13, "http_request_error", "bad_timeout", "DPE", false, Caller),
             Self::RequestTimeout => row(S::GATEWAY_TIMEOUT, 4, "http_response_timeout", "request_timeout", "UT", false, Callee),
             Self::AttemptTimeout => row(S::GATEWAY_TIMEOUT, 4, "http_response_timeout", "attempt_timeout", "UT", false, Callee),
             Self::DeadlineExceeded => row(S::GATEWAY_TIMEOUT, 4, "http_response_timeout", "deadline_exceeded", "DT", false, Caller),
@@ -205,6 +205,18 @@ impl Refusal {
     pub fn from_reason(reason: &[u8]) -> Option<Self> {
         let mut all = Self::ALL.into_iter();
         all.find(|refusal| refusal.reason().as_bytes() == reason)
+    }
+
+    /// The answer to a request into which a fault is injected, with the statuses of its policy.
+    pub fn aborted(status: u16, code: u8, grpc: bool, version: Version) -> Response<ResponseBody> {
+        let mut response = Self::FaultInjected.response(grpc, version);
+        if grpc {
+            let code = HeaderValue::from(u16::from(code));
+            response.headers_mut().insert(GRPC_STATUS, code);
+        } else if let Ok(status) = StatusCode::from_u16(status) {
+            *response.status_mut() = status;
+        }
+        response
     }
 
     /// The answer to an HTTP request, or the trailers-only answer to a gRPC call.

@@ -56,6 +56,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// For people and metrics: `namespace/workload`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}/{}", self.namespace, self.workload)
+    }
+
     /// The app's port behind a port of the Service.
     #[must_use]
     pub fn target_port(&self, service_port: u16) -> Option<u16> {

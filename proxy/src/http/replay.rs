@@ -28,7 +28,7 @@ struct Shared<B> {
     frames: Vec<Frame<Bytes>>,
     bytes: usize,
     keeping: bool,
-    mirror: Option<mpsc::Sender<Frame<Bytes>>>,
+    mirrors: Vec<mpsc::Sender<Frame<Bytes>>>,
 }
 
 /// The right to send a body again.
@@ -57,7 +57,7 @@ impl<B> Replay<B> {
             frames: Vec::new(),
             bytes: 0,
             keeping: true,
-            mirror: None,
+            mirrors: Vec::new(),
         })))
     }
 
@@ -86,21 +86,18 @@ impl<B> Replay<B> {
         self.0.borrow_mut().keeping = false;
     }
 
-    /// A copy of what passes from now on. One at a time: a second one ends the first.
+    /// A copy of what passes from now on.
     pub fn copied(&self) -> Copied {
         let (sender, receiver) = mpsc::channel(MIRROR_LAG);
-        self.0.borrow_mut().mirror = Some(sender);
+        self.0.borrow_mut().mirrors.push(sender);
         Copied(receiver)
     }
 }
 
 impl<B> Shared<B> {
     fn passes(&mut self, frame: &Frame<Bytes>) {
-        if let Some(mirror) = &self.mirror
-            && mirror.try_send(copy(frame)).is_err()
-        {
-            self.mirror = None;
-        }
+        self.mirrors
+            .retain(|mirror| mirror.try_send(copy(frame)).is_ok());
         if !self.keeping {
             return;
         }
@@ -146,7 +143,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Attempt<B> {
             Some(Err(_)) => shared.keeping = false,
             None => {
                 shared.ended = true;
-                shared.mirror = None;
+                shared.mirrors.clear();
             }
         }
         self.sent = shared.frames.len();

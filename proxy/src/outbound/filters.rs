@@ -1,22 +1,20 @@
 //! What a route's filters do with a request before it is sent.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use http::header::{LOCATION, ORIGIN};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{Response, StatusCode, Uri};
-use outrider_api::model::traffic::{FaultKind, TrafficSettings};
-use outrider_api::model::{Cors, Filter, Mirror, Redirect, Rewrite};
+use outrider_api::model::traffic::TrafficSettings;
+use outrider_api::model::{Cors, Filter, Redirect, Rewrite};
 use outrider_api::routing::RedirectedRequest;
 
-use super::answer::{Caller, Edits};
-use super::message::Message;
+use super::answer::Edits;
 use super::routes::Met;
 use crate::http::body::ResponseBody;
 use crate::refusal::Refusal;
-use crate::traffic::faults;
+use crate::traffic::faults::{self, Abort};
 use crate::worker::Worker;
 
 /// What is left to do with a request.
@@ -129,16 +127,14 @@ fn rewritten(
     Ok(authority)
 }
 
-/// Waits or refuses, for the share of requests that the policy names.
-pub async fn inject_fault(
-    worker: &Worker,
-    traffic: &TrafficSettings,
-    _caller: Caller,
-) -> Result<(), Fault> {
-    todo!()
-}
-
-/// Sends a copy to each mirror of the rule. Its answer is thrown away, and its failure is nobody's.
-pub async fn mirror(worker: &Worker, edits: &Edits, message: &Message) {
-    todo!()
+/// Holds up the share of requests that the policy names, and says which are to be aborted.
+pub async fn inject_faults(worker: &Worker, traffic: &TrafficSettings) -> Option<Abort> {
+    if traffic.faults.is_empty() {
+        return None;
+    }
+    let drawn = faults::draw(&traffic.faults, |below| worker.random(below));
+    if !drawn.delay.is_zero() {
+        tokio::time::sleep(drawn.delay).await;
+    }
+    drawn.abort
 }

@@ -22,15 +22,17 @@ use super::attempts::{self, Outgoing};
 use super::directory::Service;
 use super::filters::{self, Filtered};
 use super::message::{Head, Message};
+use super::mirror;
 use super::route::{self, Listener, Route};
 use super::routes::Met;
 use super::time::TimeLeft;
-use crate::http::body::{RequestBody, ResponseBody};
+use crate::http::body::ResponseBody;
 use crate::http::guarded::{self, Gate};
 use crate::http::headers;
 use crate::http::wire::AppVersion;
 use crate::refusal::Refusal;
 use crate::telemetry::exchange::{Exchange, LogEntry};
+use crate::traffic::faults::Abort;
 use crate::worker::Worker;
 
 /// A connection of the app, and where its requests went last: most go there again.
@@ -72,6 +74,8 @@ enum Prepared {
     Outgoing(Box<Outgoing>),
     /// A filter has answered it.
     Answered(Response<ResponseBody>, Rc<Service>),
+    /// A fault was injected.
+    Aborted(Abort, Rc<Service>),
 }
 
 /// Why there is nothing to send, and whose request it was, as far as that is known.
@@ -103,6 +107,11 @@ pub async fn handle(
             exchange.head(response.status(), response.headers());
             exchange.completed(None);
             response
+        }
+        Ok(Prepared::Aborted(abort, service)) => {
+            let exchange = begin(Rc::clone(&service.edge));
+            exchange.aborted(abort.status, abort.grpc);
+            Refusal::aborted(abort.status, abort.grpc, caller.grpc, caller.version)
         }
         Err((refusal, service)) => {
             let edge = service.map_or_else(
@@ -158,25 +167,26 @@ impl Connection {
                 (authority, backend.map_err(refused)?)
             }
         };
-        filters::inject_fault(worker, service.traffic(), caller)
-            .await
-            .map_err(refused)?;
+        if let Some(abort) = filters::inject_faults(worker, service.traffic()).await {
+            return Ok(Prepared::Aborted(abort, service));
+        }
         let rule = edits.rule();
         let timeouts = rule.map_or(service.traffic().timeouts, |rule| rule.timeouts);
         let time = TimeLeft::of(worker, &parts.headers, &timeouts, caller).map_err(refused)?;
         let upgrade = clean(&mut parts, body.is_end_stream(), authority).map_err(refused)?;
+        let version = match caller.version {
+            Version::HTTP_2 => AppVersion::Http2,
+            _ => AppVersion::Http1,
+        };
         let message = Message::new(Head::from(parts), body, upgrade.is_some());
-        filters::mirror(worker, &edits, &message).await;
+        mirror::send(worker, &edits, &message, version);
         let (backend, port) = backend;
         Ok(Prepared::Outgoing(Box::new(Outgoing {
             message,
             called: service,
             service: backend,
             port,
-            version: match caller.version {
-                Version::HTTP_2 => AppVersion::Http2,
-                _ => AppVersion::Http1,
-            },
+            version,
             upgrade,
             edits,
             timeouts,

@@ -159,6 +159,13 @@ impl Edge {
         &self.metrics
     }
 
+    /// For our own metrics: `namespace/service`.
+    pub fn service_label(&self) -> String {
+        self.service
+            .as_ref()
+            .map_or_else(|| UNKNOWN.to_owned(), ServiceName::label)
+    }
+
     /// Counts a request that has ended. `grpc_status` values above 16 are counted as one.
     pub fn answered(&self, spoken: Spoken, mut answer: Answer, milliseconds: f64) {
         answer.grpc_status = answer.grpc_status.map(|code| code.min(17));

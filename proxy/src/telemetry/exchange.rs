@@ -89,14 +89,24 @@ impl Exchange {
     }
 
     /// The sidecar answers itself.
-    pub fn refused(mut self, refusal: Refusal) {
+    pub fn refused(self, refusal: Refusal) {
+        let row = refusal.row();
+        self.refused_as(refusal, row.status.as_u16(), row.grpc);
+    }
+
+    /// A fault is injected, with the statuses that its policy names.
+    pub fn aborted(self, status: u16, grpc: u8) {
+        self.refused_as(Refusal::FaultInjected, status, grpc);
+    }
+
+    fn refused_as(mut self, refusal: Refusal, status: u16, grpc: u8) {
         let row = refusal.row();
         match self.spoken {
             Spoken::Grpc => {
                 self.status = 200;
-                self.grpc_status = Some(u16::from(row.grpc));
+                self.grpc_status = Some(u16::from(grpc));
             }
-            Spoken::Http | Spoken::Tcp => self.status = row.status.as_u16(),
+            Spoken::Http | Spoken::Tcp => self.status = status,
         }
         self.edge
             .metrics()
