@@ -3,11 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrider_api::model::{Destination, Protocol};
+use outrider_api::model::traffic::TrafficSettings;
+use outrider_api::model::{self, Destination, Protocol};
 use outrider_api::names::ServiceName;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -17,6 +19,8 @@ use crate::control::discovery::Subscription;
 use crate::refusal::Refusal;
 use crate::telemetry::edge::{Edge, Party, Reporter};
 use crate::telemetry::metrics::Metrics;
+use crate::traffic::balance::Balancer;
+use crate::traffic::health::Ejections;
 
 /// The first request to a Service waits this long for the control plane's answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -29,7 +33,7 @@ const IDLE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Service {
     ports: Vec<(u16, Protocol)>,
-    pub endpoints: Vec<Rc<Endpoint>>,
+    pub balancer: Balancer<Rc<Endpoint>>,
     /// For requests that reach no endpoint.
     pub edge: Rc<Edge>,
     compiled_from: Arc<Destination>,
@@ -42,6 +46,10 @@ impl Service {
             .iter()
             .find(|(known, _)| *known == port)
             .map(|(_, protocol)| *protocol)
+    }
+
+    pub fn traffic(&self) -> &TrafficSettings {
+        &self.compiled_from.traffic
     }
 }
 
@@ -59,6 +67,7 @@ pub struct Slot {
     name: ServiceName,
     state: RefCell<watch::Receiver<DestinationState>>,
     service: RefCell<Option<Rc<Service>>>,
+    ejections: Rc<Ejections>,
     used: Cell<Instant>,
 }
 
@@ -93,6 +102,7 @@ impl Directory {
             name: name.clone(),
             state: RefCell::new(state),
             service: RefCell::default(),
+            ejections: Rc::default(),
             used: Cell::new(Instant::now()),
         });
         let mut slots = self.slots.borrow_mut();
@@ -100,7 +110,13 @@ impl Directory {
     }
 
     /// The Service in `slot` as it is now. Waits only for the very first answer about it.
-    pub async fn service(&self, slot: &Slot, source: &Party) -> Result<Rc<Service>, Refusal> {
+    /// `source` and `zone` are the caller's.
+    pub async fn service(
+        &self,
+        slot: &Slot,
+        source: &Party,
+        zone: Option<&str>,
+    ) -> Result<Rc<Service>, Refusal> {
         slot.used.set(Instant::now());
         if let Some(service) = slot.current() {
             return Ok(service);
@@ -120,7 +136,9 @@ impl Directory {
                 slot.service.take();
                 Err(Refusal::UnknownDestination)
             }
-            DestinationState::Ready(destination) => Ok(self.compile(slot, &destination, source)),
+            DestinationState::Ready(destination) => {
+                Ok(self.compile(slot, &destination, source, zone))
+            }
         }
     }
 
@@ -131,7 +149,13 @@ impl Directory {
         });
     }
 
-    fn compile(&self, slot: &Slot, destination: &Arc<Destination>, source: &Party) -> Rc<Service> {
+    fn compile(
+        &self,
+        slot: &Slot,
+        destination: &Arc<Destination>,
+        source: &Party,
+        zone: Option<&str>,
+    ) -> Rc<Service> {
         let before = slot.service.borrow().clone();
         if let Some(service) = &before
             && Arc::ptr_eq(&service.compiled_from, destination)
@@ -147,33 +171,38 @@ impl Directory {
                 Some(slot.name.clone()),
             )
         };
-        let endpoints = destination
-            .endpoints
+        // What is known of an endpoint, and its warm connections, outlive a change of others.
+        let known: HashMap<SocketAddr, &Rc<Endpoint>> = before
             .iter()
-            .map(|model| {
-                // What is known of an endpoint, and its warm connections, outlive a change of others.
-                let known = before
-                    .iter()
-                    .flat_map(|service| &service.endpoints)
-                    .find(|known| known.model == *model);
-                known.cloned().unwrap_or_else(|| {
-                    let to = Party {
-                        workload: model.workload.clone(),
-                        namespace: model.namespace.clone(),
-                        principal: model.id.to_string(),
-                        app: model.app.clone(),
-                    };
-                    Endpoint::new(model.clone(), edge(to))
-                })
-            })
+            .flat_map(|service| service.balancer.endpoints())
+            .map(|known| (known.model.mesh_address, known))
             .collect();
+        let endpoint = |model: &model::Endpoint| match known.get(&model.mesh_address) {
+            Some(&known) if known.model == *model => Rc::clone(known),
+            _ => {
+                let to = Party {
+                    workload: model.workload.clone(),
+                    namespace: model.namespace.clone(),
+                    principal: model.id.to_string(),
+                    app: model.app.clone(),
+                };
+                Endpoint::new(model.clone(), edge(to), Rc::clone(&slot.ejections))
+            }
+        };
+        let traffic = &destination.traffic;
+        let balancer = Balancer::new(
+            destination.endpoints.iter().map(endpoint).collect(),
+            &traffic.balancing,
+            traffic.outliers.when_all_ejected,
+            zone,
+        );
         let service = Rc::new(Service {
             ports: destination
                 .ports
                 .iter()
                 .map(|port| (port.port, port.protocol))
                 .collect(),
-            endpoints,
+            balancer,
             edge: edge(Party::unknown()),
             compiled_from: Arc::clone(destination),
         });

@@ -16,13 +16,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::balance::{self, Candidate};
 use crate::http::body::RequestBody;
 use crate::http::serve;
 use crate::http::wire::{AppVersion, Target};
 use crate::refusal::Refusal;
 use crate::telemetry::edge::Edge;
 use crate::tls::ClientTls;
+use crate::traffic::balance::{self, Candidate, Latency, Load};
+use crate::traffic::health::{Admission, Ejections, EndpointHealth};
 
 /// For TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -33,9 +34,9 @@ pub struct Endpoint {
     pub model: model::Endpoint,
     pub edge: Rc<Edge>,
     ports: Vec<PortTarget>,
-    in_flight: Rc<Cell<u32>>,
-    failures: Cell<u32>,
-    paused_until: Cell<Option<Instant>>,
+    pub load: Rc<Load>,
+    pub health: RefCell<EndpointHealth>,
+    identity: u64,
     requests: Slot,
     tunnels: Slot,
 }
@@ -92,38 +93,56 @@ struct Warm {
 
 /// Something in flight to an endpoint, until it is dropped.
 #[derive(Debug)]
-pub struct InFlight(Rc<Cell<u32>>);
+pub struct InFlight(Rc<Load>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.end();
     }
 }
 
 impl Candidate for Rc<Endpoint> {
-    fn load(&self) -> u32 {
-        self.in_flight.get()
+    fn identity(&self) -> u64 {
+        self.identity
     }
 
-    fn paused_until(&self) -> Option<Instant> {
-        self.paused_until.get()
+    fn zone(&self) -> Option<&str> {
+        self.model.zone.as_deref()
+    }
+
+    fn admission(&self, now: Instant) -> Admission {
+        self.health.borrow().admit(now)
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.load.in_flight()
+    }
+
+    fn latency(&self, now: Instant) -> Latency {
+        self.load.latency(now)
+    }
+
+    fn since(&self) -> Instant {
+        self.health.borrow().since()
     }
 }
 
 impl Endpoint {
-    pub fn new(model: model::Endpoint, edge: Rc<Edge>) -> Rc<Self> {
+    /// `ejections`: of the Service that it belongs to.
+    pub fn new(model: model::Endpoint, edge: Rc<Edge>, ejections: Rc<Ejections>) -> Rc<Self> {
+        let now = Instant::now();
         let ports = model
             .target_ports
             .iter()
             .filter_map(|&(service, target)| PortTarget::new(service, target))
             .collect();
         Rc::new(Self {
+            load: Rc::new(Load::new(now)),
+            health: RefCell::new(EndpointHealth::new(ejections, now)),
+            identity: balance::hash(model.mesh_address.to_string().as_bytes()),
             model,
             edge,
             ports,
-            in_flight: Rc::default(),
-            failures: Cell::new(0),
-            paused_until: Cell::new(None),
             requests: Slot::default(),
             tunnels: Slot::default(),
         })
@@ -136,8 +155,8 @@ impl Endpoint {
     }
 
     pub fn begin(&self) -> InFlight {
-        self.in_flight.set(self.in_flight.get() + 1);
-        InFlight(Rc::clone(&self.in_flight))
+        self.load.begin();
+        InFlight(Rc::clone(&self.load))
     }
 
     /// A warm connection to the endpoint's sidecar, made if there is none. Whoever comes while it
@@ -164,24 +183,15 @@ impl Endpoint {
         }
         match self.connect(client).await {
             Ok(warm) => {
-                self.failures.set(0);
-                self.paused_until.set(None);
                 let sender = warm.sender.clone();
                 slot.ready.replace(Some(warm));
                 Ok(sender)
             }
             Err(refusal) => {
                 slot.failed_at.set(Some(Instant::now()));
-                self.pause();
                 Err(refusal)
             }
         }
-    }
-
-    fn pause(&self) {
-        self.failures.set(self.failures.get().saturating_add(1));
-        self.paused_until
-            .set(Some(Instant::now() + balance::pause(self.failures.get())));
     }
 
     async fn connect(&self, client: &ClientTls) -> Result<Warm, Refusal> {

@@ -15,7 +15,7 @@ use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::balance;
+use super::attempt::Attempt as Evidence;
 use super::directory::Service;
 use super::endpoint::{Endpoint, Purpose};
 use super::route::{self, Listener, Route};
@@ -25,7 +25,8 @@ use crate::http::headers;
 use crate::http::wire::{self, AppVersion};
 use crate::listen::Open;
 use crate::refusal::Refusal;
-use crate::telemetry::exchange::{Exchange, LogEntry};
+use crate::telemetry::exchange::{Exchange, LogEntry, grpc_status};
+use crate::traffic::health::Outcome;
 use crate::worker::Worker;
 
 /// A connection of the app, and where its requests went last: most go there again.
@@ -222,11 +223,10 @@ async fn send(
     // From here on, so that a caller that leaves before the answer is recorded, too.
     let mut exchange = Exchange::begin(edge, caller.grpc, caller.started, log);
     loop {
-        let endpoints = &outgoing.service.endpoints;
-        let picked = balance::pick(endpoints, &tried, caller.started, |below| {
-            worker.random(below)
-        });
-        let Some((index, endpoint)) = picked.map(|(index, endpoint)| (index, Rc::clone(endpoint)))
+        let now = Instant::now();
+        let balancer = &outgoing.service.balancer;
+        let picked = balancer.pick(&tried, None, now, |below| worker.random(below));
+        let Ok((index, endpoint)) = picked.map(|(index, endpoint)| (index, Rc::clone(endpoint)))
         else {
             exchange.refused(refusal);
             return refusal.response(caller.grpc, caller.version);
@@ -240,6 +240,8 @@ async fn send(
         }
         tried.push(index);
         exchange.retarget(Rc::clone(&endpoint.edge));
+        let evidence = Evidence::begin(&endpoint, now);
+        let outliers = outgoing.service.traffic().outliers;
         match attempt(
             worker,
             &endpoint,
@@ -250,16 +252,22 @@ async fn send(
         .await
         {
             Attempt::Answered(response) => {
+                evidence.ended(
+                    &outliers,
+                    Outcome::of_answer(response.status().as_u16(), grpc_status(response.headers())),
+                );
                 exchange.carries(endpoint.begin());
                 let open = worker.outbound.open();
                 return answer(response, outgoing.upgrade, caller, exchange, open);
             }
             Attempt::Broken => {
+                evidence.ended(&outliers, Outcome::GatewayError);
                 let broken = connection.broken();
                 exchange.refused(broken);
                 return broken.response(caller.grpc, caller.version);
             }
             Attempt::Unsent(request, why) => {
+                evidence.unsent(&outliers, why);
                 refusal = why;
                 outgoing.request = request;
             }

@@ -12,13 +12,14 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::balance;
+use super::attempt::Attempt;
 use super::directory::Service;
 use super::endpoint::{Endpoint, InFlight, Purpose};
 use super::route::Listener;
 use crate::http::body::RequestBody;
 use crate::refusal::Refusal;
 use crate::telemetry::edge::Edge;
+use crate::traffic::health::Outcome;
 use crate::tunnel;
 use crate::worker::Worker;
 
@@ -111,16 +112,27 @@ async fn open_to(
     let mut tried: Vec<usize> = Vec::new();
     let mut failed = (Refusal::NoEndpoints, Rc::clone(&service.edge));
     loop {
-        let picked = balance::pick(&service.endpoints, &tried, Instant::now(), |below| {
-            worker.random(below)
-        });
-        let Some((index, endpoint)) = picked else {
+        let now = Instant::now();
+        let random = |below| worker.random(below);
+        let Ok((index, endpoint)) = service.balancer.pick(&tried, None, now, random) else {
             return Err(failed);
         };
         tried.push(index);
-        match connect(worker, endpoint, port).await {
-            Ok(response) => return switch(response, endpoint).await,
-            Err(refusal) => failed = (refusal, Rc::clone(&endpoint.edge)),
+        let attempt = Attempt::begin(endpoint, now);
+        let connected = connect(worker, endpoint, port).await;
+        let outliers = &service.traffic().outliers;
+        match connected {
+            Ok(response) => {
+                attempt.ended(
+                    outliers,
+                    Outcome::of_answer(response.status().as_u16(), None),
+                );
+                return switch(response, endpoint).await;
+            }
+            Err(refusal) => {
+                attempt.unsent(outliers, refusal);
+                failed = (refusal, Rc::clone(&endpoint.edge));
+            }
         }
     }
 }

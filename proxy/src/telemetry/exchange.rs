@@ -153,6 +153,6 @@ impl Drop for Exchange {
     }
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
