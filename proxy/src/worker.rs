@@ -124,7 +124,8 @@ impl Worker {
             return Ok(service);
         }
         let workload = self.workload().ok_or(Refusal::NoPolicy)?;
-        self.directory.service(slot, &self.party(&workload)).await
+        let (source, zone) = (self.party(&workload), workload.zone.as_deref());
+        self.directory.service(slot, &source, zone).await
     }
 
     /// Where the app listens.

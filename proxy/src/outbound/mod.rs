@@ -3,7 +3,7 @@
 //! [`serve`] is the way of a connection: what it speaks is declared or detected, then HTTP goes
 //! request by request through [`forward`], and everything else through [`opaque`].
 
-pub mod balance;
+pub mod attempt;
 pub mod directory;
 pub mod endpoint;
 pub mod forward;

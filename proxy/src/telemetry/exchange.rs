@@ -163,6 +163,6 @@ impl Drop for Exchange {
     }
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

@@ -30,6 +30,20 @@ pub enum Outcome {
     ConnectFailed,
 }
 
+impl Outcome {
+    /// By the answer's head: its HTTP status, and its gRPC status where the head carries one.
+    #[must_use]
+    pub fn of_answer(status: u16, grpc: Option<u16>) -> Self {
+        match (status, grpc) {
+            // UNAVAILABLE (grpc/doc/statuscodes.md).
+            (502..=504, _) | (_, Some(14)) => Self::GatewayError,
+            // UNKNOWN, INTERNAL, DATA_LOSS.
+            (500.., _) | (_, Some(2 | 13 | 15)) => Self::AppError,
+            _ => Self::Success,
+        }
+    }
+}
+
 /// Whether the next request may go to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
