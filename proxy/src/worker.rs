@@ -1,7 +1,7 @@
 //! A worker: one thread, one runtime, and everything that a request touches. Workers share nothing
 //! but the snapshots that they are sent and the metrics that they count into.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,12 +19,15 @@ use crate::inbound::app::App;
 use crate::inbound::{self, Peers};
 use crate::listen::{self, Drain, ListenError};
 use crate::outbound;
-use crate::outbound::directory::{Directory, Service, Slot};
+use crate::outbound::directory::{Directory, Slot};
+use crate::outbound::mirror::Copies;
 use crate::outbound::route::Listener;
+use crate::outbound::service::{Caller, Service};
 use crate::refusal::Refusal;
 use crate::telemetry::edge::{Edge, Party, Reporter};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::ClientTls;
+use crate::traffic::context::Contexts;
 
 /// How long first bytes are waited for before there are settings.
 pub const DETECT_TIMEOUT: Duration = Duration::from_millis(50);
@@ -40,6 +43,7 @@ pub struct Shared {
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     pub subscriptions: mpsc::Sender<Subscription>,
     pub metrics: Arc<Metrics>,
+    pub contexts: Arc<Contexts>,
     /// The sidecar shall end: drain.
     pub shutdown: watch::Receiver<bool>,
     /// What the first listening ended with, told once by each worker.
@@ -54,7 +58,10 @@ pub struct Worker {
     pub workload: watch::Receiver<WorkloadState>,
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     pub metrics: Arc<Metrics>,
-    pub tls: ClientTls,
+    pub tls: Rc<ClientTls>,
+    /// What the app works on, in the whole sidecar.
+    pub contexts: Arc<Contexts>,
+    pub copies: Copies,
     pub directory: Directory,
     pub app: App,
     pub peers: Peers,
@@ -62,6 +69,8 @@ pub struct Worker {
     pub outbound: Drain,
     /// For requests that name no Service.
     pub unrouted: Rc<Edge>,
+    /// Requests of peers that the app works on.
+    pub serving: Cell<u32>,
     random: RefCell<fastrand::Rng>,
 }
 
@@ -71,8 +80,10 @@ impl Worker {
         Self {
             workload: shared.workload.clone(),
             credentials: shared.credentials.clone(),
-            tls: ClientTls::new(shared.credentials.clone()),
-            directory: Directory::new(shared.subscriptions.clone(), Arc::clone(&metrics)),
+            tls: Rc::new(ClientTls::new(shared.credentials.clone())),
+            contexts: Arc::clone(&shared.contexts),
+            copies: Copies::default(),
+            directory: Directory::new(shared.subscriptions.clone()),
             app: App::default(),
             peers: Peers::default(),
             inbound: Drain::default(),
@@ -84,6 +95,7 @@ impl Worker {
                 Party::unknown(),
                 None,
             ),
+            serving: Cell::new(0),
             random: RefCell::new(fastrand::Rng::new()),
             metrics,
         }
@@ -124,8 +136,18 @@ impl Worker {
             return Ok(service);
         }
         let workload = self.workload().ok_or(Refusal::NoPolicy)?;
-        let (source, zone) = (self.party(&workload), workload.zone.as_deref());
-        self.directory.service(slot, &source, zone).await
+        let caller = Caller {
+            metrics: &self.metrics,
+            tls: &self.tls,
+            party: &self.party(&workload),
+            zone: workload.zone.as_deref(),
+        };
+        self.directory.service(slot, caller).await
+    }
+
+    /// Whether the app works on a request of a peer now, as far as this worker knows.
+    pub fn serves_requests(&self) -> bool {
+        self.serving.get() > 0
     }
 
     /// Where the app listens.
@@ -310,10 +332,11 @@ impl Listeners {
             }
             Port::Outbound(_, target) => {
                 let target = Rc::new(target.clone());
-                tokio::task::spawn_local(listen::accept_each(listener, move |stream, _| {
+                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
                     tokio::task::spawn_local(outbound::serve(
                         Rc::clone(&worker),
                         stream,
+                        from.ip(),
                         Rc::clone(&target),
                     ));
                 }))

@@ -244,10 +244,7 @@ mod tests {
         assert!(matches!(next(&mut first), Some(Ok(20))));
         let mut second = replay.attempt().expect("the second");
         assert_eq!(second.size_hint().exact(), Some(60));
-        assert!(matches!(
-            next(&mut first),
-            Some(Err(BodyError::Superseded))
-        ));
+        assert!(matches!(next(&mut first), Some(Err(BodyError::Superseded))));
         assert_eq!(rest(&mut second), [10, 20, 30]);
         assert!(second.is_end_stream());
         let mut third = replay.attempt().expect("the third");

@@ -7,6 +7,7 @@ pub mod app;
 pub mod authorize;
 pub mod http;
 pub mod opaque;
+pub mod work;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

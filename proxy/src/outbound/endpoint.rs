@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::attempt::Attempt;
 use crate::http::body::RequestBody;
 use crate::http::serve;
 use crate::http::wire::{AppVersion, Target};
@@ -35,8 +36,8 @@ pub struct Endpoint {
     pub edge: Rc<Edge>,
     ports: Vec<PortTarget>,
     identity: u64,
-    load: Load,
-    health: RefCell<EndpointHealth>,
+    pub(super) load: Load,
+    pub(super) health: RefCell<EndpointHealth>,
     /// How its Service is treated now.
     outliers: Cell<Outliers>,
     connect_timeout: Cell<Duration>,
@@ -101,53 +102,6 @@ pub struct InFlight(Rc<Endpoint>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.load.end();
-    }
-}
-
-/// One attempt, from before it is sent until its outcome is known. Dropped before that, its caller
-/// went away, and it says nothing of the endpoint.
-#[derive(Debug)]
-pub struct Attempt {
-    endpoint: Rc<Endpoint>,
-    ticket: Option<Ticket>,
-    begun: Instant,
-    latency: Option<Duration>,
-}
-
-impl Attempt {
-    /// The head of an answer has come. What it says of the endpoint may still be open.
-    pub fn answered(&mut self, now: Instant) {
-        let latency = now.saturating_duration_since(self.begun);
-        self.endpoint.load.answered(now, latency);
-        self.latency = Some(latency);
-    }
-
-    /// What the attempt showed, at last.
-    pub fn ended(mut self, now: Instant, outcome: Outcome) {
-        let latency = match self.latency {
-            Some(latency) => latency,
-            None => {
-                let latency = now.saturating_duration_since(self.begun);
-                self.endpoint.load.failed(now, latency);
-                self.latency = Some(latency);
-                latency
-            }
-        };
-        if let Some(ticket) = self.ticket.take() {
-            self.endpoint.learn(ticket, now, outcome, latency);
-        }
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if self.latency.is_none() {
-            let waited = self.begun.elapsed();
-            self.endpoint.load.abandoned(self.begun + waited, waited);
-        }
-        if let Some(ticket) = self.ticket.take() {
-            self.endpoint.health.borrow_mut().cancel(ticket);
-        }
     }
 }
 
@@ -233,12 +187,7 @@ impl Endpoint {
         let (ticket, changed) = self.health.borrow_mut().begin(now);
         self.tell(changed);
         self.load.sent(now);
-        Attempt {
-            endpoint: Rc::clone(self),
-            ticket: Some(ticket),
-            begun: now,
-            latency: None,
-        }
+        Attempt::new(self, ticket, now)
     }
 
     /// Something is in flight to the endpoint from now on.
@@ -247,7 +196,8 @@ impl Endpoint {
         InFlight(Rc::clone(self))
     }
 
-    fn learn(&self, ticket: Ticket, now: Instant, outcome: Outcome, latency: Duration) {
+    /// What an attempt that began with `ticket` showed.
+    pub(super) fn learn(&self, ticket: Ticket, now: Instant, outcome: Outcome, latency: Duration) {
         let outliers = self.outliers.get();
         let changed = self
             .health
@@ -257,36 +207,26 @@ impl Endpoint {
     }
 
     fn tell(&self, changed: Option<Transition>) {
-        let Some(Transition { from, to, reason }) = changed else {
+        let Some(change) = changed else {
             return;
         };
         let (service, endpoint) = (self.edge.service_label(), self.model.label());
         tracing::info!(
             service,
             endpoint,
-            from = from.label(),
-            to = to.label(),
-            reason = reason.label(),
+            from = change.from.label(),
+            to = change.to.label(),
+            reason = change.reason.label(),
             "an endpoint's breaker"
         );
-        let metrics = self.edge.metrics();
-        metrics
-            .endpoint_transitions
-            .with_label_values(&[
-                service.as_str(),
-                &endpoint,
-                from.label(),
-                to.label(),
-                reason.label(),
-            ])
-            .inc();
-        self.show(Some(from), Some(to));
+        let metrics = &self.edge.metrics().traffic;
+        metrics.changed(&service, &endpoint, change);
     }
 
     fn show(&self, from: Option<Status>, to: Option<Status>) {
         let (service, endpoint) = (self.edge.service_label(), self.model.label());
-        let metrics = self.edge.metrics();
-        metrics.endpoint_state(&service, &endpoint, from, to);
+        let metrics = &self.edge.metrics().traffic;
+        metrics.moves(&service, &endpoint, from, to);
     }
 
     pub fn port(&self, service_port: u16) -> Option<&PortTarget> {
@@ -295,9 +235,9 @@ impl Endpoint {
             .find(|target| target.service_port == service_port)
     }
 
-    /// Whether a request would have to wait for a connection.
-    pub fn is_warm(&self, purpose: Purpose, client: &ClientTls) -> bool {
-        self.slot(purpose).warm(client).is_some()
+    /// A connection that is there already.
+    pub fn warm(&self, purpose: Purpose, client: &ClientTls) -> Option<SendRequest<RequestBody>> {
+        self.slot(purpose).warm(client)
     }
 
     fn slot(&self, purpose: Purpose) -> &Slot {

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,12 +20,13 @@ use outrider_api::routing::RouteRequest;
 
 use super::answer::{Caller, Edits, Upgrading};
 use super::attempts::{self, Outgoing};
-use super::directory::Service;
 use super::filters::{self, Filtered};
+use super::hash;
 use super::message::{Head, Message};
 use super::mirror;
 use super::route::{self, Listener, Route};
 use super::routes::Met;
+use super::service::Service;
 use super::time::TimeLeft;
 use crate::http::body::ResponseBody;
 use crate::http::guarded::{self, Gate};
@@ -39,6 +41,8 @@ use crate::worker::Worker;
 pub struct Connection {
     pub worker: Rc<Worker>,
     listener: Rc<Listener>,
+    /// Whose connection it is.
+    source: IpAddr,
     gate: Option<Arc<Gate>>,
     last: RefCell<Option<Last>>,
 }
@@ -51,10 +55,16 @@ struct Last {
 }
 
 impl Connection {
-    pub fn new(worker: Rc<Worker>, listener: Rc<Listener>, gate: Option<Arc<Gate>>) -> Self {
+    pub fn new(
+        worker: Rc<Worker>,
+        listener: Rc<Listener>,
+        source: IpAddr,
+        gate: Option<Arc<Gate>>,
+    ) -> Self {
         Self {
             worker,
             listener,
+            source,
             gate,
             last: RefCell::default(),
         }
@@ -181,6 +191,8 @@ impl Connection {
         let message = Message::new(Head::from(parts), body, upgrade.is_some());
         mirror::send(worker, &edits, &message, version);
         let (backend, port) = backend;
+        let algorithm = &backend.traffic().balancing.algorithm;
+        let key = hash::key(algorithm, &message.head.headers, self.source);
         Ok(Prepared::Outgoing(Box::new(Outgoing {
             message,
             called: service,
@@ -191,6 +203,7 @@ impl Connection {
             edits,
             timeouts,
             time,
+            key,
         })))
     }
 

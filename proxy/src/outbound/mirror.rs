@@ -58,7 +58,7 @@ pub fn send(worker: &Rc<Worker>, edits: &Edits, message: &Message, version: AppV
             continue;
         }
         let (Some(copy), Some(request)) = (worker.copies.begin(), message.copied()) else {
-            worker.metrics.mirrored("skipped");
+            mirrored(worker, "skipped");
             continue;
         };
         let (worker, target) = (Rc::clone(worker), mirror.backend.clone());
@@ -73,9 +73,14 @@ pub fn send(worker: &Rc<Worker>, edits: &Edits, message: &Message, version: AppV
                 }
                 Err(_) => "failed",
             };
-            worker.metrics.mirrored(result);
+            mirrored(&worker, result);
         });
     }
+}
+
+fn mirrored(worker: &Worker, result: &str) {
+    let metrics = &worker.metrics.traffic;
+    metrics.mirrored.with_label_values(&[result]).inc();
 }
 
 fn is_drawn(worker: &Worker, mirror: &Mirror) -> bool {

@@ -66,7 +66,11 @@ impl PortRoutes {
     /// routes (GEP-1294).
     pub fn compile(groups: &[RouteGroup], namespace: &str, traffic: &TrafficSettings) -> Vec<Self> {
         let is_ours = |group: &RouteGroup| group.consumer.as_deref() == Some(namespace);
-        let replaced = |port| groups.iter().any(|group| group.port == port && is_ours(group));
+        let replaced = |port| {
+            groups
+                .iter()
+                .any(|group| group.port == port && is_ours(group))
+        };
         let holds = |group: &&RouteGroup| {
             is_ours(group) || (group.consumer.is_none() && !replaced(group.port))
         };

@@ -50,7 +50,7 @@ pub struct State {
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'w> {
     pub metrics: &'w Arc<Metrics>,
-    pub tls: &'w ClientTls,
+    pub tls: &'w Rc<ClientTls>,
     pub party: &'w Party,
     /// Where the caller runs.
     pub zone: Option<&'w str>,
@@ -184,7 +184,7 @@ impl Service {
         let budget = &mut *self.state.budget.borrow_mut();
         let random = |below| worker.random(below);
         let decided = retry::decide(settings, failure, facts, budget, now, random);
-        let metrics = &worker.metrics;
+        let metrics = &worker.metrics.traffic;
         let service = self.state.name.label();
         match &decided {
             Ok(planned) => metrics

@@ -42,13 +42,16 @@ impl TimeLeft {
         let member = Member::find(headers);
         let context = member.and_then(|member| member.context);
         let found = context.and_then(|id| worker.contexts.find(id));
-        worker.metrics.context(member.is_some(), worker.serves_requests());
+        let metrics = &worker.metrics.traffic;
+        metrics.called(member.is_some(), worker.serves_requests());
         let inherited = match (found, member) {
             (Some(found), _) => Deadline::at(found.deadline),
             (None, Some(member)) => Deadline::after(now, member.remaining),
             (None, None) => Deadline::NONE,
         };
-        let attempt = found.map(|found| found.attempt).or(member.map(|member| member.attempt));
+        let attempt = found
+            .map(|found| found.attempt)
+            .or(member.map(|member| member.attempt));
         let own = Deadline::after(now, timeouts.request);
         let callers = Deadline::after(now, grpc).earlier(inherited);
         let deadline = own.earlier(callers);

@@ -7,8 +7,13 @@ use std::time::Instant;
 use http::{HeaderMap, Request, StatusCode};
 
 use super::edge::{Answer, Edge, Spoken};
+use crate::outbound::attempt::Attempt;
 use crate::outbound::endpoint::InFlight;
+use crate::outbound::verdict;
 use crate::refusal::Refusal;
+use crate::traffic::health::Outcome;
+use crate::traffic::limits::Held;
+use crate::traffic::retry::NoRetry;
 
 /// Istio's flags for an answer that is whole, and for a caller that went away.
 const FLAG_NONE: &str = "-";
@@ -24,7 +29,10 @@ pub struct Exchange {
     grpc_status: Option<u16>,
     recorded: bool,
     log: Option<Box<LogEntry>>,
-    in_flight: Option<InFlight>,
+    in_flight: Option<(InFlight, Held)>,
+    /// Of a gRPC call: its trailers say what it showed of its endpoint.
+    judged: Option<Attempt>,
+    not_retried: Option<NoRetry>,
 }
 
 /// What the access log needs of a request that is gone by the time it is written.
@@ -69,6 +77,8 @@ impl Exchange {
             recorded: false,
             log,
             in_flight: None,
+            judged: None,
+            not_retried: None,
         }
     }
 
@@ -78,8 +88,18 @@ impl Exchange {
     }
 
     /// The exchange counts as load of an endpoint until it has ended.
-    pub fn carries(&mut self, in_flight: InFlight) {
-        self.in_flight = Some(in_flight);
+    pub fn carries(&mut self, in_flight: InFlight, held: Held) {
+        self.in_flight = Some((in_flight, held));
+    }
+
+    /// The end of the exchange says what the attempt showed of its endpoint.
+    pub fn judges(&mut self, attempt: Attempt) {
+        self.judged = Some(attempt);
+    }
+
+    /// A failure stands, for this reason.
+    pub fn not_retried(&mut self, why: NoRetry) {
+        self.not_retried = Some(why);
     }
 
     /// The head of the answer has arrived.
@@ -119,11 +139,17 @@ impl Exchange {
         if let Some(status) = trailers.and_then(grpc_status) {
             self.grpc_status = Some(status);
         }
+        if let Some(attempt) = self.judged.take() {
+            attempt.ended(Instant::now(), verdict::of_trailers(trailers));
+        }
         self.record(FLAG_NONE, "");
     }
 
     /// The answer broke off.
     pub fn broken(mut self, why: Refusal) {
+        if let Some(attempt) = self.judged.take() {
+            attempt.ended(Instant::now(), Outcome::GatewayError);
+        }
         let row = why.row();
         self.record(row.flag, row.reason);
     }
@@ -148,6 +174,7 @@ impl Exchange {
                 status = self.status,
                 grpc_status = self.grpc_status,
                 reason,
+                not_retried = self.not_retried.map(NoRetry::label),
                 flag,
                 milliseconds,
             );
