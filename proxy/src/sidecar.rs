@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::args::Args;
 use crate::control::discovery::{Discovery, DiscoverySource, Seen};
 use crate::control::identity::{self, IdentitySource};
+use crate::inbound::limits;
 use crate::listen::{self, ListenError};
 use crate::logging;
 use crate::telemetry::metrics::Metrics;
@@ -113,6 +114,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         workload: workload_state,
         credentials: credentials_state,
         subscriptions,
+        limits: Arc::new(limits::Shared::new(&metrics)),
         metrics,
         shutdown: shutdown_state,
         listening: first_listening,

@@ -1,5 +1,6 @@
 //! A worker: one thread, one runtime, and everything that a request touches. Workers share nothing
-//! but the snapshots that they are sent and the metrics that they count into.
+//! but the snapshots that they are sent, the metrics that they count into, and the limits of the
+//! workload.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::control::discovery::Subscription;
 use crate::control::{Credentials, WorkloadState};
 use crate::inbound::app::App;
+use crate::inbound::limits::{self, Limits};
 use crate::inbound::{self, Peers};
 use crate::listen::{self, Drain, ListenError};
 use crate::outbound;
@@ -40,6 +42,7 @@ pub struct Shared {
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     pub subscriptions: mpsc::Sender<Subscription>,
     pub metrics: Arc<Metrics>,
+    pub limits: Arc<limits::Shared>,
     /// The sidecar shall end: drain.
     pub shutdown: watch::Receiver<bool>,
     /// What the first listening ended with, told once by each worker.
@@ -58,6 +61,7 @@ pub struct Worker {
     pub directory: Directory,
     pub app: App,
     pub peers: Peers,
+    pub limits: Limits,
     pub inbound: Drain,
     pub outbound: Drain,
     /// For requests that name no Service.
@@ -75,6 +79,7 @@ impl Worker {
             directory: Directory::new(shared.subscriptions.clone(), Arc::clone(&metrics)),
             app: App::default(),
             peers: Peers::default(),
+            limits: Limits::new(Arc::clone(&shared.limits), Arc::clone(&metrics)),
             inbound: Drain::default(),
             outbound: Drain::default(),
             unrouted: Edge::new(

@@ -15,6 +15,7 @@ use outrider_api::authorization::HttpCall;
 use super::Connection;
 use super::app::Answered;
 use super::authorize::{Allowed, authorize};
+use super::limits::{self, Told};
 use crate::http::body::{RequestBody, ResponseBody};
 use crate::http::headers::{self, FORWARDED_CLIENT_CERT};
 use crate::http::wire::{self, AppVersion, Target};
@@ -33,14 +34,17 @@ pub async fn answer(
         .access_log()
         .then(|| LogEntry::new(&request));
     let exchange = Exchange::begin(Rc::clone(&connection.edge), grpc, Instant::now(), log);
+    let mut told = Told::default();
     let result = match upgrade {
-        None => plain(connection, request, exchange).await,
-        Some(protocol) => switching(connection, request, protocol, exchange).await,
+        None => plain(connection, request, exchange, &mut told).await,
+        Some(protocol) => switching(connection, request, protocol, exchange, &mut told).await,
     };
-    result.unwrap_or_else(|(refusal, exchange)| {
+    let mut response = result.unwrap_or_else(|(refusal, exchange)| {
         exchange.refused(refusal);
         refusal.response(grpc, Version::HTTP_2)
-    })
+    });
+    told.write(response.headers_mut());
+    response
 }
 
 /// A refusal gives the exchange back, to be recorded as refused.
@@ -50,11 +54,16 @@ async fn plain(
     connection: &Connection,
     mut request: Request<Incoming>,
     mut exchange: Exchange,
+    told: &mut Told,
 ) -> Result<Response<ResponseBody>, Refused> {
     let target = match admit(connection, &mut request) {
         Ok(target) => target,
         Err(refusal) => return Err((refusal, exchange)),
     };
+    match limits::admit(connection, target.port, told).await {
+        Ok(permit) => exchange.permitted(permit),
+        Err(refusal) => return Err((refusal, exchange)),
+    }
     let request = match for_app(connection, request.map(RequestBody::Streaming), target) {
         Ok(request) => request,
         Err(refusal) => return Err((refusal, exchange)),
@@ -175,11 +184,16 @@ async fn switching(
     mut request: Request<Incoming>,
     protocol: Protocol,
     mut exchange: Exchange,
+    told: &mut Told,
 ) -> Result<Response<ResponseBody>, Refused> {
     let (target, allowed) = match admit_upgrade(connection, &mut request) {
         Ok(admitted) => admitted,
         Err(refusal) => return Err((refusal, exchange)),
     };
+    match limits::admit(connection, target.port, told).await {
+        Ok(permit) => exchange.permitted(permit),
+        Err(refusal) => return Err((refusal, exchange)),
+    }
     let asked = match as_upgrade(connection, &mut request, &protocol, target) {
         Ok(asked) => asked,
         Err(refusal) => return Err((refusal, exchange)),

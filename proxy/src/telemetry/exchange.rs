@@ -7,6 +7,7 @@ use std::time::Instant;
 use http::{HeaderMap, Request, StatusCode};
 
 use super::edge::{Answer, Edge, Spoken};
+use crate::inbound::limits::gate::Permit;
 use crate::outbound::endpoint::InFlight;
 use crate::refusal::Refusal;
 
@@ -26,6 +27,7 @@ pub struct Exchange {
     recorded: bool,
     log: Option<Box<LogEntry>>,
     in_flight: Option<InFlight>,
+    permit: Option<Permit>,
 }
 
 /// What the access log needs of a request that is gone by the time it is written.
@@ -70,6 +72,7 @@ impl Exchange {
             recorded: false,
             log,
             in_flight: None,
+            permit: None,
         }
     }
 
@@ -81,6 +84,11 @@ impl Exchange {
     /// The exchange counts as load of an endpoint until it has ended.
     pub fn carries(&mut self, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
+    }
+
+    /// The exchange has room in the app until it has ended.
+    pub fn permitted(&mut self, permit: Option<Permit>) {
+        self.permit = permit;
     }
 
     /// The head of the answer has arrived.

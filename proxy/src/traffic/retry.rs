@@ -172,7 +172,6 @@ fn backoff(
 
 /// A Service's settings with a route rule's own in place of them. For when settings arrive, not for
 /// each request.
-#[must_use]
 pub fn with_rule(settings: &Retry, rule: &RuleRetry) -> Retry {
     Retry {
         attempts: rule.attempts,
@@ -193,7 +192,6 @@ macro_rules! labels {
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
             /// The closed label of metrics and logs.
-            #[must_use]
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)+ }
             }
