@@ -76,6 +76,10 @@ pub enum Refusal {
     Draining,
     #[error("too many connections")]
     TooManyConnections,
+    #[error("the caller has used up what a rate limit allows it")]
+    RateLimited,
+    #[error("the app has as many requests as it takes at once")]
+    Overloaded,
 }
 
 /// Whose fault a refusal is, for logs and for the decision whether a retry makes sense.
@@ -105,7 +109,7 @@ pub struct Row {
 
 impl Refusal {
     /// Every variant, for tests and for metrics that start at zero.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::NoPolicy,
         Self::AuthorizationDenied,
         Self::AmbiguousPath,
@@ -136,6 +140,8 @@ impl Refusal {
         Self::AppReset,
         Self::Draining,
         Self::TooManyConnections,
+        Self::RateLimited,
+        Self::Overloaded,
     ];
 
     /// The table.
@@ -193,6 +199,10 @@ impl Refusal {
             Self::AppReset => row(S::BAD_GATEWAY, 14, "connection_terminated", "app_reset", "UC", false, Callee),
             Self::Draining => row(S::SERVICE_UNAVAILABLE, 14, "proxy_internal_response", "draining", "DR", true, Mesh),
             Self::TooManyConnections => row(S::SERVICE_UNAVAILABLE, 8, "connection_limit_reached", "too_many_connections", "UO", true, Mesh),
+            Self::RateLimited => row(S::TOO_MANY_REQUESTS, 8, "http_request_denied", "rate_limited", "RL", false, Caller),
+            // UNAVAILABLE, not RESOURCE_EXHAUSTED: it is not the caller's share that is used up, and
+            // another instance may have room.
+            Self::Overloaded => row(S::SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "overloaded", "UO", false, Callee),
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::args::Args;
 use crate::control::discovery::{Discovery, DiscoverySource, Seen};
 use crate::control::identity::{self, IdentitySource};
+use crate::inbound::limits;
 use crate::listen::{self, ListenError};
 use crate::logging;
 use crate::telemetry::metrics::Metrics;
@@ -114,6 +115,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         workload: workload_state,
         credentials: credentials_state,
         subscriptions,
+        limits: Arc::new(limits::Shared::new(&metrics)),
         metrics,
         contexts: Arc::new(Contexts::new(Instant::now())),
         shutdown: shutdown_state,

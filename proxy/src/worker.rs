@@ -1,5 +1,6 @@
 //! A worker: one thread, one runtime, and everything that a request touches. Workers share nothing
-//! but the snapshots that they are sent and the metrics that they count into.
+//! but the snapshots that they are sent, the metrics that they count into, and the limits of the
+//! workload.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::control::discovery::Subscription;
 use crate::control::{Credentials, WorkloadState};
 use crate::inbound::app::App;
+use crate::inbound::limits::{self, Limits};
 use crate::inbound::{self, Peers};
 use crate::listen::{self, Drain, ListenError};
 use crate::outbound;
@@ -44,6 +46,7 @@ pub struct Shared {
     pub subscriptions: mpsc::Sender<Subscription>,
     pub metrics: Arc<Metrics>,
     pub contexts: Arc<Contexts>,
+    pub limits: Arc<limits::Shared>,
     /// The sidecar shall end: drain.
     pub shutdown: watch::Receiver<bool>,
     /// What the first listening ended with, told once by each worker.
@@ -65,6 +68,7 @@ pub struct Worker {
     pub directory: Directory,
     pub app: App,
     pub peers: Peers,
+    pub limits: Limits,
     pub inbound: Drain,
     pub outbound: Drain,
     /// For requests that name no Service.
@@ -86,6 +90,7 @@ impl Worker {
             directory: Directory::new(shared.subscriptions.clone()),
             app: App::default(),
             peers: Peers::default(),
+            limits: Limits::new(Arc::clone(&shared.limits), Arc::clone(&metrics)),
             inbound: Drain::default(),
             outbound: Drain::default(),
             unrouted: Edge::new(
@@ -198,6 +203,9 @@ async fn sweep(worker: &Worker) {
         ticks.tick().await;
         worker.app.sweep(Instant::now());
         worker.directory.sweep(Instant::now());
+        worker
+            .directory
+            .each(|service| service.state.tell(&worker.metrics));
         let open = (
             worker.inbound.count() as i64,
             worker.outbound.count() as i64,

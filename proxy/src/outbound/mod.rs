@@ -3,22 +3,22 @@
 //! [`serve`] is the way of a connection: what it speaks is declared or detected, then HTTP goes
 //! request by request through [`forward`], and everything else through [`opaque`].
 
-mod answer;
+pub mod answer;
 pub mod attempt;
-mod attempts;
+pub mod attempts;
 pub mod directory;
 pub mod endpoint;
-mod filters;
+pub mod filters;
 pub mod forward;
-mod hash;
-mod health_check;
-mod message;
+pub mod hash;
+pub mod health_check;
+pub mod message;
 pub mod mirror;
 pub mod opaque;
 pub mod route;
 pub mod routes;
 pub mod service;
-mod time;
+pub mod time;
 pub mod verdict;
 
 use std::net::IpAddr;

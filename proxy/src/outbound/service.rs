@@ -1,7 +1,7 @@
 //! A Service as a worker has compiled it: its endpoints and routes, how its callers treat it, and
 //! what is going on with it now.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,6 +44,8 @@ pub struct State {
     pub usage: Usage,
     budget: RefCell<RetryBudget>,
     ejections: Rc<Ejections>,
+    /// What the gauges have been told of `usage`.
+    told: Cell<(u32, u32)>,
 }
 
 /// What a Service is compiled for.
@@ -73,6 +75,7 @@ impl Service {
                 usage: Usage::default(),
                 budget: RefCell::new(RetryBudget::new(&traffic.budget, now)),
                 ejections: Rc::default(),
+                told: Cell::default(),
             }),
         };
         state.budget.borrow_mut().update(&traffic.budget);
@@ -203,6 +206,29 @@ impl Service {
     /// A request begins; it counts for the budget.
     pub fn begin(&self, now: Instant) {
         self.state.budget.borrow_mut().request(now);
+    }
+}
+
+impl State {
+    /// Tells the gauges how many requests are open and pending. Several workers add up.
+    pub fn tell(&self, metrics: &Metrics) {
+        let (now, told) = (self.usage.requests(), self.told.get());
+        if now == told {
+            return;
+        }
+        self.told.set(now);
+        let service = self.name.label();
+        let change = |now: u32, told: u32| i64::from(now) - i64::from(told);
+        let active = metrics
+            .traffic
+            .active_requests
+            .with_label_values(&[&service]);
+        active.add(change(now.0, told.0));
+        let pending = metrics
+            .traffic
+            .pending_requests
+            .with_label_values(&[&service]);
+        pending.add(change(now.1, told.1));
     }
 }
 

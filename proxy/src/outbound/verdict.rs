@@ -56,7 +56,9 @@ fn of_sidecar<B>(refusal: Refusal, response: &Response<B>) -> (Option<Outcome>, 
             (Outcome::GatewayError, Some(Failure::Unprocessed))
         }
         // It is alive, and has too much to do: another may have less.
-        Refusal::TooManyConnections => (Outcome::Success, Some(Failure::Unprocessed)),
+        Refusal::Overloaded | Refusal::TooManyConnections => {
+            (Outcome::Success, Some(Failure::Unprocessed))
+        }
         Refusal::AppReset | Refusal::UpstreamReset => (Outcome::GatewayError, Some(Failure::Reset)),
         _ => (Outcome::Success, of_app(response).1),
     };

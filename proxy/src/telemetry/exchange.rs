@@ -7,6 +7,7 @@ use std::time::Instant;
 use http::{HeaderMap, Request, StatusCode};
 
 use super::edge::{Answer, Edge, Spoken};
+use crate::inbound::limits::gate::Permit;
 use crate::outbound::attempt::Attempt;
 use crate::outbound::endpoint::InFlight;
 use crate::outbound::verdict;
@@ -33,6 +34,7 @@ pub struct Exchange {
     /// Of a gRPC call: its trailers say what it showed of its endpoint.
     judged: Option<Attempt>,
     not_retried: Option<NoRetry>,
+    permit: Option<Permit>,
 }
 
 /// What the access log needs of a request that is gone by the time it is written.
@@ -79,6 +81,7 @@ impl Exchange {
             in_flight: None,
             judged: None,
             not_retried: None,
+            permit: None,
         }
     }
 
@@ -100,6 +103,11 @@ impl Exchange {
     /// A failure stands, for this reason.
     pub fn not_retried(&mut self, why: NoRetry) {
         self.not_retried = Some(why);
+    }
+
+    /// The exchange has room in the app until it has ended.
+    pub fn permitted(&mut self, permit: Option<Permit>) {
+        self.permit = permit;
     }
 
     /// The head of the answer has arrived.

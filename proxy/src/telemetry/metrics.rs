@@ -51,6 +51,8 @@ pub struct Metrics {
     pub handshakes: IntCounterVec,
     pub traffic: TrafficMetrics,
     pub detections: IntCounterVec,
+    pub rate_limits: IntCounterVec,
+    pub queued_requests: IntGauge,
     pub open_connections: IntGaugeVec,
     pub certificate_expiry: IntGauge,
     pub certificate_renewals: IntCounterVec,
@@ -128,6 +130,17 @@ impl Metrics {
                 "outrider_detection_total",
                 "Connections of undeclared protocol, by what they turned out to be.",
                 &["result"],
+            )?,
+            rate_limits: counters(
+                &registry,
+                "outrider_rate_limit_total",
+                "Requests and opaque connections that a rate limit counted, by result.",
+                &["policy", "limit", "result"],
+            )?,
+            queued_requests: gauge(
+                &registry,
+                "outrider_queued_requests",
+                "Requests that wait for room in the app.",
             )?,
             open_connections: gauges(
                 &registry,

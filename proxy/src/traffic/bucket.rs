@@ -25,7 +25,6 @@ pub struct Rate {
 impl Rate {
     /// `tokens` for each `interval`, and `burst` at most at once. Of each at least one (of the
     /// interval a nanosecond).
-    #[must_use]
     pub fn new(tokens: u32, interval: Duration, burst: u32, now: Instant) -> Self {
         Self {
             since: now,

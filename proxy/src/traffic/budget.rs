@@ -22,7 +22,6 @@ pub struct RetryBudget {
 }
 
 impl RetryBudget {
-    #[must_use]
     pub fn new(settings: &Settings, now: Instant) -> Self {
         Self {
             settings: *settings,

@@ -24,7 +24,6 @@ pub struct ContextId {
 
 impl ContextId {
     /// `None`: no context can have that name.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (slot, generation) = text.split_once('-')?;
         let (slot, generation) = (hexadecimal(slot)?, hexadecimal(generation)?);
@@ -80,7 +79,6 @@ pub struct Contexts {
 }
 
 impl Contexts {
-    #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
             base: now,

@@ -10,18 +10,15 @@ pub struct Deadline(Option<Instant>);
 impl Deadline {
     pub const NONE: Self = Self(None);
 
-    #[must_use]
     pub fn at(instant: Option<Instant>) -> Self {
         Self(instant)
     }
 
     /// `None`: none.
-    #[must_use]
     pub fn after(now: Instant, time: Option<Duration>) -> Self {
         Self(time.and_then(|time| now.checked_add(time)))
     }
 
-    #[must_use]
     pub fn earlier(self, other: Self) -> Self {
         Self(match (self.0, other.0) {
             (Some(one), Some(another)) => Some(one.min(another)),
@@ -31,7 +28,6 @@ impl Deadline {
 
     /// What a request has from its policy (`timeout`), from its caller (`grpc`) and from the request
     /// that it was made for (`inherited`).
-    #[must_use]
     pub fn of(
         now: Instant,
         timeout: Option<Duration>,
@@ -43,18 +39,15 @@ impl Deadline {
             .earlier(inherited)
     }
 
-    #[must_use]
     pub fn instant(self) -> Option<Instant> {
         self.0
     }
 
     /// Zero where it is over; `None` where there is none.
-    #[must_use]
     pub fn remaining(self, now: Instant) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(now))
     }
 
-    #[must_use]
     pub fn is_over(self, now: Instant) -> bool {
         self.0.is_some_and(|at| at <= now)
     }

@@ -64,7 +64,6 @@ pub fn parse(value: &[u8]) -> Result<Duration, Malformed> {
 }
 
 /// In the finest unit that has room, rounded down: nobody has more time than there is.
-#[must_use]
 pub fn format(timeout: Duration) -> HeaderValue {
     let nanoseconds = timeout.as_nanos();
     let (number, unit) = UNITS

@@ -10,7 +10,7 @@
 //! | Is the request nobody's retry itself? | status, gRPC status, reset, attempt timeout | `already_a_retry` |
 //! | Is the method idempotent, or opted in? | status, gRPC status, reset, attempt timeout | `not_idempotent` |
 //! | Are retries on? | all but the first keep-alive race | `disabled` |
-//! | Are attempts left? | all but the first keep-alive race | `attempts_exhausted` |
+//! | Are attempts left? | all but the first keep-alive race, and a failed connection while there is another endpoint | `attempts_exhausted` |
 //! | Is the body still there? | all but a failed connection | `body_not_kept` |
 //! | Is there time to wait and to try? | all | `deadline_too_close` |
 //! | Does the budget allow it? | all but the first keep-alive race | `budget_exhausted` |
@@ -103,7 +103,9 @@ pub fn decide(
     if !free && settings.attempts == 0 {
         return Err(NoRetry::Disabled);
     }
-    if !free && facts.attempts > settings.attempts {
+    // Whoever cannot be reached is no attempt at the Service; endpoints and budget bound these.
+    let elsewhere = failure == Failure::ConnectFailed && facts.elsewhere;
+    if !free && !elsewhere && facts.attempts > settings.attempts {
         return Err(NoRetry::AttemptsExhausted);
     }
     if failure != Failure::ConnectFailed && !facts.replayable {
@@ -172,7 +174,6 @@ fn backoff(
 
 /// A Service's settings with a route rule's own in place of them. For when settings arrive, not for
 /// each request.
-#[must_use]
 pub fn with_rule(settings: &Retry, rule: &RuleRetry) -> Retry {
     Retry {
         attempts: rule.attempts,
@@ -193,7 +194,6 @@ macro_rules! labels {
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
             /// The closed label of metrics and logs.
-            #[must_use]
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)+ }
             }

@@ -32,7 +32,6 @@ pub fn ensure(headers: &mut HeaderMap, random: impl FnMut(usize) -> usize) {
 
 /// `00-<trace id>-<parent id>-<flags>`, in lowercase hexadecimal digits, neither id zero. Later
 /// versions may be longer (section 3.2.4).
-#[must_use]
 pub fn is_well_formed(value: &[u8]) -> bool {
     let Some((known, rest)) = value.split_at_checked(LENGTH) else {
         return false;
@@ -56,7 +55,6 @@ pub fn is_well_formed(value: &[u8]) -> bool {
 }
 
 /// Of version 00, with random ids and the flags 00: not sampled.
-#[must_use]
 pub fn generate(mut random: impl FnMut(usize) -> usize) -> [u8; LENGTH] {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     for start in [3, 11, 19, 27, 36, 44] {

@@ -38,14 +38,12 @@ pub struct Member {
 impl Member {
     /// Ours, if there is one that can be read. Others may not write it: what cannot be read is
     /// dropped, as section 4.3 of Trace Context has it.
-    #[must_use]
     pub fn find(headers: &HeaderMap) -> Option<Self> {
         let value = members(headers).find_map(|member| member.strip_prefix(KEY))?;
         Self::parse(value)
     }
 
     /// What stands behind `outrider=`.
-    #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         let value = std::str::from_utf8(value).ok()?;
         let (mut remaining, mut attempt, mut context) = (None, None, None);
