@@ -53,6 +53,22 @@ struct Progress {
     waited: Option<Duration>,
 }
 
+impl Progress {
+    /// Some attempts do not count: the first keep-alive race is nobody's failure, and what never
+    /// reached the Service costs it nothing while there is another endpoint.
+    fn discount(&mut self, failure: Failure, elsewhere: bool) {
+        match failure {
+            Failure::KeepAliveRace if !self.raced => {
+                self.raced = true;
+                self.tried.pop();
+            }
+            Failure::ConnectFailed if elsewhere => {}
+            _ => return,
+        }
+        self.attempts -= 1;
+    }
+}
+
 /// What an attempt came to.
 enum Tried {
     Answered(Response<Incoming>, Verdict),
@@ -112,11 +128,7 @@ pub async fn send(
             match service.retry(worker, outgoing.retry(), failure, &facts, now) {
                 Ok(planned) => {
                     failed_before = tried.conclude(attempt, now);
-                    if failure == Failure::KeepAliveRace && !progress.raced {
-                        progress.raced = true;
-                        progress.attempts -= 1;
-                        progress.tried.pop();
-                    }
+                    progress.discount(failure, facts.elsewhere);
                     if !planned.after.is_zero() {
                         tokio::time::sleep(planned.after).await;
                         now = Instant::now();
