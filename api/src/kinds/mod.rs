@@ -33,5 +33,8 @@ pub use source::Source;
 pub use traffic::{ServiceRef, Traffic, TrafficPolicy, TrafficPolicySpec, Wrong};
 pub use workload::{Outbound, Upstream, Workload, WorkloadPort, WorkloadSpec};
 
+/// The types of which routes are made.
+pub use gateway_api::experimental as gateway;
+
 /// The API group and version of our own kinds.
 pub const API_VERSION: &str = "outrider.mesh/v1alpha1";
