@@ -3,6 +3,7 @@
 //! another. Nothing here is half right: a mesh is whole, or there are problems, each with its line.
 
 mod assemble;
+pub mod explain;
 mod limits;
 mod objects;
 mod policies;
