@@ -138,7 +138,7 @@ Exit status: 0 when it is good, 1 when there are problems.")]
 Examples:
   outrider policy test mesh/ --from shop/order --to shop/user --method GET --path /users/ada
   outrider policy test mesh/ --from shop/notification --to shop/billing:80 --path /shop.Billing/Charge
-  outrider policy test mesh/ --from spiffe://shop.example/ns/shop/sa/order --to shop/billing-1 --output json
+  outrider policy test mesh/ --from spiffe://shop.example/ns/shop/sa/order --to shop/billing-1:18300 --output json
 
 To a port that is declared as gRPC the call is a gRPC one. Without --method and --path the call is
 an opaque TCP connection.
