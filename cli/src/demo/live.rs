@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::board::{Claim, Shown};
 use crate::telemetry::edges::Row;
+use crate::telemetry::tables;
 
 /// How often the screen is drawn.
 const FRAME: Duration = Duration::from_millis(200);
@@ -172,9 +173,9 @@ fn cells(row: &Row, wide: bool) -> Cells<'static> {
         Cell::from(identity(&row.edge.destination, wide)),
         Cell::from(format!("{:.1}", row.per_second)),
         success,
-        Cell::from(super::plain::latency(row.p50_ms)),
-        Cell::from(super::plain::latency(row.p99_ms)),
-        Cell::from(super::plain::refusals(row)).style(Color::Yellow),
+        Cell::from(tables::latency(row.p50_ms)),
+        Cell::from(tables::latency(row.p99_ms)),
+        Cell::from(tables::counted(&row.refused)).style(Color::Yellow),
     ])
 }
 
