@@ -32,7 +32,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show a mesh at work: six scenes, each with what it measured
+    /// Show a mesh at work: eight scenes, each with what it measured
     Demo(DemoArgs),
     /// Run the mesh that a directory describes: control plane, sidecars and apps
     Up(UpArgs),

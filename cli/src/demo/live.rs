@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::board::{Claim, Shown};
+use super::scenes::COUNT;
 use crate::telemetry::edges::Row;
 use crate::telemetry::tables;
 
@@ -111,7 +112,10 @@ fn draw_header(frame: &mut Frame<'_>, area: Rect, shown: &Shown) {
             ]
         }
         Some(heading) => vec![
-            Line::styled(format!("{} of 6: {}", heading.number, heading.title), bold),
+            Line::styled(
+                format!("{} of {COUNT}: {}", heading.number, heading.title),
+                bold,
+            ),
             Line::from(heading.shows),
             Line::styled(shown.doing.clone(), Color::Cyan),
         ],

@@ -3,6 +3,7 @@
 use tokio::sync::mpsc;
 
 use super::board::{Claim, Step};
+use super::scenes::COUNT;
 use crate::output::{self, Palette};
 use crate::telemetry::tables;
 
@@ -25,7 +26,7 @@ pub(super) async fn run(mut steps: mpsc::UnboundedReceiver<Step>, detail: Detail
         match step {
             Step::Scene(heading) if detail == Detail::Everything => {
                 output::line(format_args!(
-                    "\n{} of 6: {}\n{}",
+                    "\n{} of {COUNT}: {}\n{}",
                     heading.number, heading.title, heading.shows
                 ));
             }

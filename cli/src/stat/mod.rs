@@ -26,11 +26,7 @@ pub(crate) async fn run(args: StatArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(REFUSED));
         }
     };
-    let budgets: Budgets = mesh
-        .destinations()
-        .iter()
-        .map(|(service, destination)| (service.to_string(), destination.traffic.budget.percent))
-        .collect();
+    let budgets = services::budgets(&mesh);
     let plan = Plan::of(&mesh, &args.directory, Options::default());
     let targets: Vec<Target> = plan.workloads.iter().map(Target::of).collect();
     let mut earlier = (Instant::now(), telemetry::scrape(&targets).await);

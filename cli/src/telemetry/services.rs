@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use outrider_control_plane::index::Mesh;
 use serde::Serialize;
 
 use super::change::{self, increases, succeeded};
@@ -14,12 +15,23 @@ use super::quantile::Buckets;
 /// The part of the requests to each Service that may be retries, percent.
 pub type Budgets = BTreeMap<String, u8>;
 
+/// The retry budget of every Service of a mesh.
+pub fn budgets(mesh: &Mesh) -> Budgets {
+    mesh.destinations()
+        .iter()
+        .map(|(service, destination)| {
+            let name = format!("{}/{}", service.namespace, service.name);
+            (name, destination.traffic.budget.percent)
+        })
+        .collect()
+}
+
 /// One Service as one caller sees it, between two scrapes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServiceRow {
     /// The Workload that calls.
     pub caller: String,
-    /// NAME.NAMESPACE
+    /// NAMESPACE/NAME
     pub service: String,
     /// Requests in a second, each counted once however often it was sent.
     pub per_second: f64,
@@ -160,9 +172,9 @@ fn names_a_service(sample: &Sample) -> bool {
 
 fn service(sample: &Sample) -> String {
     format!(
-        "{}.{}",
-        sample.label("destination_service_name"),
-        sample.label("destination_service_namespace")
+        "{}/{}",
+        sample.label("destination_service_namespace"),
+        sample.label("destination_service_name")
     )
 }
 
@@ -235,7 +247,7 @@ mod tests {
     use super::*;
     use crate::telemetry::edges::Scraped;
 
-    const SERVICE: &str = "service=\"billing.shop\"";
+    const SERVICE: &str = "service=\"shop/billing\"";
 
     fn calls(workload: &str, grpc: &str, count: u32) -> String {
         format!(
@@ -258,7 +270,7 @@ mod tests {
         format!(
             "{}{}{}\
              outrider_retries_total{{{SERVICE},reason=\"grpc_status\"}} 15\n\
-             outrider_retries_not_made_total{{{SERVICE},reason=\"budget\"}} 2\n\
+             outrider_retries_not_made_total{{{SERVICE},reason=\"budget_exhausted\"}} 2\n\
              outrider_active_requests{{{SERVICE}}} 4\n\
              outrider_pending_requests{{{SERVICE}}} 1\n\
              outrider_endpoint_state{{{SERVICE},{endpoint},state=\"closed\"}} 0\n\
@@ -278,13 +290,13 @@ mod tests {
             "{}outrider_retries_total{{{SERVICE},reason=\"grpc_status\"}} 5\n",
             calls("billing-1", "0", 103)
         );
-        let budgets = Budgets::from([("billing.shop".to_owned(), 20)]);
+        let budgets = Budgets::from([("shop/billing".to_owned(), 20)]);
         let rows = between(&scrape(&earlier), &scrape(&later()), 2.0, &budgets);
         assert_eq!(rows.len(), 1);
         let row = &rows[0];
         assert_eq!(
             (row.caller.as_str(), row.service.as_str()),
-            ("order-1", "billing.shop")
+            ("order-1", "shop/billing")
         );
         assert_eq!(row.per_second, 50.0, "those that reached no instance count");
         assert_eq!((row.active, row.pending), (4.0, 1.0));
@@ -294,7 +306,7 @@ mod tests {
         );
         assert_eq!(
             row.not_retried,
-            BTreeMap::from([("budget".to_owned(), 2.0)])
+            BTreeMap::from([("budget_exhausted".to_owned(), 2.0)])
         );
         assert_eq!(
             (row.retry_percent, row.budget_percent),
