@@ -27,6 +27,18 @@ const SAID: [HeaderName; 6] = [
 ];
 
 impl Cors {
+    /// Whether a text can be an allowed origin: `https://shop.example:8443`, whose host may have one
+    /// `*` that stands for any labels.
+    #[must_use]
+    pub fn is_origin(text: &str) -> bool {
+        Origin::parse(text).is_some_and(|origin| {
+            let odd = |byte: u8| !byte.is_ascii_alphanumeric() && !b"-.*[]:".contains(&byte);
+            !origin.host.is_empty()
+                && !origin.host.bytes().any(odd)
+                && origin.host.matches('*').count() <= 1
+        })
+    }
+
     /// Whether a request is a browser's question before the actual one (Fetch, "CORS-preflight
     /// request").
     #[must_use]
