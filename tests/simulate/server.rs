@@ -107,7 +107,11 @@ impl Server {
     }
 
     /// A worker has finished; it takes what has waited the longest.
-    pub(crate) fn finish(&mut self, at: Duration, random: &mut fastrand::Rng) -> Option<(Work, Duration)> {
+    pub(crate) fn finish(
+        &mut self,
+        at: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Option<(Work, Duration)> {
         let next = self.waiting.pop_front();
         if next.is_none() {
             self.busy -= 1;

@@ -9,7 +9,7 @@ use outrider_api::model::traffic::TrafficSettings;
 use outrider_proxy::traffic::balance::{Balancer, Candidate, Latency, Load, hash};
 use outrider_proxy::traffic::budget::RetryBudget;
 use outrider_proxy::traffic::health::{Admission, Ejections, EndpointHealth, Outcome, Ticket};
-use outrider_proxy::traffic::retry::{Facts, Failure, decide};
+use outrider_proxy::traffic::retry::{Facts, Failure, NoRetry, decide};
 
 /// How callers treat the Services that they call.
 #[derive(Clone, Debug)]
@@ -182,7 +182,10 @@ impl Sidecar {
         endpoint.health.borrow_mut().cancel(attempt.ticket);
     }
 
-    /// After which wait the call is tried again, if it is. `retried`: nearer the failure.
+    /// After which wait the call is tried again. `retried`: it was, nearer the failure.
+    ///
+    /// # Errors
+    /// The failure stands; whether it was retried, or must not be.
     pub(crate) fn retry(
         &mut self,
         failure: Failure,
@@ -190,10 +193,11 @@ impl Sidecar {
         tries: &Tries<'_>,
         now: Instant,
         random: &mut fastrand::Rng,
-    ) -> Option<Duration> {
+    ) -> Result<Duration, bool> {
         match self.policy {
-            Policy::Nothing => None,
-            Policy::NaiveRetries(retries) => (tries.made <= retries).then_some(Duration::ZERO),
+            Policy::Nothing => Err(false),
+            Policy::NaiveRetries(retries) if tries.made <= retries => Ok(Duration::ZERO),
+            Policy::NaiveRetries(_) => Err(false),
             Policy::Outrider(_) => {
                 let facts = Facts {
                     idempotent: true,
@@ -211,7 +215,9 @@ impl Sidecar {
                 let planned = decide(settings, failure, &facts, budget, now, |below| {
                     random.usize(..below)
                 });
-                planned.ok().map(|planned| planned.after)
+                planned
+                    .map(|planned| planned.after)
+                    .map_err(NoRetry::holds_upstream)
             }
         }
     }

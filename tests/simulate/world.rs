@@ -33,6 +33,8 @@ struct World<'s> {
     scenario: &'s Scenario,
     queue: Queue,
     random: fastrand::Rng,
+    /// Apart, so that each policy meets the same users.
+    users: fastrand::Rng,
     sidecars: Vec<Sidecar>,
     servers: Vec<Server>,
     /// The first server of each tier.
@@ -95,6 +97,7 @@ impl<'s> World<'s> {
             scenario,
             queue,
             random: fastrand::Rng::with_seed(seed),
+            users: fastrand::Rng::with_seed(!seed),
             sidecars,
             servers,
             tiers,
@@ -129,7 +132,7 @@ impl<'s> World<'s> {
     }
 
     fn plan_user(&mut self, sidecar: usize) {
-        let after = exponential(self.scenario.every, &mut self.random);
+        let after = exponential(self.scenario.every, &mut self.users);
         if self.queue.elapsed() + after < self.scenario.length {
             self.queue.plan(after, Event::Ask { sidecar });
         }
@@ -176,7 +179,8 @@ impl<'s> World<'s> {
         let sidecar = &self.sidecars[call.sidecar];
         let number = call.attempts + 1;
         let Some(attempt) = sidecar.begin(number, &call.tried, now, &mut self.random) else {
-            self.finish(index, Err(false));
+            // All are ejected: for other callers, too.
+            self.finish(index, Err(true));
             return;
         };
         call.attempts = number;
@@ -294,14 +298,11 @@ impl<'s> World<'s> {
         };
         let sidecar = &mut self.sidecars[call.sidecar];
         match sidecar.retry(failure, retried, &tries, now, &mut self.random) {
-            Some(after) => {
+            Ok(after) => {
                 call.waited = Some(after);
                 self.queue.plan(after, Event::Retry { call: index });
             }
-            None => {
-                let retried = retried || call.attempts > 1;
-                self.finish(index, Err(retried));
-            }
+            Err(retried) => self.finish(index, Err(retried)),
         }
     }
 
