@@ -44,6 +44,15 @@ pub enum Command {
         after_help = "Examples:\n  outrider policy check mesh/\n  outrider policy test mesh/ --from shop/order --to shop/billing"
     )]
     Policy(PolicyCommand),
+    /// Say what holds for calls to a Service, and who said so: authorization, routes, settings
+    #[command(after_help = "\
+Examples:
+  outrider explain mesh/ --to shop/billing
+  outrider explain mesh/ --from shop/order --to shop/billing:80 --path /shop.Billing/Charge
+  outrider explain mesh/ --to shop/billing --output json
+
+Exit status: 0, or 2 when the question cannot be answered.")]
+    Explain(TestArgs),
     /// Mint a bootstrap token for a sidecar that you start yourself
     Token(TokenArgs),
     /// Print a completion script for a shell
@@ -157,7 +166,10 @@ pub enum PolicyCommand {
 Examples:
   outrider policy check mesh/
   outrider policy check mesh/ --output json
+  outrider policy check mesh/ --deny-warnings
 
+A warning is about what is applied but does less than it says: a route to a Service that does not
+exist, for instance.
 Exit status: 0 when it is good, 1 when there are problems.")]
     Check(CheckArgs),
     /// Ask whether a call would be allowed, and by which rule
@@ -179,12 +191,15 @@ pub struct CheckArgs {
     /// The directory of YAML
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
+    /// Take a warning as a problem
+    #[arg(long)]
+    pub deny_warnings: bool,
     /// How the problems are printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
 }
 
-/// `outrider policy test`
+/// `outrider policy test` and `outrider explain`
 #[derive(Debug, Args)]
 pub struct TestArgs {
     /// The directory of YAML
@@ -193,7 +208,7 @@ pub struct TestArgs {
     /// Who calls: NAMESPACE/SERVICEACCOUNT or a SPIFFE ID; without it, someone without an identity
     #[arg(long, value_name = "WHO")]
     pub from: Option<String>,
-    /// Whom: NAMESPACE/SERVICE[:PORT] or NAMESPACE/WORKLOAD[:PORT], with the app's own port for a Workload
+    /// Whom: NAMESPACE/SERVICE[:PORT]; for policy test NAMESPACE/WORKLOAD[:PORT] too, with the app's own port
     #[arg(long, value_name = "WHOM")]
     pub to: String,
     /// HTTP method; without it GET, or POST for gRPC
@@ -211,7 +226,7 @@ pub struct TestArgs {
     /// The address that the call comes from
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub source_ip: IpAddr,
-    /// How the verdict is printed
+    /// How the answer is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
 }

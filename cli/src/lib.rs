@@ -55,6 +55,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Stat(args) => runtime()?.block_on(stat::run(args)),
         Command::Policy(PolicyCommand::Check(args)) => Ok(policy::check::run(&args)),
         Command::Policy(PolicyCommand::Test(args)) => Ok(policy::test::run(&args)),
+        Command::Explain(args) => Ok(policy::explain::run(&args)),
         Command::Token(args) => token::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             let mut script = Vec::new();
