@@ -14,6 +14,7 @@
 //! | `/status/N` | that status |
 //! | `/header/N` | a header `X-Large` of N bytes |
 //! | `/close` | 200, and then it closes without having said so |
+//! | `/drip` | a head and one byte; the second byte once [`App::release`] was called |
 //! | `/hold` | 200 once [`App::release`] was called |
 //! | `/stall` | takes no byte of the body until [`App::release`] was called |
 //!

@@ -254,10 +254,13 @@ fn grpc_peer(language: Language) -> Result<Command> {
 }
 
 pub fn grpc_server(language: Language, folder: &Path) -> Result<Server> {
-    let port = free_port()?;
+    grpc_server_on(language, folder, free_port()?)
+}
+
+pub fn grpc_server_on(language: Language, folder: &Path, port: u16) -> Result<Server> {
     let mut start = grpc_peer(language)?;
     start.args(["server", "--port", &port.to_string()]);
-    let name = format!("grpc-{language:?}");
+    let name = format!("grpc-{language:?}-{port}");
     let mut process = Process::start(&name, folder, &mut start)?;
     process.wait_for_log("listening", PATIENCE)?;
     Ok(Server { process, port })

@@ -127,9 +127,7 @@ impl<'a> Exchange<'a> {
             .header("connection")
             .is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let head_only = request.method == "HEAD";
-        let (body, head) = (request.body.clone(), request.head.clone());
-        let forwarded = self.state.forward(&request);
-        self.record(request);
+        self.record(request.clone());
         match self.state.behaviour.next() {
             Answer::Usual => {}
             Answer::Status(status) => {
@@ -141,9 +139,9 @@ impl<'a> Exchange<'a> {
                 return Ok(Next::Reset);
             }
         }
-        match forwarded {
+        match self.state.forward(&request) {
             Some(forwarded) => self.send(&forwarded.answer())?,
-            None => self.respond(&route, head_only, length, &body, &head)?,
+            None => self.respond(&route, head_only, length, &request)?,
         }
         Ok(Next::after(close || route == "/close"))
     }
@@ -157,8 +155,7 @@ impl<'a> Exchange<'a> {
         route: &str,
         head_only: bool,
         length: u64,
-        body: &[u8],
-        head: &str,
+        request: &Request,
     ) -> io::Result<()> {
         let number = |prefix: &str| route.strip_prefix(prefix)?.parse::<usize>().ok();
         if let Some(count) = number("/zeros/") {
@@ -178,6 +175,11 @@ impl<'a> Exchange<'a> {
                 self.send(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")?;
                 String::new()
             }
+            ("/drip", _) => {
+                self.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n1")?;
+                self.state.gate.pass();
+                return self.send(b"2");
+            }
             ("/hold", _) => {
                 self.state.gate.pass();
                 String::new()
@@ -186,8 +188,8 @@ impl<'a> Exchange<'a> {
             _ => String::new(),
         };
         let body = match route {
-            "/echo" => body.to_vec(),
-            "/head" => head.chars().map(|c| c as u8).collect(),
+            "/echo" => request.body.clone(),
+            "/head" => request.head.chars().map(|c| c as u8).collect(),
             "/sink" | "/stall" => length.to_string().into_bytes(),
             _ => b"ok".to_vec(),
         };
