@@ -217,7 +217,7 @@ fn a_grpc_timeout_that_is_none_is_refused() -> Result<()> {
             "{garbage}: {}",
             response.head
         );
-        assert_eq!(response.header("grpc-status"), Some("3"), "{garbage}");
+        assert_eq!(response.header("grpc-status"), Some("13"), "{garbage}");
     }
     assert_eq!(apps[0].requests().len(), 0);
     refusals(&mesh, "order-1", "outbound", "bad_timeout", 7.0)

@@ -48,6 +48,10 @@ pub const MESH: &[(&str, &str)] = &[
         include_str!("../mesh/policy-billing.yaml"),
     ),
     (
+        "traffic-billing.yaml",
+        include_str!("../mesh/traffic-billing.yaml"),
+    ),
+    (
         "policy-notification.yaml",
         include_str!("../mesh/policy-notification.yaml"),
     ),

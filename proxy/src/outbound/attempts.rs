@@ -95,7 +95,12 @@ pub async fn send(
     let mut now = caller.started;
     let mut failed_before = None;
     loop {
-        let picked = service.pick(worker, &progress.tried, outgoing.key, now);
+        let mut picked = service.pick(worker, &progress.tried, outgoing.key, now);
+        if picked.is_err() && !progress.tried.is_empty() {
+            // There is no other one: the wait before this attempt is what may help.
+            progress.tried.clear();
+            picked = service.pick(worker, &[], outgoing.key, now);
+        }
         let (index, endpoint) = match picked {
             Ok((index, endpoint)) => (index, Rc::clone(endpoint)),
             // Where some were tried, what they failed with says more.

@@ -26,6 +26,6 @@ func via(stream grpc.ServerStream, request []byte) ([]byte, error) {
 		}
 	}
 	empty, answer := []byte{}, []byte{}
-	err := next.Invoke(ctx, "/"+service+"/"+string(request), &empty, &answer)
+	err := next.Invoke(ctx, "/"+service+"/"+string(request), &empty, &answer, grpc.WaitForReady(true))
 	return answer, err
 }
