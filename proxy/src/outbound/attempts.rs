@@ -143,7 +143,7 @@ pub async fn send(
                 }
                 Err(why) => {
                     exchange.not_retried(why);
-                    if progress.attempts > 1 || why == NoRetry::RetriedDownstream {
+                    if progress.attempts > 1 || why.holds_upstream() {
                         outgoing.time.mark_retried(worker);
                     }
                 }
