@@ -20,24 +20,18 @@ fn by_path(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("route by path");
     for count in COUNTS {
         let last = count - 1;
-        let kinds: [(&str, fn(usize) -> PathMatch); 2] = [
-            ("exact", |n| PathMatch::Exact(format!("/shop/charges/{n}"))),
-            ("prefix", |n| PathMatch::Prefix(format!("/shop/v{n}"))),
-        ];
-        for (kind, path) in kinds {
-            let router = Router::new(&routes((0..count).map(path).map(found)));
-            let target = match kind {
-                "exact" => format!("/shop/charges/{last}?page=2"),
-                _ => format!("/shop/v{last}/charges/7?page=2"),
-            };
-            group.bench_function(BenchmarkId::new(kind, count), |bench| {
-                route(bench, &router, &target, true);
-            });
-        }
-        let router = Router::new(&routes((0..count).map(|n| {
-            let path = format!("/shop/v{n}");
-            found(PathMatch::Prefix(path))
-        })));
+        let exact = |n| found(PathMatch::Exact(format!("/shop/charges/{n}")));
+        let router = Router::new(&routes((0..count).map(exact)));
+        let target = format!("/shop/charges/{last}?page=2");
+        group.bench_function(BenchmarkId::new("exact", count), |bench| {
+            route(bench, &router, &target, true);
+        });
+        let prefix = |n| found(PathMatch::Prefix(format!("/shop/v{n}")));
+        let router = Router::new(&routes((0..count).map(prefix)));
+        let target = format!("/shop/v{last}/charges/7?page=2");
+        group.bench_function(BenchmarkId::new("prefix", count), |bench| {
+            route(bench, &router, &target, true);
+        });
         group.bench_function(BenchmarkId::new("none fits", count), |bench| {
             route(bench, &router, "/shop/other/charges/7?page=2", false);
         });
