@@ -36,7 +36,7 @@ fn targets_that_are_wrong() {
         ),
         (
             of("[{group: '', kind: Service, name: a.b}]"),
-            "5:50: spec.targetRefs[0].name: \"a.b\" is not a name",
+            "5:49: spec.targetRefs[0].name: \"a.b\" is not a name",
         ),
     ];
     for (text, expected) in table {

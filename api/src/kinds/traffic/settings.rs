@@ -21,12 +21,22 @@ const DAY: u64 = 24 * HOUR;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Traffic {
+    /// What a call may take.
     pub timeouts: Timeouts,
+    /// Which failures are retried: of idempotent methods (RFC 9110, section 9.2.2), unless
+    /// `nonIdempotent`.
     pub retry: Retry,
+    /// How many of a caller's requests to the Service may be retries (the shape is
+    /// XBackendTrafficPolicy's `retryConstraint`).
     pub retry_budget: RetryBudget,
+    /// What one caller's sidecar may have open to the Service at once; what is more is refused.
     pub limits: Limits,
+    /// When an endpoint is left out, and for how long.
     pub outlier_detection: OutlierDetection,
+    /// Active: each caller's sidecar asks each endpoint, through the mesh. On where `path` is
+    /// given.
     pub health_check: HealthCheck,
+    /// Which endpoint a request goes to.
     pub load_balancing: LoadBalancing,
     /// What goes wrong on purpose, for a share of the requests; each is drawn on its own. A list
     /// replaces the inherited one.
@@ -80,7 +90,9 @@ pub struct Retry {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct RetryBudget {
+    /// A share of the requests.
     pub budget: Budget,
+    /// Always allowed, whatever the share.
     pub min_retry_rate: MinRetryRate,
 }
 
@@ -190,7 +202,9 @@ pub enum Algorithm {
     PeakEwma,
     /// The better of two random endpoints by requests in flight.
     LeastRequest,
+    /// One after the other.
     RoundRobin,
+    /// By chance.
     Random,
     /// By `hashOn` (Maglev).
     ConsistentHash,
