@@ -32,7 +32,7 @@ fn mesh(routes: &[String]) -> Mesh {
     fold(&format!("{SERVICES}{}", routes.concat())).unwrap()
 }
 
-fn groups<'m>(mesh: &'m Mesh) -> &'m [RouteGroup] {
+fn groups(mesh: &Mesh) -> &[RouteGroup] {
     &mesh.destination(&service("a")).unwrap().routes
 }
 
