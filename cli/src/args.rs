@@ -19,6 +19,7 @@ use crate::output::Format;
 Examples:
   outrider demo                          see a mesh at work, on this machine, without root
   outrider up examples/shop/mesh         run the mesh that a directory describes
+  outrider stat examples/shop/mesh       see what it measures
   outrider policy check mesh/            find mistakes before they matter
   outrider policy test mesh/ --from shop/order --to shop/billing --path /shop.Billing/Charge"
 )]
@@ -31,10 +32,12 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show a mesh at work: six scenes, each with what it measured
+    /// Show a mesh at work: eight scenes, each with what it measured
     Demo(DemoArgs),
     /// Run the mesh that a directory describes: control plane, sidecars and apps
     Up(UpArgs),
+    /// Show what the sidecars of a running mesh measure: edges, retries, breakers
+    Stat(StatArgs),
     /// Check policy, and ask what it would decide
     #[command(
         subcommand,
@@ -131,6 +134,30 @@ pub struct UpArgs {
     pub output: Format,
 }
 
+/// `outrider stat`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outrider stat examples/shop/mesh                  one second of the mesh that up runs from there
+  outrider stat mesh/ --watch --interval 5s         again and again, until Ctrl-C
+  outrider stat mesh/ --output json | jq '.services[].endpoints[] | select(.breaker == \"open\")'
+
+Exit status: 0 when a sidecar answers, 1 when none does.")]
+pub struct StatArgs {
+    /// The directory of YAML that the mesh runs from
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub directory: PathBuf,
+    /// How long is measured, such as 500ms
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
+    /// Measure again and again, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+    /// How it is printed; with --watch, json is one document a line
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
 /// `outrider policy …`
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
@@ -150,7 +177,7 @@ Exit status: 0 when it is good, 1 when there are problems.")]
 Examples:
   outrider policy test mesh/ --from shop/order --to shop/user --method GET --path /users/ada
   outrider policy test mesh/ --from shop/notification --to shop/billing:80 --path /shop.Billing/Charge
-  outrider policy test mesh/ --from spiffe://shop.example/ns/shop/sa/order --to shop/billing-1 --output json
+  outrider policy test mesh/ --from spiffe://shop.example/ns/shop/sa/order --to shop/billing-1:18300 --output json
 
 To a port that is declared as gRPC the call is a gRPC one. Without --method and --path the call is
 an opaque TCP connection.
@@ -250,6 +277,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     outrider_api::duration::parse(text).map_err(|error| error.to_string())
 }
 
+/// Long enough for a rate to mean something.
+fn interval(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_millis(100);
+    match duration(text)? {
+        interval if interval < SHORTEST => Err("expected at least 100ms".to_owned()),
+        interval => Ok(interval),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -277,6 +313,24 @@ mod tests {
             );
             open.extend(children.into_iter().filter(|_| !command.is_hide_set()));
         }
+    }
+
+    #[test]
+    fn stat_measures_a_second_of_this_directory() {
+        let parse = |args: &[&str]| {
+            let parsed = Cli::try_parse_from([&["outrider", "stat"], args].concat());
+            parsed.map(|cli| match cli.command {
+                Command::Stat(args) => args,
+                other => panic!("{other:?}"),
+            })
+        };
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.directory, PathBuf::from("."));
+        assert_eq!(args.interval, Duration::from_secs(1));
+        let args = parse(&["mesh", "--interval", "250ms", "--watch"]).unwrap();
+        assert!(args.watch && args.interval == Duration::from_millis(250));
+        assert!(parse(&["--interval", "0s"]).is_err());
+        assert!(parse(&["--interval", "-1s"]).is_err());
     }
 
     #[test]

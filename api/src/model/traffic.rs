@@ -3,8 +3,13 @@
 //!
 //! Durations are whole milliseconds.
 
+mod balancing;
+mod inbound;
+mod wire;
+
 use std::time::Duration;
 
+pub(super) use self::wire::retry_status;
 use crate::authorization::Source;
 
 /// Of one Service, for each of its callers. `default()` is what holds where nobody says otherwise.

@@ -285,7 +285,8 @@ fn app(name: &WorkloadName, workload: &kinds::Workload) -> String {
 }
 
 fn zone(workload: &kinds::Workload) -> Option<String> {
-    workload.metadata.labels.get(ZONE).cloned()
+    let zone = workload.metadata.labels.get(ZONE).cloned();
+    zone.filter(|zone| !zone.is_empty())
 }
 
 fn mesh_address(workload: &kinds::Workload) -> SocketAddr {

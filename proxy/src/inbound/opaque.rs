@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use super::Connection;
 use super::app::connect as connect_app;
 use super::authorize::{Allowed, authorize};
+use super::limits;
 use crate::http::body::ResponseBody;
 use crate::refusal::Refusal;
 use crate::tunnel;
@@ -46,6 +47,7 @@ async fn connect(
         .and_then(|authority| authority.port_u16())
         .ok_or(Refusal::BadAuthority)?;
     authorize(connection, &workload, port, None)?;
+    limits::admit_opaque(connection, port)?;
     let app = SocketAddr::new(workload.app_address, port);
     let stream = connect_app(app).await?;
     Ok((stream, Allowed::opaque(connection, port)))
@@ -66,6 +68,7 @@ async fn carry(
     let carrying = tunnel::carry(
         &mut peer,
         &mut app,
+        None,
         |bytes| handles.received.inc_by(bytes),
         |bytes| handles.sent.inc_by(bytes),
     );
