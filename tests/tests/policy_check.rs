@@ -298,6 +298,7 @@ fn each_setting_is_explained_by_who_said_so() -> Result<()> {
     let route = &told["routes"]["matches"][0];
     assert_eq!(route["rule"], "HTTPRoute shop/billing rule 0");
     assert_eq!(route["at"]["line"], 6);
+    assert_eq!(told["routes"]["met"], 0);
     let settings = told["settings"].as_array().context("no settings")?;
     let setting = |field: &str| settings.iter().find(|setting| setting["field"] == field);
     let request = setting("timeouts.request").context("no timeouts.request")?;
