@@ -36,7 +36,7 @@ pub struct RateLimitPolicySpec {
     /// twice.
     #[serde(default, deserialize_with = "limits")]
     pub limits: Vec<Limit>,
-    /// Left out: no bound.
+    /// Requests at once in the app. Left out: no bound.
     #[serde(default, deserialize_with = "field::present")]
     pub concurrency: Option<Concurrency>,
 }
@@ -56,7 +56,7 @@ pub struct Limit {
     pub ports: Vec<u16>,
     /// In each `interval`.
     pub requests: Count<1, 1_000_000_000>,
-    /// Default 1s.
+    /// In which they are counted. Default 1s.
     #[serde(default = "default_interval")]
     pub interval: Span<1, DAY>,
     /// How many requests at once after a pause. Default: as many as `requests`.
@@ -70,7 +70,7 @@ pub struct Limit {
 pub struct Concurrency {
     /// What is more waits, or is shed with 503.
     pub max_requests: Count<1, 1_000_000>,
-    /// How many may wait. Default 0: shed at once.
+    /// How many may wait; 0 sheds at once. Default 0.
     #[serde(default = "default_queued")]
     pub max_queued: Count<0, 1_000_000>,
     /// How long one may wait before it is shed. Default 100ms.

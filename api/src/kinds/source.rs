@@ -79,7 +79,7 @@ enum Type {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenServiceAccount {
-    /// Default: the policy's own.
+    /// Its namespace. Default: the policy's own.
     #[serde(default, deserialize_with = "field::some_label")]
     namespace: Option<String>,
     /// A DNS subdomain, or `*` for every one.

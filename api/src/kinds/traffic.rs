@@ -8,14 +8,16 @@ use super::authorization::TARGETS_MAX;
 use super::field::{self, Accepted};
 use super::meta::ObjectMeta;
 
+mod effective;
+mod grpc;
 mod resolve;
 mod settings;
 
+pub use grpc::GrpcCode;
 pub use resolve::Wrong;
 pub use settings::{
-    Abort, Algorithm, Budget, Fault, GrpcCode, HashOn, HealthCheck, Limits, LoadBalancing,
-    Locality, MinRetryRate, OutlierDetection, Retry, RetryBudget, Timeouts, Traffic,
-    WhenAllEjected,
+    Abort, Algorithm, Budget, Fault, HashOn, HealthCheck, Limits, LoadBalancing, Locality,
+    MinRetryRate, OutlierDetection, Retry, RetryBudget, Timeouts, Traffic, WhenAllEjected,
 };
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -6,6 +6,7 @@ use outrider_api::manifest::{Location, Object};
 use outrider_api::model::{
     Backend, HttpRoutes, PathMatch, RouteGroup, RouteMatch, Routes, Target, ValueMatch,
 };
+use outrider_api::routing::Router;
 use outrider_certs::spiffe::SpiffeId;
 use outrider_control_plane::index::Mesh;
 use outrider_control_plane::index::explain::{self, Setting};
@@ -40,6 +41,8 @@ struct RouteList {
     consumer: Option<String>,
     /// In order of precedence: the first that fits wins.
     matches: Vec<Route>,
+    /// Index of the one that the request in question would meet; `None`: none, or nothing was asked.
+    met: Option<usize>,
 }
 
 #[derive(Debug, Serialize)]
@@ -103,12 +106,17 @@ fn explain(args: &TestArgs, objects: &[Object], mesh: &Mesh) -> Result<Explanati
             .as_ref()
             .map(|question| answers(mesh, question))
             .unwrap_or_default(),
-        routes: group.map(|group| route_list(objects, group)),
+        routes: group.map(|group| route_list(objects, group, question.as_ref())),
         settings: explain::settings(objects, destination),
     })
 }
 
-fn route_list(objects: &[Object], group: &RouteGroup) -> RouteList {
+fn route_list(objects: &[Object], group: &RouteGroup, question: Option<&Question>) -> RouteList {
+    let request = question.and_then(Question::route_request);
+    let met = match (&group.routes, request) {
+        (Routes::Http(routes), Some(request)) => Router::new(routes).route(&request),
+        _ => None,
+    };
     let matches = match &group.routes {
         Routes::Http(routes) => {
             let matches = routes.matches.iter();
@@ -125,6 +133,7 @@ fn route_list(objects: &[Object], group: &RouteGroup) -> RouteList {
     RouteList {
         consumer: group.consumer.clone(),
         matches,
+        met: met.map(|hit| hit.matched),
     }
 }
 
@@ -221,7 +230,11 @@ fn print_routes(routes: Option<&RouteList>) {
         None => output::line("\nRoutes, the first that fits:"),
     }
     for (index, route) in routes.matches.iter().enumerate() {
-        output::line(format_args!("  {}. {}", index + 1, route.fits));
+        let met = match routes.met {
+            Some(met) if met == index => "   <- this request",
+            _ => "",
+        };
+        output::line(format_args!("  {}. {}{met}", index + 1, route.fits));
         let at = route
             .at
             .as_ref()

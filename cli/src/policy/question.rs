@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use outrider_api::authorization::{Call, HttpCall};
 use outrider_api::model::{Destination, Protocol, Workload};
 use outrider_api::names::ServiceName;
+use outrider_api::routing::RouteRequest;
 use outrider_certs::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 use outrider_control_plane::index::Mesh;
 use thiserror::Error;
@@ -114,6 +115,15 @@ impl Question {
                 headers: &http.headers,
             }),
         }
+    }
+
+    /// The request as routes look at it; `None`: an opaque connection.
+    pub(super) fn route_request(&self) -> Option<RouteRequest<'_>> {
+        self.http.as_ref().map(|http| RouteRequest {
+            method: &http.method,
+            path_and_query: &http.path,
+            headers: &http.headers,
+        })
     }
 
     /// What is called, for people.

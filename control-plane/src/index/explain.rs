@@ -94,6 +94,10 @@ pub fn settings(objects: &[Object], destination: &Destination) -> Vec<Setting> {
     let value = serde_json::to_value(&whole).unwrap_or_default();
     let mut all = Vec::new();
     collect("", &value, &mut all);
+    if destination.traffic.health_check.is_none() {
+        // Of a check that does not happen, only that.
+        all.retain(|(field, _)| !field.starts_with("healthCheck.") || field.ends_with(".path"));
+    }
     all.into_iter()
         .map(|(field, value)| Setting {
             origin: origins.remove(&field).unwrap_or(Origin::Default),

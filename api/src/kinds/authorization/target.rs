@@ -48,7 +48,7 @@ struct Written {
     /// Of a Service or Workload.
     #[serde(default, deserialize_with = "some_subdomain")]
     name: Option<String>,
-    /// Of Pods, and of Workloads.
+    /// Of kind Pod: the workloads with these labels.
     #[serde(default, deserialize_with = "field::present")]
     selector: Option<WrittenSelector>,
 }

@@ -1,13 +1,11 @@
 //! The settings of `TrafficPolicy.spec` and `MeshConfig.spec.traffic`, as they are written. What is
 //! left out is inherited, field by field; the defaults are [`crate::model::traffic`]'s.
 
-use std::borrow::Cow;
-
 use http::HeaderName;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserializer, Error};
-use serde::{Deserialize, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use super::grpc::GrpcCode;
 use crate::kinds::bounded::{Count, Percent, Span};
 use crate::kinds::field;
 use crate::model::traffic::FaultKind;
@@ -21,12 +19,22 @@ const DAY: u64 = 24 * HOUR;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Traffic {
+    /// What a call may take.
     pub timeouts: Timeouts,
+    /// Which failures are retried: of idempotent methods (RFC 9110, section 9.2.2), unless
+    /// `nonIdempotent`.
     pub retry: Retry,
+    /// How many of a caller's requests to the Service may be retries (the shape is
+    /// XBackendTrafficPolicy's `retryConstraint`).
     pub retry_budget: RetryBudget,
+    /// What one caller's sidecar may have open to the Service at once; what is more is refused.
     pub limits: Limits,
+    /// When an endpoint is left out, and for how long.
     pub outlier_detection: OutlierDetection,
+    /// Active: each caller's sidecar asks each endpoint, through the mesh. On where `path` is
+    /// given.
     pub health_check: HealthCheck,
+    /// Which endpoint a request goes to.
     pub load_balancing: LoadBalancing,
     /// What goes wrong on purpose, for a share of the requests; each is drawn on its own. A list
     /// replaces the inherited one.
@@ -80,7 +88,9 @@ pub struct Retry {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct RetryBudget {
+    /// A share of the requests.
     pub budget: Budget,
+    /// Always allowed, whatever the share.
     pub min_retry_rate: MinRetryRate,
 }
 
@@ -190,7 +200,9 @@ pub enum Algorithm {
     PeakEwma,
     /// The better of two random endpoints by requests in flight.
     LeastRequest,
+    /// One after the other.
     RoundRobin,
+    /// By chance.
     Random,
     /// By `hashOn` (Maglev).
     ConsistentHash,
@@ -312,7 +324,7 @@ impl From<Fault> for WrittenFault {
             FaultKind::Abort { status, grpc } => {
                 let abort = Abort {
                     status: Some(Count::nearest(status.into())),
-                    grpc_status: Some(GrpcCode(grpc)),
+                    grpc_status: GrpcCode::new(grpc),
                 };
                 (None, Some(abort))
             }
@@ -322,101 +334,5 @@ impl From<Fault> for WrittenFault {
             delay,
             abort,
         }
-    }
-}
-
-/// The names of the gRPC statuses; 0 is OK, which is no failure.
-const GRPC_CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
-/// A gRPC status that says of a failure, 1 to 16, by name or number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GrpcCode(u8);
-
-impl GrpcCode {
-    #[must_use]
-    pub fn number(self) -> u8 {
-        self.0
-    }
-
-    /// `None`: OK, or no status at all.
-    #[must_use]
-    pub fn new(number: u8) -> Option<Self> {
-        (1..=16).contains(&number).then_some(Self(number))
-    }
-
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        GRPC_CODES[usize::from(self.0)]
-    }
-}
-
-impl<'de> Deserialize<'de> for GrpcCode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = GrpcCode;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a gRPC status by name (UNAVAILABLE) or number (1 to 16)")
-            }
-
-            fn visit_u64<E: Error>(self, number: u64) -> Result<GrpcCode, E> {
-                let code = u8::try_from(number).ok().and_then(GrpcCode::new);
-                code.ok_or_else(|| {
-                    E::custom(format!(
-                        "{number} is not the status of a failure, expected 1 to 16"
-                    ))
-                })
-            }
-
-            fn visit_i64<E: Error>(self, number: i64) -> Result<GrpcCode, E> {
-                self.visit_u64(u64::try_from(number).unwrap_or(u64::MAX))
-            }
-
-            fn visit_str<E: Error>(self, name: &str) -> Result<GrpcCode, E> {
-                let number = GRPC_CODES.iter().position(|known| *known == name);
-                let code = number.and_then(|number| GrpcCode::new(u8::try_from(number).ok()?));
-                code.ok_or_else(|| E::unknown_variant(name, &GRPC_CODES[1..]))
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl Serialize for GrpcCode {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl JsonSchema for GrpcCode {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "GrpcCode".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "format": "gRPC status"})
     }
 }

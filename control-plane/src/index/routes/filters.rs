@@ -8,6 +8,7 @@ use outrider_api::kinds::gateway::httproutes::{
 };
 use outrider_api::model::{Cors, Filter, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite};
 use outrider_api::names::check_subdomain;
+use outrider_api::routing::is_editable;
 
 use super::super::report::Report;
 use super::backends::Backends;
@@ -153,7 +154,7 @@ fn header_edit(
     let remove = written.remove.iter().flatten().enumerate();
     let remove = remove.filter_map(|(index, name)| {
         let field = format!("{field}.remove[{index}]");
-        header_name(name, &field, report)
+        editable(name, &field, report)
     });
     HeaderEdit {
         remove: remove.collect(),
@@ -174,7 +175,7 @@ fn headers(
         let value = value.map_err(|_| "is not the value of a header");
         let value = report.good(format!("{field}[{index}].value"), value);
         let field = format!("{field}[{index}].name");
-        let name = header_name(name, &field, report);
+        let name = editable(name, &field, report);
         if let (Some(name), Some(value)) = (name, value) {
             if read.iter().any(|(other, _)| *other == name) {
                 twice("header", name.as_str(), &field, report);
@@ -183,6 +184,20 @@ fn headers(
         }
     }
     read
+}
+
+/// The name of a header that is an app's to edit.
+fn editable(name: &str, field: &str, report: &mut Report<'_>) -> Option<http::HeaderName> {
+    let name = header_name(name, field, report)?;
+    if is_editable(&name) {
+        return Some(name);
+    }
+    let message = format!(
+        "header \"{name}\" is the connection's and not the app's, expected another (of the host, \
+         urlRewrite.hostname)"
+    );
+    report.error(field, message);
+    None
 }
 
 fn redirect(
@@ -280,22 +295,7 @@ fn path_edit(written: &WrittenPath, field: &str, report: &mut Report<'_>) -> Opt
             return None;
         }
     };
-    let (PathEdit::Full(path) | PathEdit::Prefix(path)) = &edit;
-    // A prefix may be replaced by nothing.
-    let is_nothing = path.is_empty() && !is_full;
-    if !path.starts_with('/') && !is_nothing {
-        let message = format!("{path:?} is not absolute, expected a path that begins with \"/\"");
-        report.error(format!("{field}.{payload}"), message);
-        return None;
-    }
-    if let Some(bad) = path
-        .chars()
-        .find(|c| !c.is_ascii_graphic() || "?#".contains(*c))
-    {
-        let message = format!("contains {bad:?}, expected a path alone, percent-encoded");
-        report.error(format!("{field}.{payload}"), message);
-        return None;
-    }
+    report.good(format!("{field}.{payload}"), edit.check())?;
     Some(edit)
 }
 
@@ -353,7 +353,7 @@ fn cors(written: &HttpRouteRulesFiltersCors, field: &str, report: &mut Report<'_
     };
     let is_token = |text: &str| http::HeaderName::try_from(text).is_ok();
     let cors = Cors {
-        allow_origins: list("allowOrigins", &written.allow_origins, is_origin),
+        allow_origins: list("allowOrigins", &written.allow_origins, Cors::is_origin),
         allow_methods: list("allowMethods", &written.allow_methods, is_token),
         allow_headers: list("allowHeaders", &written.allow_headers, is_token),
         expose_headers: list("exposeHeaders", &written.expose_headers, is_token),
@@ -369,18 +369,4 @@ fn cors(written: &HttpRouteRulesFiltersCors, field: &str, report: &mut Report<'_
         },
     };
     Some(cors)
-}
-
-/// `https://*.example.com:8443`: scheme and host, without a path.
-fn is_origin(text: &str) -> bool {
-    let Some((scheme, host)) = text.split_once("://") else {
-        return false;
-    };
-    let is_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
-    let host = host.strip_prefix("*.").unwrap_or(host);
-    let (name, port) = host.split_once(':').unwrap_or((host, "80"));
-    !scheme.is_empty()
-        && scheme.bytes().all(is_scheme)
-        && (host == "*" || check_subdomain(name).is_ok())
-        && port.parse::<u16>().is_ok_and(|port| port != 0)
 }

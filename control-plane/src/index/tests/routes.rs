@@ -32,7 +32,7 @@ fn mesh(routes: &[String]) -> Mesh {
     fold(&format!("{SERVICES}{}", routes.concat())).unwrap()
 }
 
-fn groups<'m>(mesh: &'m Mesh) -> &'m [RouteGroup] {
+fn groups(mesh: &Mesh) -> &[RouteGroup] {
     &mesh.destination(&service("a")).unwrap().routes
 }
 
@@ -306,6 +306,10 @@ fn filters_of_every_kind() {
          timeouts: {request: 2s, backendRequest: 0s}, retry: {codes: [500], attempts: 2, backoff: 100ms}}]",
     )]);
     assert_eq!(warnings(&mesh), [""; 0]);
+    let destination = &**mesh.destination(&service("a")).unwrap();
+    let wire = outrider_api::proto::Destination::from(destination);
+    let read: outrider_api::model::Destination = wire.try_into().unwrap();
+    assert_eq!(&read, destination, "a sidecar takes it as it is");
     let rule = &http_routes(&groups(&mesh)[0]).rules[0];
     let [
         Filter::RequestHeaders(request),
@@ -542,7 +546,7 @@ fn filters_that_are_wrong() {
         (redirect("statusCode: 304"), ".filters[0].requestRedirect.statusCode: is 304, expected 301"),
         (redirect("port: 70000"), ".filters[0].requestRedirect.port: 70000 is not a port"),
         (redirect("hostname: 'a_b'"), ".filters[0].requestRedirect.hostname: \"a_b\" contains"),
-        (redirect("path: {type: ReplaceFullPath, replaceFullPath: x}"), ".filters[0].requestRedirect.path.replaceFullPath: \"x\" is not absolute"),
+        (redirect("path: {type: ReplaceFullPath, replaceFullPath: x}"), ".filters[0].requestRedirect.path.replaceFullPath: \"x\" is not a path"),
         (redirect("path: {type: ReplaceFullPath, replacePrefixMatch: /x}"), ".filters[0].requestRedirect.path: expected exactly the field \"replaceFullPath\""),
         (format!("{exact}, {}", redirect(prefix)), ".filters: has ReplacePrefixMatch, expected exactly one match"),
         (format!("{}, {TO_B}", redirect("scheme: https")), ".filters: has RequestRedirect, which answers itself"),
@@ -561,6 +565,10 @@ fn filters_that_are_wrong() {
         (
             "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: b, port: 80}, percent: 101}}]".to_owned(),
             ".filters[0].requestMirror.percent: is 101 of 100",
+        ),
+        (
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Host]}}]".to_owned(),
+            ".filters[0].requestHeaderModifier.remove[0]: header \"host\" is the connection's",
         ),
         (
             "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: 'a:', value: b}]}}]".to_owned(),

@@ -29,10 +29,11 @@ fn text(everywhere: &str, own: &str) -> String {
 
 fn settings(everywhere: &str, own: &str) -> TrafficSettings {
     let mesh = fold(&text(everywhere, own)).unwrap();
-    mesh.destination(&service("billing"))
-        .unwrap()
-        .traffic
-        .clone()
+    let destination = &**mesh.destination(&service("billing")).unwrap();
+    let wire = outrider_api::proto::Destination::from(destination);
+    let read: outrider_api::model::Destination = wire.try_into().unwrap();
+    assert_eq!(&read, destination, "a sidecar takes it as it is");
+    read.traffic
 }
 
 #[test]
