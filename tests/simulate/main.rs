@@ -41,7 +41,7 @@ fn main() -> anyhow::Result<()> {
             let path = directory.join(name);
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
-        write("simulation.md", report::document(&table, seed))?;
+        write("simulation.md", report::document(&table, seed, SEEDS))?;
         write("simulation.svg", report::plot(&results))?;
     }
     Ok(())
