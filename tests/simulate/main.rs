@@ -18,7 +18,6 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use outrider_api::model::traffic::TrafficSettings;
 
 use measured::Measured;
 use scenario::Scenario;
@@ -52,7 +51,7 @@ fn policies() -> [Policy; 3] {
     [
         Policy::Nothing,
         Policy::NaiveRetries(3),
-        Policy::Outrider(Box::new(TrafficSettings::default())),
+        Policy::Outrider(Box::default()),
     ]
 }
 
