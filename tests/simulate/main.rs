@@ -18,7 +18,6 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use outrider_api::model::traffic::TrafficSettings;
 
 use measured::Measured;
 use scenario::Scenario;
@@ -41,7 +40,7 @@ fn main() -> anyhow::Result<()> {
             let path = directory.join(name);
             std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
-        write("simulation.md", report::document(&table, seed))?;
+        write("simulation.md", report::document(&table, seed, SEEDS))?;
         write("simulation.svg", report::plot(&results))?;
     }
     Ok(())
@@ -52,7 +51,7 @@ fn policies() -> [Policy; 3] {
     [
         Policy::Nothing,
         Policy::NaiveRetries(3),
-        Policy::Outrider(Box::new(TrafficSettings::default())),
+        Policy::Outrider(Box::default()),
     ]
 }
 

@@ -20,6 +20,14 @@ pub(crate) struct Scenario {
     pub length: Duration,
 }
 
+impl Scenario {
+    /// Whether its trouble does.
+    pub(crate) fn ends(&self) -> bool {
+        let mut troubles = self.troubles.iter();
+        !self.troubles.is_empty() && troubles.all(|trouble| trouble.until < self.length)
+    }
+}
+
 const WARM_UP: Duration = Duration::from_secs(5);
 const FOREVER: Duration = Duration::MAX;
 

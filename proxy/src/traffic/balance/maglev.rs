@@ -3,8 +3,9 @@
 
 /// Slots for each endpoint, at least: their shares then differ by 1% at most.
 const SLOTS_EACH: usize = 100;
-/// Room for 655 endpoints. More need ten times as many: a table of another size is another table,
-/// in which every key moves, so that the size must not follow the number of endpoints closely.
+/// Room for 655 endpoints, in 256 KiB. More need four times as many: a table of another size is
+/// another table, in which every key moves, so that the size must not follow the number of endpoints
+/// closely.
 const FIRST_SIZE: usize = 65_536;
 
 /// Looks up positions in the list that it was built from.
@@ -99,7 +100,7 @@ pub(super) fn mix(value: u64) -> u64 {
 fn size_for(members: usize) -> usize {
     let mut size = FIRST_SIZE;
     while size < members * SLOTS_EACH {
-        size *= 10;
+        size *= 4;
     }
     prime_from(size)
 }
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn primes_are_found() {
         assert_eq!([0, 90, 100, 65_537].map(prime_from), [2, 97, 101, 65_537]);
-        assert_eq!([1, 655, 656].map(size_for), [65_537, 65_537, 655_373]);
+        assert_eq!([1, 655, 656].map(size_for), [65_537, 65_537, 262_147]);
     }
 
     #[test]
