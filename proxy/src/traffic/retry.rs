@@ -230,6 +230,19 @@ labels! {
     }
 }
 
+impl NoRetry {
+    /// Whether callers further up must not retry either, which the answer then says
+    /// (`x-outrider-retried`): the retry was made here, nearest the failure, or there was no budget
+    /// for it, and then a caller's would only load the failing Service by another way.
+    #[must_use]
+    pub const fn holds_upstream(self) -> bool {
+        matches!(
+            self,
+            Self::RetriedDownstream | Self::AttemptsExhausted | Self::BudgetExhausted
+        )
+    }
+}
+
 impl From<Failure> for RetryReason {
     fn from(failure: Failure) -> Self {
         match failure {

@@ -338,3 +338,21 @@ proptest! {
         prop_assert!(wait >= milliseconds(least) && wait <= milliseconds(most.max(least)));
     }
 }
+
+#[test]
+fn what_was_decided_nearest_the_failure_holds_for_callers() {
+    let holds = |reason: &&NoRetry| reason.holds_upstream();
+    let holding: Vec<&str> = NoRetry::ALL
+        .iter()
+        .filter(holds)
+        .map(|reason| reason.label())
+        .collect();
+    assert_eq!(
+        holding,
+        [
+            "retried_downstream",
+            "attempts_exhausted",
+            "budget_exhausted"
+        ]
+    );
+}
