@@ -6,6 +6,7 @@ mod authorization_tcp;
 mod bodies;
 mod breakers;
 mod cli;
+mod cli_stat;
 mod cli_up;
 mod common;
 mod crowd;

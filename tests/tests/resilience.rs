@@ -97,8 +97,9 @@ impl Counts for Server {
 }
 
 impl<B: Counts> Bench<B> {
-    /// Harms the second instance, looks at what the caller sees, heals it, and waits until it takes
-    /// calls again.
+    /// Harms the second instance, looks at what the caller sees, and heals it. One that is `ejected`
+    /// takes calls again soon; one that was only steered away from does when the balancer has
+    /// forgotten how slow it was, which takes about a minute.
     fn survives(
         &mut self,
         ejected: bool,
@@ -119,9 +120,11 @@ impl<B: Counts> Bench<B> {
         heal(self)?;
         breaker_is(&self.mesh, VICTIM, "closed")?;
         let before = self.billing[1].seen()?;
-        until("it takes calls again", PATIENCE, || {
-            Ok(self.billing[1].seen()? > before)
-        })?;
+        if ejected {
+            until("it takes calls again", PATIENCE, || {
+                Ok(self.billing[1].seen()? > before)
+            })?;
+        }
         let after = self.client.next(200)?;
         ensure!(after.success_percent() == 100.0, "{:?}", after.failures());
         Ok(())
@@ -187,11 +190,12 @@ fn an_app_is_killed_under_grpc_load() -> Result<()> {
     })
 }
 
-/// The whole instance says nothing any more; its connections stay open.
+/// The whole instance says nothing any more; its connections stay open. The balancer may well steer
+/// away before there is anything to eject it for, here and below.
 #[test]
 fn a_sidecar_is_stopped_under_http_load() -> Result<()> {
     let harm = |bench: &mut Bench<_>| bench.mesh.process(VICTIM)?.signal(Signal::STOP);
-    http()?.survives(true, harm, |bench| {
+    http()?.survives(false, harm, |bench| {
         bench.mesh.process(VICTIM)?.signal(Signal::CONT)
     })
 }
@@ -199,12 +203,11 @@ fn a_sidecar_is_stopped_under_http_load() -> Result<()> {
 #[test]
 fn an_app_is_stopped_under_grpc_load() -> Result<()> {
     let harm = |bench: &mut Bench<Server>| bench.billing[1].process.signal(Signal::STOP);
-    grpc()?.survives(true, harm, |bench| {
+    grpc()?.survives(false, harm, |bench| {
         bench.billing[1].process.signal(Signal::CONT)
     })
 }
 
-/// The balancer may well steer away before there is anything to eject it for.
 #[test]
 fn an_instance_is_slow_under_http_load() -> Result<()> {
     let slow = behaves(Behaviour::Delay(Duration::from_secs(1)));

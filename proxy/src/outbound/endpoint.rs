@@ -203,6 +203,9 @@ impl Endpoint {
             .health
             .borrow_mut()
             .record(&outliers, ticket, now, outcome, latency);
+        if changed.is_some_and(|change| change.to == Status::Closed) {
+            self.load.recovered(now, latency);
+        }
         self.tell(changed);
     }
 

@@ -59,7 +59,7 @@ const HEADINGS: [Heading; 8] = [
     Heading {
         number: 6,
         title: "An instance is slow",
-        shows: "billing-2 takes two seconds. Attempts are cut and tried on billing-1, and the balancer steers away.",
+        shows: "billing-2 takes two seconds. Attempts are cut and tried on billing-1, and billing-2 is left out until a probe is fast.",
     },
     Heading {
         number: 7,

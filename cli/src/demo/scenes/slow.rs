@@ -57,7 +57,7 @@ impl Show<'_> {
         let measured = format!("{timed_out:.0} of {calls:.0} calls had to be tried again");
         self.claim(
             SCENE,
-            "the balancer steers away: few calls wait for the slow instance",
+            "few calls wait for the slow instance",
             measured,
             share <= SLOW_PERCENT,
         );

@@ -108,6 +108,13 @@ impl Load {
         self.took_at_least(now, latency);
     }
 
+    /// A probe found it well after it had been left out: what it took before says nothing any more.
+    /// It would keep everybody away for about a minute.
+    pub fn recovered(&self, now: Instant, latency: Duration) {
+        let nanos = nanos(latency);
+        self.estimate.set(Some(Estimate { nanos, at: now }));
+    }
+
     /// The caller went away, or gave the attempt up, after `waited`.
     pub fn abandoned(&self, now: Instant, waited: Duration) {
         self.no_longer_waiting();
@@ -187,6 +194,18 @@ mod tests {
         assert!((load.latency(now + 750 * MS).silence - nanos(50 * MS)).abs() < 1.0);
         load.abandoned(now + 800 * MS, 200 * MS);
         assert_eq!(load.latency(now + 900 * MS).silence, 0.0);
+    }
+
+    #[test]
+    fn what_it_took_before_it_recovered_is_forgotten() {
+        let now = Instant::now();
+        let load = Load::new(now);
+        load.sent(now);
+        load.failed(now, 1000 * MS);
+        load.sent(now);
+        load.answered(now, 2 * MS);
+        load.recovered(now, 2 * MS);
+        assert!((estimate(&load, now) - 2.0).abs() < 0.1);
     }
 
     #[test]
