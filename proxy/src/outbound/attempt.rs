@@ -14,6 +14,8 @@ pub struct Attempt {
     endpoint: Rc<Endpoint>,
     ticket: Option<Ticket>,
     begun: Instant,
+    /// It has a connection, and waits for an answer.
+    is_sent: bool,
     latency: Option<Duration>,
 }
 
@@ -23,8 +25,17 @@ impl Attempt {
             endpoint: Rc::clone(endpoint),
             ticket: Some(ticket),
             begun,
+            is_sent: false,
             latency: None,
         }
+    }
+
+    /// There is a connection, and the request goes out on it: what it took to connect is no latency
+    /// of the endpoint.
+    pub fn sent(&mut self, now: Instant) {
+        self.begun = now;
+        self.is_sent = true;
+        self.endpoint.load.sent(now);
     }
 
     pub fn begun(&self) -> Instant {
@@ -44,7 +55,9 @@ impl Attempt {
             Some(latency) => latency,
             None => {
                 let latency = now.saturating_duration_since(self.begun);
-                self.endpoint.load.failed(now, latency);
+                if self.is_sent {
+                    self.endpoint.load.failed(now, latency);
+                }
                 self.latency = Some(latency);
                 latency
             }
@@ -57,7 +70,7 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.latency.is_none() {
+        if self.is_sent && self.latency.is_none() {
             let waited = self.begun.elapsed();
             self.endpoint.load.abandoned(self.begun + waited, waited);
         }

@@ -22,7 +22,7 @@ use crate::http::wire::{self, AppVersion};
 use crate::refusal::Refusal;
 use crate::telemetry::exchange::Exchange;
 use crate::traffic::health::Outcome;
-use crate::traffic::retry::{Facts, Failure, NoRetry};
+use crate::traffic::retry::{Facts, Failure};
 use crate::worker::Worker;
 
 /// A request that is ready to leave.
@@ -103,8 +103,13 @@ pub async fn send(
         }
         let (index, endpoint) = match picked {
             Ok((index, endpoint)) => (index, Rc::clone(endpoint)),
-            // Where some were tried, what they failed with says more.
-            Err(refusal) => return refuse(exchange, caller, failed_before.unwrap_or(refusal)),
+            Err(refusal) => {
+                if refusal == Refusal::CircuitOpen {
+                    outgoing.time.mark_retried(worker);
+                }
+                // Where some were tried, what they failed with says more.
+                return refuse(exchange, caller, failed_before.unwrap_or(refusal));
+            }
         };
         exchange.retarget(Rc::clone(&endpoint.edge));
         progress.attempts += 1;
@@ -260,6 +265,7 @@ async fn once(
         let Some(request) = outgoing.request(worker, endpoint, number) else {
             return Tried::Refused(Refusal::UnknownPort);
         };
+        attempt.sent(Instant::now());
         match sender.try_send_request(request).await {
             Ok(mut response) => {
                 attempt.answered(Instant::now());
@@ -318,8 +324,11 @@ fn broken(connection: &Connection, error: &hyper::Error, endpoint: &Endpoint) ->
         return Tried::Failed(Failure::Unprocessed, Refusal::UpstreamReset);
     }
     match connection.broken() {
-        Refusal::UpstreamReset => Tried::Failed(Failure::Reset, Refusal::UpstreamReset),
-        callers => Tried::Refused(callers),
+        // It was us who reset the stream: the caller has not sent its body to the end.
+        refusal if refusal != Refusal::UpstreamReset || verdict::is_ours(error) => {
+            Tried::Refused(refusal)
+        }
+        refusal => Tried::Failed(Failure::Reset, refusal),
     }
 }
 

@@ -186,7 +186,6 @@ impl Endpoint {
     pub fn attempt(self: &Rc<Self>, now: Instant) -> Attempt {
         let (ticket, changed) = self.health.borrow_mut().begin(now);
         self.tell(changed);
-        self.load.sent(now);
         Attempt::new(self, ticket, now)
     }
 

@@ -22,7 +22,7 @@ pub enum Filtered {
     /// It goes on, for this authority.
     On(Authority),
     /// It has its answer.
-    Answered(Response<ResponseBody>),
+    Answered(Box<Response<ResponseBody>>),
 }
 
 /// Applies the filters of a rule in order. `port` is that of the Service that was called.
@@ -38,13 +38,13 @@ pub fn apply(
             Filter::RequestHeaders(edit) => edit.apply(&mut parts.headers),
             Filter::Cors(cors) => {
                 if Cors::is_preflight(parts.method.as_str(), &parts.headers) {
-                    return Ok(Filtered::Answered(preflight(cors, parts)));
+                    return Ok(Filtered::Answered(Box::new(preflight(cors, parts))));
                 }
                 edits.origin = parts.headers.get(ORIGIN).cloned();
             }
             Filter::Redirect(redirect) => {
                 let answer = redirected(redirect, parts, &authority, port, met.prefix)?;
-                return Ok(Filtered::Answered(answer));
+                return Ok(Filtered::Answered(Box::new(answer)));
             }
             Filter::Rewrite(rewrite) => {
                 if let Some(host) = rewritten(rewrite, parts, met.prefix)? {

@@ -83,7 +83,7 @@ impl Connection {
 enum Prepared {
     Outgoing(Box<Outgoing>),
     /// A filter has answered it.
-    Answered(Response<ResponseBody>, Rc<Service>),
+    Answered(Box<Response<ResponseBody>>, Rc<Service>),
     /// A fault was injected.
     Aborted(Abort, Rc<Service>),
 }
@@ -116,7 +116,7 @@ pub async fn handle(
             let mut exchange = begin(Rc::clone(&service.edge));
             exchange.head(response.status(), response.headers());
             exchange.completed(None);
-            response
+            *response
         }
         Ok(Prepared::Aborted(abort, service)) => {
             let exchange = begin(Rc::clone(&service.edge));

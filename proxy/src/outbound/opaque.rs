@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::attempt::Attempt;
 use super::endpoint::{Endpoint, InFlight, Purpose};
 use super::hash;
 use super::route::Listener;
@@ -155,7 +156,7 @@ async fn open_to(
         };
         tried.push(index);
         let mut attempt = endpoint.attempt(now);
-        let connected = connect(worker, endpoint, port).await;
+        let connected = connect(worker, endpoint, port, &mut attempt).await;
         let now = Instant::now();
         match connected {
             Ok(response) => {
@@ -192,6 +193,7 @@ async fn connect(
     worker: &Worker,
     endpoint: &Rc<Endpoint>,
     port: u16,
+    attempt: &mut Attempt,
 ) -> Result<Response<Incoming>, Refusal> {
     let target = endpoint.port(port).ok_or(Refusal::UnknownPort)?;
     let authority =
@@ -202,6 +204,7 @@ async fn connect(
         .body(RequestBody::Empty);
     let request = request.map_err(|_| Refusal::BadAuthority)?;
     let mut sender = endpoint.connection(Purpose::Tunnels, &worker.tls).await?;
+    attempt.sent(Instant::now());
     // A CONNECT carries nothing of the client yet: another endpoint may always be tried.
     sender.try_send_request(request).await.map_err(|error| {
         tracing::debug!(error = %error.error(), "no answer to CONNECT");

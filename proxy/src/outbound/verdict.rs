@@ -100,13 +100,20 @@ fn of_grpc(code: u16) -> Outcome {
 /// The peer says that it has not looked at the stream: it was beyond GOAWAY's last one, or refused
 /// (RFC 9113, section 8.7).
 pub fn is_unprocessed(error: &hyper::Error) -> bool {
-    let source =
-        std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    source.is_some_and(|error| {
+    http2(error).is_some_and(|error| {
         let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
         let gone = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
         refused || gone
     })
+}
+
+/// Whether we reset the stream ourselves.
+pub fn is_ours(error: &hyper::Error) -> bool {
+    http2(error).is_some_and(|error| error.is_reset() && !error.is_remote())
+}
+
+fn http2(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub use load::{Latency, Load};
 pub use maglev::hash;
 
 use std::cell::Cell;
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use outrider_api::model::traffic::{Algorithm, Balancing, Locality, WhenAllEjected};
@@ -187,15 +188,23 @@ impl Far {
     }
 }
 
-/// Whether `b` has less in flight than `a`.
-fn idlest<E: Candidate>(a: &E, b: &E, _now: Instant) -> bool {
-    b.in_flight() < a.in_flight()
+/// All for the one that has less in flight.
+fn idlest<E: Candidate>(a: &E, b: &E, _now: Instant) -> f64 {
+    match b.in_flight().cmp(&a.in_flight()) {
+        Ordering::Less => 1.0,
+        Ordering::Equal => 0.5,
+        Ordering::Greater => 0.0,
+    }
 }
 
-/// Whether `b` will answer sooner than `a`: latency times what is in flight and the request itself.
-/// One that has never answered is taken to be as fast as the other, and so gets its share and no
-/// more.
-fn fastest<E: Candidate>(a: &E, b: &E, now: Instant) -> bool {
+/// The share of `b`, by how much sooner than `a` it will answer: latency times what is in flight and
+/// the request itself. One that has never answered is taken to be as fast as the other, and so gets
+/// its share and no more.
+///
+/// Shares go with the square of the cost and are never quite zero. If the better one always won, a
+/// caller with few requests would never learn that the other has recovered; so one that is ten times
+/// as slow is asked for one request in a hundred.
+fn fastest<E: Candidate>(a: &E, b: &E, now: Instant) -> f64 {
     let (of_a, of_b) = (a.latency(now), b.latency(now));
     let assumed = match (of_a.estimate, of_b.estimate) {
         (Some(a), Some(b)) => (a, b),
@@ -205,7 +214,9 @@ fn fastest<E: Candidate>(a: &E, b: &E, now: Instant) -> bool {
     let cost = |estimate: f64, silence: f64, in_flight: u32| {
         estimate.max(silence).max(NOISE) * (f64::from(in_flight) + 1.0)
     };
-    cost(assumed.1, of_b.silence, b.in_flight()) < cost(assumed.0, of_a.silence, a.in_flight())
+    let of_a = cost(assumed.0, of_a.silence, a.in_flight()).powi(2);
+    let of_b = cost(assumed.1, of_b.silence, b.in_flight()).powi(2);
+    of_a / (of_a + of_b)
 }
 
 /// Differences below 100 µs, in nanoseconds, say nothing about an endpoint.

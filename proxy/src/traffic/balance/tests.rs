@@ -120,30 +120,31 @@ fn every_algorithm_shares_what_the_ejected_leave() {
 }
 
 #[test]
-fn the_better_of_two_is_picked_whatever_is_drawn_first() {
-    let now = Instant::now();
-    let better = |algorithm, change: fn(&mut Fake)| {
+fn the_better_of_two_gets_its_share_whatever_is_drawn_first() {
+    let share_of_better = |algorithm, change: fn(&mut Fake)| {
         let mut endpoints = fakes(2);
         change(&mut endpoints[0]);
         let balancer = balancer(endpoints, &by(algorithm));
-        for seed in 0..50 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let picked = balancer.pick(&[], None, now, |below| random.usize(..below));
-            assert_eq!(picked.map(|(index, _)| index), Ok(1));
-        }
+        shares(&balancer, Instant::now(), 20_000, 7)[1]
     };
-    better(Algorithm::LeastRequest, |worse| worse.in_flight = 3);
-    better(Algorithm::PeakEwma, |worse| worse.in_flight = 3);
-    better(Algorithm::PeakEwma, |worse| {
-        worse.latency.estimate = Some(20.0 * MS)
-    });
-    better(Algorithm::PeakEwma, |worse| {
-        worse.latency.silence = 20.0 * MS
-    });
-    better(Algorithm::PeakEwma, |worse| {
+    let is_about = |share: f64, expected: f64| {
+        assert!((share - expected).abs() < 0.02, "{share}, not {expected}");
+    };
+    let least = share_of_better(Algorithm::LeastRequest, |worse| worse.in_flight = 3);
+    assert_eq!(least, 1.0);
+    let ewma = |change| share_of_better(Algorithm::PeakEwma, change);
+    is_about(ewma(|worse| worse.in_flight = 3), 16.0 / 17.0);
+    is_about(ewma(|worse| worse.latency.estimate = Some(20.0 * MS)), 0.8);
+    is_about(
+        ewma(|worse| worse.latency.estimate = Some(100.0 * MS)),
+        0.99,
+    );
+    is_about(ewma(|worse| worse.latency.silence = 20.0 * MS), 0.8);
+    let unknown = |worse: &mut Fake| {
         worse.latency.estimate = None;
         worse.in_flight = 1;
-    });
+    };
+    is_about(ewma(unknown), 0.8);
 }
 
 #[test]

@@ -25,11 +25,11 @@ pub(super) struct Turn<'t, E, R> {
 }
 
 impl<E: Candidate, R: FnMut(usize) -> usize> Turn<'_, E, R> {
-    /// Power of two choices (Mitzenmacher 2001). `is_better(a, b)`: whether `b` is to be preferred.
+    /// Power of two choices (Mitzenmacher 2001). `share(a, b)`: how often `b` is to be preferred, 0 to 1.
     pub(super) fn better_of_two(
         &mut self,
         pool: &Pool,
-        is_better: impl Fn(&E, &E, Instant) -> bool,
+        share: impl Fn(&E, &E, Instant) -> f64,
     ) -> Option<usize> {
         let at = self.draw(pool, None).or_else(|| self.scan(pool))?;
         let first = pool.get(at)?;
@@ -40,7 +40,8 @@ impl<E: Candidate, R: FnMut(usize) -> usize> Turn<'_, E, R> {
             return Some(first);
         };
         let (a, b) = (&self.endpoints[first], &self.endpoints[second]);
-        let second_wins = self.is_probe(second) || is_better(a, b, self.now);
+        let share = (share(a, b, self.now) * PARTS as f64) as usize;
+        let second_wins = self.is_probe(second) || (self.random)(PARTS) < share;
         Some(if second_wins { second } else { first })
     }
 
