@@ -17,6 +17,7 @@ use crate::listen::{self, ListenError};
 use crate::logging;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::server::{self, Surface, View};
+use crate::traffic::context::Contexts;
 use crate::worker::{self, Shared};
 
 /// Subscriptions that may wait for the control thread.
@@ -116,6 +117,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         subscriptions,
         limits: Arc::new(limits::Shared::new(&metrics)),
         metrics,
+        contexts: Arc::new(Contexts::new(Instant::now())),
         shutdown: shutdown_state,
         listening: first_listening,
         many: args.workers > 1,

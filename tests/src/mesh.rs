@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::http::{self, local};
-use crate::manifest::{NAMESPACE, Service, TRUST_DOMAIN, Workload, spiffe_id};
+use crate::manifest::{Service, TRUST_DOMAIN, Workload, spiffe_id};
 use crate::metrics::Metrics;
 use crate::ports::free_port;
 use crate::process::{Finished, Process, command, run};
@@ -261,7 +261,9 @@ impl Mesh {
 
     /// Starts a sidecar with a token of its own, without waiting for it.
     pub fn start_sidecar(&mut self, name: &str) -> Result<()> {
-        let token = self.token(&self.sidecar(name)?.workload.account)?;
+        let identity = self.sidecar(name)?.workload.spiffe_id();
+        let finished = self.mint(&["--spiffe", &identity])?.success()?;
+        let token = finished.stdout.trim().to_owned();
         self.start_sidecar_with(name, &token)
     }
 
@@ -279,7 +281,7 @@ impl Mesh {
             .arg(self.state_dir().join("ca.crt"))
             .arg("--token-file")
             .arg(token_file)
-            .args(["--workload", &format!("{NAMESPACE}/{name}")])
+            .args(["--workload", &format!("{}/{name}", workload.namespace)])
             .args(["--admin", &local(workload.admin_port).to_string()])
             .args(["--telemetry", &local(workload.telemetry_port).to_string()])
             .args(&self.sidecar_arguments);

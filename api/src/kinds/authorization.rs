@@ -11,6 +11,7 @@ mod matches;
 mod target;
 
 pub use target::TargetRef;
+pub(super) use target::{TARGETS_MAX, target_refs};
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -8,8 +8,9 @@ use serde::de::{Deserializer, Error};
 
 use super::field::{self, Accepted};
 use super::meta::ObjectMeta;
+use super::traffic::Traffic;
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct MeshConfig {
     pub metadata: ObjectMeta,
@@ -19,7 +20,7 @@ pub struct MeshConfig {
     _status: Accepted,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct MeshConfigSpec {
     /// `None`: the control plane's default.
@@ -39,6 +40,8 @@ pub struct MeshConfigSpec {
     /// what servers that speak first are held up by. At most 10 seconds. Default 50 milliseconds.
     #[serde(deserialize_with = "detect_timeout")]
     pub detect_timeout: Duration,
+    /// For every Service, where its TrafficPolicy says nothing.
+    pub traffic: Traffic,
 }
 
 impl Default for MeshConfigSpec {
@@ -50,6 +53,7 @@ impl Default for MeshConfigSpec {
             access_log: false,
             drain_timeout: Duration::from_secs(10),
             detect_timeout: Duration::from_millis(50),
+            traffic: Traffic::default(),
         }
     }
 }

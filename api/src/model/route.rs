@@ -1,6 +1,10 @@
 //! How requests to a Service are routed: what HTTPRoute, GRPCRoute and TCPRoute come to, resolved
 //! and in order of precedence. What matches and what it does is [`crate::routing`]'s.
 
+mod filters;
+mod matches;
+mod wire;
+
 use std::fmt;
 use std::time::Duration;
 

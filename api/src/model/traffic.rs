@@ -3,8 +3,13 @@
 //!
 //! Durations are whole milliseconds.
 
+mod balancing;
+mod inbound;
+mod wire;
+
 use std::time::Duration;
 
+pub(super) use self::wire::retry_status;
 use crate::authorization::Source;
 
 /// Of one Service, for each of its callers. `default()` is what holds where nobody says otherwise.
@@ -199,6 +204,21 @@ pub struct HealthCheck {
     pub healthy_threshold: u32,
 }
 
+impl HealthCheck {
+    /// All but the path is the default.
+    #[must_use]
+    pub fn of(path: String) -> Self {
+        Self {
+            path,
+            port: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(1),
+            unhealthy_threshold: 3,
+            healthy_threshold: 2,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Balancing {
     pub algorithm: Algorithm,
@@ -235,6 +255,14 @@ pub struct Locality {
     /// While less than this share of the own zone's endpoints is available, the rest of the
     /// requests overflows to other zones in proportion. 1 to 100. Default 70.
     pub min_available_percent: u8,
+}
+
+impl Default for Locality {
+    fn default() -> Self {
+        Self {
+            min_available_percent: 70,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ pub mod authorize;
 pub mod http;
 pub mod limits;
 pub mod opaque;
+pub mod work;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

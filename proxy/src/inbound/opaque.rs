@@ -68,6 +68,7 @@ async fn carry(
     let carrying = tunnel::carry(
         &mut peer,
         &mut app,
+        None,
         |bytes| handles.received.inc_by(bytes),
         |bytes| handles.sent.inc_by(bytes),
     );

@@ -1,24 +1,27 @@
 //! Opaque connections: each is a CONNECT stream to `address:port` on a warm connection to the
 //! endpoint's sidecar.
 
+use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::balance;
-use super::directory::Service;
 use super::endpoint::{Endpoint, InFlight, Purpose};
+use super::hash;
 use super::route::Listener;
+use super::service::Service;
 use crate::http::body::RequestBody;
 use crate::refusal::Refusal;
 use crate::telemetry::edge::Edge;
+use crate::traffic::health::Outcome;
+use crate::traffic::limits::Held;
 use crate::tunnel;
 use crate::worker::Worker;
 
@@ -31,7 +34,8 @@ pub struct Tunnel {
     /// The server's first bytes, where it spoke before the client.
     greeting: BytesMut,
     edge: Rc<Edge>,
-    _in_flight: InFlight,
+    idle: Option<Duration>,
+    _carried: (InFlight, Held),
 }
 
 impl Tunnel {
@@ -43,8 +47,14 @@ impl Tunnel {
 }
 
 /// Serves a connection that is opaque from its first byte on.
-pub async fn serve(worker: &Worker, stream: TcpStream, first: Bytes, listener: &Listener) {
-    match open(worker, listener).await {
+pub async fn serve(
+    worker: &Worker,
+    stream: TcpStream,
+    first: Bytes,
+    listener: &Listener,
+    source: IpAddr,
+) {
+    match open(worker, listener, source).await {
         Ok(mut tunnel) => {
             if !first.is_empty() {
                 if tunnel.upstream.write_all(&first).await.is_err() {
@@ -70,6 +80,7 @@ pub async fn carry(mut stream: TcpStream, mut tunnel: Tunnel) {
         tunnel::carry(
             &mut stream,
             &mut tunnel.upstream,
+            tunnel.idle,
             |bytes| handles.received.inc_by(bytes),
             |bytes| handles.sent.inc_by(bytes),
         )
@@ -82,7 +93,7 @@ pub async fn carry(mut stream: TcpStream, mut tunnel: Tunnel) {
 }
 
 /// Opens a stream to one of the endpoints, trying each for as long as none has answered.
-pub async fn open(worker: &Worker, listener: &Listener) -> Result<Tunnel, Refusal> {
+pub async fn open(worker: &Worker, listener: &Listener, source: IpAddr) -> Result<Tunnel, Refusal> {
     let refused = |edge: &Edge, refusal: Refusal| {
         worker.metrics.refused("outbound", refusal, edge.peer());
         refusal
@@ -95,33 +106,85 @@ pub async fn open(worker: &Worker, listener: &Listener) -> Result<Tunnel, Refusa
         .service(&route.slot)
         .await
         .map_err(|refusal| refused(&worker.unrouted, refusal))?;
-    if service.protocol(route.port).is_none() {
-        return Err(refused(&service.edge, Refusal::UnknownPort));
-    }
-    open_to(worker, &service, route.port)
+    let (service, port) = backend(worker, &service, route.port)
+        .await
+        .map_err(|refusal| refused(&service.edge, refusal))?;
+    open_to(worker, &service, port, source)
         .await
         .map_err(|(refusal, edge)| refused(&edge, refusal))
+}
+
+/// Whose endpoints are asked: the Service's own, or those of a backend where it has TCP routes.
+async fn backend(
+    worker: &Worker,
+    called: &Rc<Service>,
+    port: u16,
+) -> Result<(Rc<Service>, u16), Refusal> {
+    let (service, port) = match called.tcp_routes(port) {
+        None => (Rc::clone(called), port),
+        Some(split) => {
+            let (_, share) = split.choose(|below| worker.random(below))?;
+            let (slot, port) = share.resolve(worker).await?;
+            (worker.service(&slot).await?, port)
+        }
+    };
+    match service.protocol(port) {
+        Some(_) => Ok((service, port)),
+        None => Err(Refusal::UnknownPort),
+    }
 }
 
 async fn open_to(
     worker: &Worker,
     service: &Service,
     port: u16,
+    source: IpAddr,
 ) -> Result<Tunnel, (Refusal, Rc<Edge>)> {
+    let refused = |refusal| (refusal, Rc::clone(&service.edge));
+    let traffic = service.traffic();
+    let held = service.state.usage.connection(&traffic.limits);
+    let held = held.map_err(|reached| refused(reached.into()))?;
+    let key = hash::key(&traffic.balancing.algorithm, &HeaderMap::new(), source);
     let mut tried: Vec<usize> = Vec::new();
-    let mut failed = (Refusal::NoEndpoints, Rc::clone(&service.edge));
+    let mut failed = None;
     loop {
-        let picked = balance::pick(&service.endpoints, &tried, Instant::now(), |below| {
-            worker.random(below)
-        });
-        let Some((index, endpoint)) = picked else {
-            return Err(failed);
+        let now = Instant::now();
+        let (index, endpoint) = match service.pick(worker, &tried, key, now) {
+            Ok(picked) => picked,
+            Err(refusal) => return Err(failed.unwrap_or_else(|| refused(refusal))),
         };
         tried.push(index);
-        match connect(worker, endpoint, port).await {
-            Ok(response) => return switch(response, endpoint).await,
-            Err(refusal) => failed = (refusal, Rc::clone(&endpoint.edge)),
+        let mut attempt = endpoint.attempt(now);
+        let connected = connect(worker, endpoint, port).await;
+        let now = Instant::now();
+        match connected {
+            Ok(response) => {
+                attempt.answered(now);
+                attempt.ended(now, outcome(response.status()));
+                let carried = (endpoint.begin(), held);
+                return switch(response, endpoint, traffic.timeouts.tcp_idle, carried).await;
+            }
+            Err(refusal) => {
+                match refusal {
+                    Refusal::ConnectFailed | Refusal::TlsHandshakeFailed => {
+                        attempt.ended(now, Outcome::ConnectFailed);
+                    }
+                    Refusal::UpstreamReset => attempt.ended(now, Outcome::GatewayError),
+                    // The fault is the caller's.
+                    _ => drop(attempt),
+                }
+                failed = Some((refusal, Rc::clone(&endpoint.edge)));
+            }
         }
+    }
+}
+
+/// What the answer to CONNECT says of the endpoint: its sidecar answers 503 where its app does not.
+fn outcome(status: StatusCode) -> Outcome {
+    if status.is_server_error() {
+        Outcome::GatewayError
+    } else {
+        Outcome::Success
     }
 }
 
@@ -149,6 +212,8 @@ async fn connect(
 async fn switch(
     mut response: Response<Incoming>,
     endpoint: &Rc<Endpoint>,
+    idle: Option<Duration>,
+    carried: (InFlight, Held),
 ) -> Result<Tunnel, (Refusal, Rc<Edge>)> {
     let refused = |refusal| (refusal, Rc::clone(&endpoint.edge));
     match response.status() {
@@ -164,6 +229,7 @@ async fn switch(
         upstream: TokioIo::new(upgraded),
         greeting: BytesMut::new(),
         edge: Rc::clone(&endpoint.edge),
-        _in_flight: endpoint.begin(),
+        idle,
+        _carried: carried,
     })
 }

@@ -32,6 +32,12 @@ impl Drop for Held {
 }
 
 impl Usage {
+    /// Requests that are open now, and those that wait for a connection.
+    #[must_use]
+    pub fn requests(&self) -> (u32, u32) {
+        (self.requests.get(), self.pending.get())
+    }
+
     /// An opaque connection, or an upgraded one.
     ///
     /// # Errors

@@ -3,12 +3,14 @@
 //! what all workers share ([`bucket`], [`context`]) is atomic, so nothing here is locked. The
 //! simulation in `tests/simulate` runs the very same code.
 
+pub mod balance;
 pub mod bucket;
 pub mod budget;
 pub mod context;
 pub mod deadline;
 pub mod faults;
 pub mod grpc_timeout;
+pub mod health;
 pub mod limits;
 pub mod retry;
 pub mod traceparent;

@@ -10,7 +10,7 @@
 //! | Is the request nobody's retry itself? | status, gRPC status, reset, attempt timeout | `already_a_retry` |
 //! | Is the method idempotent, or opted in? | status, gRPC status, reset, attempt timeout | `not_idempotent` |
 //! | Are retries on? | all but the first keep-alive race | `disabled` |
-//! | Are attempts left? | all but the first keep-alive race | `attempts_exhausted` |
+//! | Are attempts left? | all but the first keep-alive race, and a failed connection while there is another endpoint | `attempts_exhausted` |
 //! | Is the body still there? | all but a failed connection | `body_not_kept` |
 //! | Is there time to wait and to try? | all | `deadline_too_close` |
 //! | Does the budget allow it? | all but the first keep-alive race | `budget_exhausted` |
@@ -103,7 +103,9 @@ pub fn decide(
     if !free && settings.attempts == 0 {
         return Err(NoRetry::Disabled);
     }
-    if !free && facts.attempts > settings.attempts {
+    // Whoever cannot be reached is no attempt at the Service; endpoints and budget bound these.
+    let elsewhere = failure == Failure::ConnectFailed && facts.elsewhere;
+    if !free && !elsewhere && facts.attempts > settings.attempts {
         return Err(NoRetry::AttemptsExhausted);
     }
     if failure != Failure::ConnectFailed && !facts.replayable {
@@ -225,6 +227,19 @@ labels! {
         BodyNotKept => "body_not_kept",
         DeadlineTooClose => "deadline_too_close",
         BudgetExhausted => "budget_exhausted",
+    }
+}
+
+impl NoRetry {
+    /// Whether callers further up must not retry either, which the answer then says
+    /// (`x-outrider-retried`): the retry was made here, nearest the failure, or there was no budget
+    /// for it, and then a caller's would only load the failing Service by another way.
+    #[must_use]
+    pub const fn holds_upstream(self) -> bool {
+        matches!(
+            self,
+            Self::RetriedDownstream | Self::AttemptsExhausted | Self::BudgetExhausted
+        )
     }
 }
 

@@ -149,6 +149,7 @@ fn attempts_end() {
     };
     let second = Facts {
         attempts: 2,
+        elsewhere: false,
         ..facts()
     };
     for failure in all().filter(|failure| *failure != Failure::KeepAliveRace) {
@@ -294,8 +295,8 @@ fn any_failure() -> impl Strategy<Value = Failure> {
 }
 
 proptest! {
-    /// A request that fails and fails: at most one attempt more than there are retries (and the
-    /// replay of one race), and none begins at or after the deadline.
+    /// A request that fails and fails: at most one attempt more than there are retries (besides the
+    /// replay of one race and what never reached the Service), and none begins at or after the deadline.
     #[test]
     fn attempts_and_time_are_bounded(failures in proptest::collection::vec(any_failure(), 64), retries in 0u32..6,
                                      timeout in 0u64..2000, took in 0u64..50, elsewhere: bool, seed: u64) {
@@ -304,7 +305,7 @@ proptest! {
         let deadline = start + Duration::from_millis(timeout);
         let mut budget = RetryBudget::new(&Budget { min_count: 100, ..Budget::default() }, start);
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (mut now, mut sent) = (start, 0u32);
+        let (mut now, mut sent, mut unreached) = (start, 0u32, 0u32);
         let mut facts = Facts { elsewhere, ..facts() };
         for failure in failures {
             sent += 1;
@@ -316,12 +317,15 @@ proptest! {
             prop_assert!(now < deadline);
             if planned.reason == RetryReason::KeepAliveRace && !facts.raced {
                 facts.raced = true;
+            } else if failure == Failure::ConnectFailed && elsewhere {
+                // It never reached the Service.
+                unreached += 1;
             } else {
                 facts.attempts += 1;
                 facts.waited = Some(planned.after);
             }
         }
-        prop_assert!(sent <= retries + 1 + u32::from(facts.raced));
+        prop_assert!(sent <= retries + 1 + u32::from(facts.raced) + unreached);
     }
 
     #[test]
@@ -333,4 +337,22 @@ proptest! {
         let wait = backoff(&settings, waited.map(milliseconds), |below| rng.usize(..below));
         prop_assert!(wait >= milliseconds(least) && wait <= milliseconds(most.max(least)));
     }
+}
+
+#[test]
+fn what_was_decided_nearest_the_failure_holds_for_callers() {
+    let holds = |reason: &&NoRetry| reason.holds_upstream();
+    let holding: Vec<&str> = NoRetry::ALL
+        .iter()
+        .filter(holds)
+        .map(|reason| reason.label())
+        .collect();
+    assert_eq!(
+        holding,
+        [
+            "retried_downstream",
+            "attempts_exhausted",
+            "budget_exhausted"
+        ]
+    );
 }

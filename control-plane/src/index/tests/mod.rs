@@ -8,6 +8,9 @@ use outrider_api::model::{Protocol, Workload};
 
 use super::*;
 
+mod routes;
+mod traffic;
+
 const SHOP: &str = "
 apiVersion: outrider.mesh/v1alpha1
 kind: MeshConfig

@@ -1,0 +1,216 @@
+//! Where each setting of a Service comes from. Pure: the same objects of which the mesh was made.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use outrider_api::kinds::Traffic;
+use outrider_api::manifest::{Location, Object};
+use outrider_api::model::{Destination, HttpRule, RouteGroup, RuleOrigin, Timeout};
+use serde::Serialize;
+use serde_json::Value;
+
+/// One setting that holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Setting {
+    /// As in TrafficPolicy's spec, for instance `timeouts.request`.
+    pub field: String,
+    /// As it would be written; `none` where nothing is set.
+    pub value: String,
+    /// Who said so.
+    pub origin: Origin,
+}
+
+/// Who said so. Displays as `TrafficPolicy shop/billing (mesh.yaml:12)`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "from")]
+pub enum Origin {
+    /// Nobody.
+    Default,
+    /// The MeshConfig, there.
+    MeshConfig {
+        /// Of the field.
+        at: Location,
+    },
+    /// The Service's TrafficPolicy, there.
+    TrafficPolicy {
+        /// `NAMESPACE/NAME`.
+        name: String,
+        /// Of the field.
+        at: Location,
+    },
+    /// A route's rule, there.
+    Rule {
+        /// `HTTPRoute shop/billing rule 0`.
+        name: String,
+        /// Of the rule.
+        at: Option<Location>,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |at: &Location| format!("({}:{})", at.file.display(), at.line);
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::MeshConfig { at } => write!(f, "MeshConfig {}", place(at)),
+            Self::TrafficPolicy { name, at } => write!(f, "TrafficPolicy {name} {}", place(at)),
+            Self::Rule { name, at: Some(at) } => write!(f, "{name} {}", place(at)),
+            Self::Rule { name, at: None } => f.write_str(name),
+        }
+    }
+}
+
+/// Every setting of a Service for its callers, in the order of their names, defaults included. What
+/// a route's rule says instead is [`rule_settings`].
+pub fn settings(objects: &[Object], destination: &Destination) -> Vec<Setting> {
+    let service = &destination.service;
+    let mut origins = BTreeMap::new();
+    for object in objects {
+        if let Object::MeshConfig(config) = object {
+            for (field, _) in leaves(&config.spec.traffic) {
+                let at = config.location(&format!("spec.traffic.{field}"));
+                origins.insert(field, Origin::MeshConfig { at });
+            }
+        }
+    }
+    for object in objects {
+        let Object::TrafficPolicy(policy) = object else {
+            continue;
+        };
+        let metadata = &policy.metadata;
+        let mut targets = policy.spec.target_refs.iter();
+        if metadata.namespace == service.namespace
+            && targets.any(|target| target.name == service.name)
+        {
+            for (field, _) in leaves(&policy.spec.traffic) {
+                let at = policy.location(&format!("spec.{field}"));
+                let name = format!("{}/{}", metadata.namespace, metadata.name);
+                origins.insert(field, Origin::TrafficPolicy { name, at });
+            }
+        }
+    }
+    let whole = Traffic::from(&destination.traffic);
+    let value = serde_json::to_value(&whole).unwrap_or_default();
+    let mut all = Vec::new();
+    collect("", &value, &mut all);
+    all.into_iter()
+        .map(|(field, value)| Setting {
+            origin: origins.remove(&field).unwrap_or(Origin::Default),
+            value: text(value),
+            field,
+        })
+        .collect()
+}
+
+/// What a rule says instead of the Service's settings.
+pub fn rule_settings(objects: &[Object], rule: &HttpRule) -> Vec<Setting> {
+    let origin = Origin::Rule {
+        name: rule.origin.to_string(),
+        at: rule_location(objects, &rule.origin),
+    };
+    let timeout = |timeout: Option<Timeout>| {
+        let duration = timeout?.duration().unwrap_or_default();
+        Some(outrider_api::duration::format(duration))
+    };
+    let retry = rule.retry.as_ref();
+    let codes = retry.map(|retry| serde_json::json!(retry.codes).to_string());
+    let backoff = retry.and_then(|retry| retry.backoff);
+    let given = [
+        ("timeouts.request", timeout(rule.timeouts.request)),
+        (
+            "timeouts.backendRequest",
+            timeout(rule.timeouts.backend_request),
+        ),
+        (
+            "retry.attempts",
+            retry.map(|retry| retry.attempts.to_string()),
+        ),
+        ("retry.codes", codes),
+        ("retry.backoff", backoff.map(outrider_api::duration::format)),
+    ];
+    given
+        .into_iter()
+        .filter_map(|(field, value)| {
+            Some(Setting {
+                field: field.to_owned(),
+                value: value?,
+                origin: origin.clone(),
+            })
+        })
+        .collect()
+}
+
+/// Where a rule is written.
+pub fn rule_location(objects: &[Object], origin: &RuleOrigin) -> Option<Location> {
+    let object = objects.iter().find(|object| {
+        let metadata = object.metadata();
+        object.kind() == origin.kind
+            && metadata.namespace == origin.namespace
+            && metadata.name == origin.name
+    })?;
+    let names: Vec<Option<&String>> = match object {
+        Object::HttpRoute(route) => {
+            let rules = route.spec.rules.iter().flatten();
+            rules.map(|rule| rule.name.as_ref()).collect()
+        }
+        Object::GrpcRoute(route) => {
+            let rules = route.spec.rules.iter().flatten();
+            rules.map(|rule| rule.name.as_ref()).collect()
+        }
+        _ => Vec::new(),
+    };
+    let named = names.iter().position(|name| *name == Some(&origin.rule));
+    let index = named.or_else(|| origin.rule.parse().ok())?;
+    Some(object.location(&format!("spec.rules[{index}]")))
+}
+
+/// The routes of a port that hold for callers of a namespace: the consumer's own, else the
+/// producer's (GEP-1294).
+pub fn routes_for<'d>(
+    destination: &'d Destination,
+    port: u16,
+    namespace: Option<&str>,
+) -> Option<&'d RouteGroup> {
+    let of = |consumer: Option<&str>| {
+        let mut groups = destination.routes.iter();
+        groups.find(|group| group.port == port && group.consumer.as_deref() == consumer)
+    };
+    namespace
+        .and_then(|namespace| of(Some(namespace)))
+        .or_else(|| of(None))
+}
+
+/// The fields that are written, and their values.
+fn leaves(traffic: &Traffic) -> Vec<(String, Value)> {
+    let mut leaves = Vec::new();
+    let value = serde_json::to_value(traffic).unwrap_or_default();
+    collect("", &value, &mut leaves);
+    leaves.retain(|(_, value)| !value.is_null());
+    leaves
+}
+
+/// Fields below fields, with a dot between; lists and what is chosen by one field are one value.
+fn collect(path: &str, value: &Value, leaves: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Object(fields) if !path.ends_with("hashOn") => {
+            for (field, value) in fields {
+                let path = match path {
+                    "" => field.clone(),
+                    path => format!("{path}.{field}"),
+                };
+                collect(&path, value, leaves);
+            }
+        }
+        value => leaves.push((path.to_owned(), value.clone())),
+    }
+}
+
+fn text(value: Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text,
+        Value::Array(list) if list.is_empty() => "none".to_owned(),
+        other => other.to_string(),
+    }
+}
