@@ -24,6 +24,7 @@ mod logs;
 mod metrics;
 mod opaque;
 mod policy_check;
+mod rate_limit;
 mod resilience;
 mod retries;
 mod routes;
