@@ -25,6 +25,7 @@ mod logs;
 mod metrics;
 mod opaque;
 mod policy_check;
+mod rate_limit;
 mod resilience;
 mod retries;
 mod routes;

@@ -33,6 +33,14 @@ impl ContextId {
             generation,
         })
     }
+
+    pub(super) fn slot(self) -> u16 {
+        self.slot
+    }
+
+    pub(super) fn generation(self) -> u32 {
+        self.generation
+    }
 }
 
 fn hexadecimal(text: &str) -> Option<u32> {

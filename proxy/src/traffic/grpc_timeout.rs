@@ -65,12 +65,21 @@ pub fn parse(value: &[u8]) -> Result<Duration, Malformed> {
 
 /// In the finest unit that has room, rounded down: nobody has more time than there is.
 pub fn format(timeout: Duration) -> HeaderValue {
-    let nanoseconds = timeout.as_nanos();
-    let (number, unit) = UNITS
-        .into_iter()
-        .map(|(unit, scale)| (nanoseconds / u128::from(scale), unit))
-        .find(|(number, _)| *number <= u128::from(MOST))
-        .unwrap_or((u128::from(MOST), b'H'));
+    let fits = |(number, _): &(u64, u8)| *number <= MOST;
+    // 64 bits hold 584 years of nanoseconds; of more, seconds are enough.
+    let found = match u64::try_from(timeout.as_nanos()) {
+        Ok(nanoseconds) => {
+            let mut units = UNITS.into_iter();
+            units.find_map(|(unit, scale)| Some((nanoseconds / scale, unit)).filter(fits))
+        }
+        Err(_) => {
+            let mut units = UNITS[3..].iter();
+            units.find_map(|(unit, scale)| {
+                Some((timeout.as_secs() / (scale / 1_000_000_000), *unit)).filter(fits)
+            })
+        }
+    };
+    let (number, unit) = found.unwrap_or((MOST, b'H'));
     let mut text = [0; DIGITS_MAX + 1];
     text[DIGITS_MAX] = unit;
     let (mut rest, mut start) = (number, DIGITS_MAX);

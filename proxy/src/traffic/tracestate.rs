@@ -8,10 +8,8 @@
 //! Others' members pass as they are, behind ours (Trace Context, section 3.3: at most 32 members;
 //! 512 characters, of which those above 128 go first, then those at the end).
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use bytes::{BufMut as _, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::context::ContextId;
@@ -68,24 +66,74 @@ impl Member {
 
     /// Writes it to the left of others' members, in place of any of ours. One allocation.
     pub fn put(&self, headers: &mut HeaderMap) {
-        let mut text = BytesMut::with_capacity(64);
+        let mut text = Text::new();
         self.write(&mut text);
         keep_others(headers, &mut text);
-        if let Ok(value) = HeaderValue::from_maybe_shared(text.freeze()) {
+        if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
             headers.insert(TRACESTATE, value);
         }
     }
 
-    fn write(&self, text: &mut BytesMut) {
-        text.put_slice(KEY);
-        // Writing to memory that grows does not fail.
+    fn write(&self, text: &mut Text) {
+        text.push(KEY);
         if let Some(remaining) = self.remaining {
-            let _ = write!(text, "t{}.", whole_milliseconds(remaining));
+            text.push(b"t");
+            text.number(whole_milliseconds(remaining), 10);
+            text.push(b".");
         }
-        let _ = write!(text, "a{}", self.attempt);
+        text.push(b"a");
+        text.number(self.attempt.into(), 10);
         if let Some(context) = self.context {
-            let _ = write!(text, ".i{context}");
+            text.push(b".i");
+            text.number(context.slot().into(), 16);
+            text.push(b"-");
+            text.number(context.generation().into(), 16);
         }
+    }
+}
+
+/// The list that is being written. What has no room is left out.
+struct Text {
+    bytes: [u8; LENGTH_MAX],
+    length: usize,
+}
+
+impl Text {
+    fn new() -> Self {
+        Self {
+            bytes: [0; LENGTH_MAX],
+            length: 0,
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    fn has_room(&self, length: usize) -> bool {
+        self.length + length <= LENGTH_MAX
+    }
+
+    fn push(&mut self, part: &[u8]) {
+        let end = self.length + part.len();
+        if let Some(room) = self.bytes.get_mut(self.length..end) {
+            room.copy_from_slice(part);
+            self.length = end;
+        }
+    }
+
+    /// In lowercase; a few times faster than to format it.
+    fn number(&mut self, number: u64, base: u64) {
+        let (mut digits, mut start, mut rest) = ([0; 20], 20, number);
+        loop {
+            start -= 1;
+            digits[start] = b"0123456789abcdef"[(rest % base) as usize];
+            rest /= base;
+            if rest == 0 {
+                break;
+            }
+        }
+        self.push(&digits[start..]);
     }
 }
 
@@ -101,24 +149,25 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// Appends the members of others, as far as they have room.
-fn keep_others(headers: &HeaderMap, text: &mut BytesMut) {
-    if !headers.contains_key(TRACESTATE) {
-        return;
-    }
+fn keep_others(headers: &HeaderMap, text: &mut Text) {
     let others = || members(headers).filter(|member| !member.starts_with(KEY));
-    let whole = others()
+    let lengths = others()
         .take(MEMBERS_MAX - 1)
         .map(|member| member.len() + 1);
-    let too_long = text.len() + whole.sum::<usize>() > LENGTH_MAX;
+    let whole = lengths.sum();
+    if whole == 0 {
+        return;
+    }
+    let too_long = !text.has_room(whole);
     let kept = others()
         .filter(|member| !too_long || member.len() <= LONG)
         .take(MEMBERS_MAX - 1);
     for member in kept {
-        if text.len() + 1 + member.len() > LENGTH_MAX {
+        if !text.has_room(1 + member.len()) {
             break;
         }
-        text.put_u8(b',');
-        text.put_slice(member);
+        text.push(b",");
+        text.push(member);
     }
 }
 
