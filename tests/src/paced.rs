@@ -54,10 +54,10 @@ impl Window {
         self.quantile(0.99)
     }
 
-    /// What failed, the first twenty.
+    /// What failed, the first of it.
     pub fn failures(&self) -> Vec<&str> {
         let failures = self.calls.iter().filter_map(|call| call.failure.as_deref());
-        failures.take(20).collect()
+        failures.take(5).collect()
     }
 }
 

@@ -113,7 +113,7 @@ impl Show<'_> {
         let probes = probes.map_or(0.0, |metrics| probes_passed(&metrics, instance));
         let measured = match (closed, back) {
             (Some(_), true) => {
-                format!("{took:.2} s after it was well; {probes:.0} probes passed so far")
+                format!("{took:.2} s after it was well; probes that passed so far: {probes:.0}")
             }
             (None, _) => format!("not let back in within {} s", limit.as_secs()),
             (_, false) => format!("no order charged by it within {} s", limit.as_secs()),
