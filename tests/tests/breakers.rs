@@ -32,7 +32,7 @@ fn an_endpoint_that_fails_in_a_row_is_ejected_and_let_back_in_by_a_probe() -> Re
     let (apps, mesh) = instances(
         1,
         "retry: {attempts: 0}\n\
-         outlierDetection: {consecutiveGatewayErrors: 3, failurePercent: 0, baseEjection: 500ms, maxEjection: 500ms}",
+         outlierDetection: {maxEjectedPercent: 100, consecutiveGatewayErrors: 3, failurePercent: 0, baseEjection: 500ms, maxEjection: 500ms}",
     )?;
     healthy(&mesh)?;
     breaker_is(&mesh, "billing-1", "closed")?;
@@ -87,7 +87,9 @@ fn an_apps_own_errors_eject_it_only_if_the_policy_says_so() -> Result<()> {
     assert_eq!(apps[0].count("/"), 50);
     assert_eq!(in_state(&mesh, "closed")?, 1.0);
 
-    let (apps, mesh) = own("retry: {attempts: 0}\noutlierDetection: {consecutiveErrors: 5}")?;
+    let (apps, mesh) = own(
+        "retry: {attempts: 0}\noutlierDetection: {maxEjectedPercent: 100, consecutiveErrors: 5}",
+    )?;
     call(&mesh, 10)?;
     assert_eq!(apps[0].count("/"), 5);
     assert_eq!(
@@ -101,7 +103,7 @@ fn an_apps_own_errors_eject_it_only_if_the_policy_says_so() -> Result<()> {
 fn a_share_of_failures_in_a_window_ejects_it() -> Result<()> {
     let (apps, mesh) = instances(
         1,
-        "retry: {attempts: 0}\noutlierDetection: {consecutiveGatewayErrors: 0, failurePercent: 40, minimumRequests: 10}",
+        "retry: {attempts: 0}\noutlierDetection: {maxEjectedPercent: 100, consecutiveGatewayErrors: 0, failurePercent: 40, minimumRequests: 10}",
     )?;
     // Every other answer, so that there are never two in a row.
     for round in 0..20 {
@@ -128,7 +130,7 @@ fn a_share_of_failures_in_a_window_ejects_it() -> Result<()> {
 fn an_endpoint_that_is_slow_is_ejected_if_the_policy_names_a_latency() -> Result<()> {
     let (apps, mesh) = instances(
         1,
-        "retry: {attempts: 0}\noutlierDetection: {latency: 20ms, minimumRequests: 5}",
+        "retry: {attempts: 0}\noutlierDetection: {maxEjectedPercent: 100, latency: 20ms, minimumRequests: 5}",
     )?;
     apps[0].behave(Behaviour::Delay(Duration::from_millis(60)));
     until("it is ejected", PATIENCE, || {
@@ -169,7 +171,7 @@ fn where_all_are_ejected_the_policy_may_use_them_all() -> Result<()> {
     let (apps, mesh) = instances(
         1,
         "retry: {attempts: 0}\n\
-         outlierDetection: {consecutiveGatewayErrors: 2, baseEjection: 1h, maxEjection: 1h, whenAllEjected: UseAll}",
+         outlierDetection: {maxEjectedPercent: 100, consecutiveGatewayErrors: 2, baseEjection: 1h, maxEjection: 1h, whenAllEjected: UseAll}",
     )?;
     apps[0].behave(Behaviour::Status(503));
     call(&mesh, 2)?;
@@ -263,7 +265,7 @@ fn a_new_policy_is_in_force_at_the_next_request() -> Result<()> {
     apps[0].behave(Behaviour::Status(500));
     call(&mesh, 20)?;
     breaker_is(&mesh, "billing-1", "closed")?;
-    let spec = "retry: {attempts: 0}\noutlierDetection: {consecutiveErrors: 1, baseEjection: 1h, maxEjection: 1h}";
+    let spec = "retry: {attempts: 0}\noutlierDetection: {maxEjectedPercent: 100, consecutiveErrors: 1, baseEjection: 1h, maxEjection: 1h}";
     let policy = mesh_tests::manifest::traffic_policy("billing", spec);
     mesh.write("traffic.yaml", &policy)?;
     becomes(

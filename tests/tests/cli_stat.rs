@@ -30,7 +30,7 @@ fn stat_shows_edges_retries_and_breakers() -> Result<()> {
     let policy = traffic_policy(
         "billing",
         "retry: {attempts: 1}\nretryBudget: {budget: {percent: 30}}\n\
-         outlierDetection: {consecutiveGatewayErrors: 3, baseEjection: 1h, maxEjection: 1h}",
+         outlierDetection: {maxEjectedPercent: 100, consecutiveGatewayErrors: 3, baseEjection: 1h, maxEjection: 1h}",
     );
     for (name, yaml) in [
         ("order-1.yaml", order.yaml()),

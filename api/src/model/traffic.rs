@@ -155,7 +155,8 @@ pub struct Outliers {
     pub base_ejection: Duration,
     /// The longest. Default 5 min.
     pub max_ejection: Duration,
-    /// Of the endpoints, in percent; one may always be ejected. Default 50.
+    /// Of the endpoints, in percent. One of several may always be ejected, the only one only where
+    /// this is 100. Default 50.
     pub max_ejected_percent: u8,
     /// Where every endpoint is ejected. Default refuse: `circuit_open`.
     pub when_all_ejected: WhenAllEjected,

@@ -146,7 +146,8 @@ pub struct OutlierDetection {
     pub base_ejection: Option<Span<100, HOUR>>,
     /// The longest time.
     pub max_ejection: Option<Span<100, DAY>>,
-    /// Of the endpoints, in percent; one may always be left out.
+    /// Of the endpoints, in percent. One of several may always be left out, the only one only where
+    /// this is 100.
     pub max_ejected_percent: Option<Count<0, 100>>,
     /// What becomes of requests while every endpoint is left out.
     pub when_all_ejected: Option<WhenAllEjected>,

@@ -21,12 +21,15 @@ impl Ejections {
         self.endpoints.get()
     }
 
-    /// Whether one more may be ejected where at most `max_percent` may. The first always may: a
-    /// Service of two endpoints with a limit of 10% would otherwise have no breaker.
+    /// Whether one more may be ejected where at most `max_percent` may. The first of several always
+    /// may: a Service of two endpoints with a limit of 10% would otherwise have no breaker. The only
+    /// one may where all may: to leave it out helps nobody else, and is an outage.
     #[must_use]
     pub fn has_room(&self, max_percent: u8) -> bool {
         let out = self.out.get();
-        out == 0 || (out + 1) * 100 <= usize::from(max_percent) * self.endpoints.get()
+        let endpoints = self.endpoints.get();
+        let is_first_of_several = out == 0 && endpoints > 1;
+        is_first_of_several || (out + 1) * 100 <= usize::from(max_percent) * endpoints
     }
 
     pub(super) fn enter(&self) {

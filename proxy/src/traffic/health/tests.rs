@@ -233,21 +233,24 @@ fn requests_that_fail_together_count_once() {
 }
 
 #[test]
-fn at_most_the_set_share_is_ejected_and_one_always_may_be() {
+fn at_most_the_set_share_is_ejected_and_one_of_several_always_may_be() {
     let mut mesh = Mesh::of(10, Outliers::default());
     for endpoint in 0..10 {
         mesh.answers(endpoint, Outcome::GatewayError, 20);
     }
     assert_eq!(mesh.ejections.out(), 5);
-    let mut alone = Mesh::of(
-        1,
-        Outliers {
-            max_ejected_percent: 1,
+    let failing = |count, max_ejected_percent| {
+        let outliers = Outliers {
+            max_ejected_percent,
             ..Outliers::default()
-        },
-    );
-    alone.answers(0, Outcome::GatewayError, 5);
-    assert_eq!(alone.admit(0), Admission::No);
+        };
+        let mut mesh = Mesh::of(count, outliers);
+        mesh.answers(0, Outcome::GatewayError, 5);
+        mesh.admit(0)
+    };
+    assert_eq!(failing(2, 1), Admission::No);
+    assert_eq!(failing(1, 99), Admission::Yes);
+    assert_eq!(failing(1, 100), Admission::No);
 }
 
 #[test]
