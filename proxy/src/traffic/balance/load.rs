@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// After this time without an answer an estimate is down to 1/e. Finagle's 10 s are for callers with
 /// many requests: one that was a hundred times as slow would get none for 46 s after its recovery.
-const DECAY: Duration = Duration::from_secs(3);
+const DECAY: Duration = Duration::from_secs(5);
 
 /// How long an answer of an endpoint takes, in nanoseconds. Comparing is the balancer's business.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -201,9 +201,9 @@ fn idlest<E: Candidate>(a: &E, b: &E, _now: Instant) -> f64 {
 /// the request itself. One that has never answered is taken to be as fast as the other, and so gets
 /// its share and no more.
 ///
-/// Shares go with the square of the cost and are never quite zero. If the better one always won, a
+/// Shares go with the cube of the cost and are never quite zero. If the better one always won, a
 /// caller with few requests would never learn that the other has recovered; so one that is ten times
-/// as slow is asked for one request in a hundred.
+/// as slow is asked for one request in a thousand.
 fn fastest<E: Candidate>(a: &E, b: &E, now: Instant) -> f64 {
     let (of_a, of_b) = (a.latency(now), b.latency(now));
     let assumed = match (of_a.estimate, of_b.estimate) {
@@ -214,8 +214,8 @@ fn fastest<E: Candidate>(a: &E, b: &E, now: Instant) -> f64 {
     let cost = |estimate: f64, silence: f64, in_flight: u32| {
         estimate.max(silence).max(NOISE) * (f64::from(in_flight) + 1.0)
     };
-    let of_a = cost(assumed.0, of_a.silence, a.in_flight()).powi(2);
-    let of_b = cost(assumed.1, of_b.silence, b.in_flight()).powi(2);
+    let of_a = cost(assumed.0, of_a.silence, a.in_flight()).powi(3);
+    let of_b = cost(assumed.1, of_b.silence, b.in_flight()).powi(3);
     of_a / (of_a + of_b)
 }
 

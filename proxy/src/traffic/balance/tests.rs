@@ -133,18 +133,21 @@ fn the_better_of_two_gets_its_share_whatever_is_drawn_first() {
     let least = share_of_better(Algorithm::LeastRequest, |worse| worse.in_flight = 3);
     assert_eq!(least, 1.0);
     let ewma = |change| share_of_better(Algorithm::PeakEwma, change);
-    is_about(ewma(|worse| worse.in_flight = 3), 16.0 / 17.0);
-    is_about(ewma(|worse| worse.latency.estimate = Some(20.0 * MS)), 0.8);
+    is_about(ewma(|worse| worse.in_flight = 3), 64.0 / 65.0);
+    is_about(
+        ewma(|worse| worse.latency.estimate = Some(20.0 * MS)),
+        8.0 / 9.0,
+    );
     is_about(
         ewma(|worse| worse.latency.estimate = Some(100.0 * MS)),
-        0.99,
+        0.999,
     );
-    is_about(ewma(|worse| worse.latency.silence = 20.0 * MS), 0.8);
+    is_about(ewma(|worse| worse.latency.silence = 20.0 * MS), 8.0 / 9.0);
     let unknown = |worse: &mut Fake| {
         worse.latency.estimate = None;
         worse.in_flight = 1;
     };
-    is_about(ewma(unknown), 0.8);
+    is_about(ewma(unknown), 8.0 / 9.0);
 }
 
 #[test]
