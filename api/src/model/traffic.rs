@@ -69,7 +69,7 @@ pub struct Retry {
     pub on_timeout: bool,
     /// POST, PATCH and gRPC too. Default false.
     pub non_idempotent: bool,
-    /// Before the first retry; doubles with each. Default 25 ms.
+    /// The least wait before a retry; each is between this and three times the last. Default 25 ms.
     pub backoff: Duration,
     /// The longest. Default 250 ms.
     pub max_backoff: Duration,
@@ -113,7 +113,7 @@ impl Default for RetryBudget {
     }
 }
 
-/// What one sidecar may have open to the Service at once.
+/// What one worker of a sidecar may have open to the Service at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Opaque connections and upgrades. Default 10,000.
@@ -231,7 +231,7 @@ pub struct Balancing {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Algorithm {
-    /// The better of two random endpoints by peak-EWMA latency times requests in flight.
+    /// One of two random endpoints, mostly the one with less peak-EWMA latency times requests in flight.
     #[default]
     PeakEwma,
     /// The better of two random endpoints by requests in flight.

@@ -1,7 +1,7 @@
 //! `grpc-timeout`: one to eight digits and a unit (gRPC over HTTP/2, *Requests*). The caller's own
 //! words about how long it waits.
 //!
-//! One that is malformed refuses the call, as `bad_request` (400, and INTERNAL for gRPC): that is
+//! One that is malformed refuses the call, as `bad_timeout` (400, and INTERNAL for gRPC): that is
 //! what grpc-go answers with, and a call whose limit is not understood must not be one without.
 //! Zero is a limit that is over: DEADLINE_EXCEEDED. Old gRPC-Java clients send it.
 

@@ -27,7 +27,7 @@ pub struct Traffic {
     /// How many of a caller's requests to the Service may be retries (the shape is
     /// XBackendTrafficPolicy's `retryConstraint`).
     pub retry_budget: RetryBudget,
-    /// What one caller's sidecar may have open to the Service at once; what is more is refused.
+    /// What a worker of a caller's sidecar may have open to the Service at once; what is more is refused.
     pub limits: Limits,
     /// When an endpoint is left out, and for how long.
     pub outlier_detection: OutlierDetection,
@@ -77,7 +77,7 @@ pub struct Retry {
     pub on_timeout: Option<bool>,
     /// Whether to retry POST, PATCH and gRPC too: the app must bear to see a request twice.
     pub non_idempotent: Option<bool>,
-    /// Before the first retry; doubles with each, with jitter.
+    /// The least wait before a retry; each wait is random between this and three times the last one.
     pub backoff: Option<Span<0, MINUTE>>,
     /// The longest time before a retry.
     pub max_backoff: Option<Span<0, MINUTE>>,
@@ -114,7 +114,7 @@ pub struct MinRetryRate {
     pub interval: Option<Span<SECOND, HOUR>>,
 }
 
-/// What one caller's sidecar may have open to the Service at once; what is more is refused.
+/// What a worker of a caller's sidecar may have open to the Service at once; what is more is refused.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Limits {
@@ -197,7 +197,7 @@ pub struct LoadBalancing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum Algorithm {
-    /// The better of two random endpoints by peak-EWMA latency times requests in flight.
+    /// One of two random endpoints, mostly the one with less peak-EWMA latency times requests in flight.
     PeakEwma,
     /// The better of two random endpoints by requests in flight.
     LeastRequest,
