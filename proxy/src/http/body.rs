@@ -34,6 +34,8 @@ pub enum BodyError {
     Source(#[from] hyper::Error),
     #[error("another attempt has taken the body over")]
     Superseded,
+    #[error("the copy is not whole")]
+    Lost,
     #[error("nothing came for as long as may be")]
     Idle,
 }

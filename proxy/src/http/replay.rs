@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -28,8 +28,13 @@ struct Shared<B> {
     frames: Vec<Frame<Bytes>>,
     bytes: usize,
     keeping: bool,
-    mirrors: Vec<mpsc::Sender<Frame<Bytes>>>,
+    mirrors: Vec<mpsc::Sender<Part>>,
+    /// Of the attempt that waits for the source.
+    waiting: Option<Waker>,
 }
+
+/// A part of a body; `None`: its end, so that a copy that breaks off is not taken for a whole one.
+type Part = Option<Frame<Bytes>>;
 
 /// The right to send a body again.
 #[derive(Debug)]
@@ -46,7 +51,7 @@ pub struct Attempt<B = Incoming> {
 
 /// A copy of a body as it passes, for a mirror.
 #[derive(Debug)]
-pub struct Copied(mpsc::Receiver<Frame<Bytes>>);
+pub struct Copied(mpsc::Receiver<Part>);
 
 impl<B> Replay<B> {
     pub fn new(source: B) -> Self {
@@ -58,6 +63,7 @@ impl<B> Replay<B> {
             bytes: 0,
             keeping: true,
             mirrors: Vec::new(),
+            waiting: None,
         })))
     }
 
@@ -68,12 +74,18 @@ impl<B> Replay<B> {
         if !shared.keeping {
             return None;
         }
-        shared.attempt += 1;
+        shared.supersede();
         Some(Attempt {
             shared: Rc::clone(&self.0),
             number: shared.attempt,
             sent: 0,
         })
+    }
+
+    /// The attempts so far read nothing more: what they would read until there is another may be too
+    /// much to be kept.
+    pub fn stop(&self) {
+        self.0.borrow_mut().supersede();
     }
 
     /// Whether [`Replay::attempt`] gives one.
@@ -95,9 +107,25 @@ impl<B> Replay<B> {
 }
 
 impl<B> Shared<B> {
+    /// The attempts so far find out at once, and reset their streams.
+    fn supersede(&mut self) {
+        self.attempt += 1;
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+    }
+
+    fn ends(&mut self) {
+        self.ended = true;
+        for mirror in self.mirrors.drain(..) {
+            // One that is too slow finds that it lacks the end.
+            let _ = mirror.try_send(None);
+        }
+    }
+
     fn passes(&mut self, frame: &Frame<Bytes>) {
         self.mirrors
-            .retain(|mirror| mirror.try_send(copy(frame)).is_ok());
+            .retain(|mirror| mirror.try_send(Some(copy(frame))).is_ok());
         if !self.keeping {
             return;
         }
@@ -136,15 +164,27 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Attempt<B> {
         if shared.ended {
             return Poll::Ready(None);
         }
-        let polled = ready!(std::pin::Pin::new(&mut shared.source).poll_frame(cx));
+        let polled = match std::pin::Pin::new(&mut shared.source).poll_frame(cx) {
+            Poll::Ready(polled) => polled,
+            Poll::Pending => {
+                let known = shared.waiting.as_ref();
+                if !known.is_some_and(|waiting| waiting.will_wake(cx.waker())) {
+                    shared.waiting = Some(cx.waker().clone());
+                }
+                return Poll::Pending;
+            }
+        };
         let polled = polled.map(|result| result.map(without_identity));
         match &polled {
-            Some(Ok(frame)) => shared.passes(frame),
-            Some(Err(_)) => shared.keeping = false,
-            None => {
-                shared.ended = true;
-                shared.mirrors.clear();
+            Some(Ok(frame)) => {
+                shared.passes(frame);
+                // Nobody asks for more then.
+                if shared.source.is_end_stream() {
+                    shared.ends();
+                }
             }
+            Some(Err(_)) => shared.keeping = false,
+            None => shared.ends(),
         }
         self.sent = shared.frames.len();
         Poll::Ready(polled.map(|result| result.map_err(BodyError::Source)))
@@ -181,7 +221,10 @@ impl Copied {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.0.poll_recv(cx).map(|frame| frame.map(Ok))
+        self.0.poll_recv(cx).map(|part| match part {
+            Some(frame) => frame.map(Ok),
+            None => Some(Err(BodyError::Lost)),
+        })
     }
 }
 
@@ -275,6 +318,30 @@ mod tests {
     }
 
     #[test]
+    fn who_is_stopped_reads_nothing_more() {
+        let replay = Replay::new(Parts::of(&[10, REPLAY_MAX]));
+        let mut first = replay.attempt().expect("the first");
+        assert!(matches!(next(&mut first), Some(Ok(10))));
+        replay.stop();
+        assert!(matches!(next(&mut first), Some(Err(BodyError::Superseded))));
+        let mut second = replay.attempt().expect("all of it was kept");
+        assert_eq!(rest(&mut second), [10, REPLAY_MAX]);
+    }
+
+    #[test]
+    fn a_copy_that_breaks_off_is_not_whole() {
+        let replay = Replay::new(Parts::of(&[10, 20]));
+        let mut copied = replay.copied();
+        let mut only = replay.attempt().expect("the first");
+        assert!(matches!(next(&mut only), Some(Ok(10))));
+        drop((replay, only));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut poll = || copied.poll_next(&mut cx);
+        assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
+        assert!(matches!(poll(), Poll::Ready(Some(Err(BodyError::Lost)))));
+    }
+
+    #[test]
     fn a_mirror_gets_a_copy() {
         let replay = Replay::new(Parts::of(&[10, 20]));
         let mut copied = replay.copied();
@@ -282,9 +349,13 @@ mod tests {
         assert_eq!(rest(&mut only), [10, 20]);
         let mut cx = Context::from_waker(Waker::noop());
         let mut lengths = Vec::new();
-        while let Poll::Ready(Some(Ok(frame))) = copied.poll_next(&mut cx) {
+        for _ in 0..2 {
+            let Poll::Ready(Some(Ok(frame))) = copied.poll_next(&mut cx) else {
+                panic!("a part is missing");
+            };
             lengths.push(frame.data_ref().map_or(0, Bytes::len));
         }
         assert_eq!(lengths, [10, 20]);
+        assert!(matches!(copied.poll_next(&mut cx), Poll::Ready(None)));
     }
 }

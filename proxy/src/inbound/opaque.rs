@@ -13,6 +13,7 @@ use super::app::connect as connect_app;
 use super::authorize::{Allowed, authorize};
 use super::limits;
 use crate::http::body::ResponseBody;
+use crate::http::wire;
 use crate::refusal::Refusal;
 use crate::tunnel;
 
@@ -31,7 +32,9 @@ pub async fn answer(
                 .worker
                 .metrics
                 .refused("inbound", refusal, connection.edge.peer());
-            refusal.response(false, Version::HTTP_2)
+            let mut response = refusal.response(false, Version::HTTP_2);
+            wire::set_reason(response.headers_mut(), refusal);
+            response
         }
     }
 }

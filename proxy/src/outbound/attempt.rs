@@ -42,11 +42,28 @@ impl Attempt {
         self.begun
     }
 
-    /// The head of an answer has come. What it says of the endpoint may still be open.
-    pub fn answered(&mut self, now: Instant) {
+    /// Whether it finds out if its endpoint has recovered.
+    pub fn is_probe(&self) -> bool {
+        self.ticket.as_ref().is_some_and(Ticket::is_probe)
+    }
+
+    /// The head of an answer has come. What it says of the endpoint may still be open; where the
+    /// request was not `served`, that it came soon is no merit.
+    pub fn answered(&mut self, now: Instant, served: bool) {
         let latency = now.saturating_duration_since(self.begun);
-        self.endpoint.load.answered(now, latency);
+        if served {
+            self.endpoint.load.answered(now, latency);
+        } else {
+            self.endpoint.load.failed(now, latency);
+        }
         self.latency = Some(latency);
+    }
+
+    /// No answer has come. `None`: that says nothing of the endpoint.
+    pub fn failed(self, now: Instant, outcome: Option<Outcome>) {
+        if let Some(outcome) = outcome {
+            self.ended(now, outcome);
+        }
     }
 
     /// What the attempt showed, at last.

@@ -50,10 +50,23 @@ struct Progress {
     /// Those that count.
     attempts: u32,
     raced: bool,
+    /// Every endpoint that there was has been tried: from then on they are tried again.
+    around: bool,
     waited: Option<Duration>,
 }
 
 impl Progress {
+    /// Whether one of `endpoints` was not tried. Where all of them were, another round is a retry like
+    /// every other: it waits, and it counts.
+    fn is_elsewhere(&self, endpoints: usize) -> bool {
+        !self.around && self.tried.len() < endpoints
+    }
+
+    fn go_around(&mut self) {
+        self.around = true;
+        self.tried.clear();
+    }
+
     /// Some attempts do not count: the first keep-alive race is nobody's failure, and what never
     /// reached the Service costs it nothing while there is another endpoint.
     fn discount(&mut self, failure: Failure, elsewhere: bool) {
@@ -86,19 +99,28 @@ pub async fn send(
 ) -> Response<ResponseBody> {
     let worker = &connection.worker;
     let service = Rc::clone(&outgoing.service);
-    let held = match service.state.usage.request(&service.traffic().limits) {
+    let (usage, limits) = (&service.state.usage, &service.traffic().limits);
+    let held = match outgoing.upgrade {
+        Some(_) => usage.connection(limits),
+        None => usage.request(limits),
+    };
+    let held = match held {
         Ok(held) => held,
         Err(reached) => return refuse(exchange, caller, reached.into()),
     };
     service.begin(caller.started);
     let mut progress = Progress::default();
-    let mut now = caller.started;
+    // Not when it came: what held it up until now is no attempt's time.
+    let mut now = Instant::now();
     let mut failed_before = None;
     loop {
+        if outgoing.time.is_over(now) {
+            return refuse(exchange, caller, outgoing.time.over());
+        }
         let mut picked = service.pick(worker, &progress.tried, outgoing.key, now);
         if picked.is_err() && !progress.tried.is_empty() {
             // There is no other one: the wait before this attempt is what may help.
-            progress.tried.clear();
+            progress.go_around();
             picked = service.pick(worker, &[], outgoing.key, now);
         }
         let (index, endpoint) = match picked {
@@ -113,6 +135,7 @@ pub async fn send(
         };
         exchange.retarget(Rc::clone(&endpoint.edge));
         progress.attempts += 1;
+        let in_flight = endpoint.begin();
         let mut attempt = endpoint.attempt(now);
         let tried = once(
             connection,
@@ -138,6 +161,8 @@ pub async fn send(
             match service.retry(worker, outgoing.retry(), failure, &facts, now) {
                 Ok(planned) => {
                     failed_before = tried.conclude(attempt, now);
+                    drop(in_flight);
+                    outgoing.message.stop();
                     progress.discount(failure, facts.elsewhere);
                     if !planned.after.is_zero() {
                         tokio::time::sleep(planned.after).await;
@@ -157,9 +182,11 @@ pub async fn send(
         return match tried {
             Tried::Answered(response, verdict) => {
                 outgoing.message.release();
-                exchange.carries(endpoint.begin(), held);
+                exchange.carries(in_flight, held);
                 match verdict.outcome {
                     Some(outcome) => attempt.ended(now, outcome),
+                    // The head of a stream shows that the endpoint is back; its end may be hours away.
+                    None if attempt.is_probe() => attempt.ended(now, Outcome::Success),
                     None => exchange.judges(attempt),
                 }
                 let open = worker.outbound.open();
@@ -172,8 +199,8 @@ pub async fn send(
                 let idle = timeouts.stream_idle;
                 answer::answer(response, upgrade, &edits, idle, caller, exchange, open)
             }
-            Tried::Failed(_, refusal) => {
-                attempt.ended(now, outcome_of(refusal));
+            Tried::Failed(failure, refusal) => {
+                attempt.failed(now, outcome_of(failure, refusal));
                 refuse(exchange, caller, refusal)
             }
             Tried::Refused(refusal) => refuse(exchange, caller, refusal),
@@ -186,11 +213,12 @@ fn refuse(exchange: Exchange, caller: Caller, refusal: Refusal) -> Response<Resp
     refusal.response(caller.grpc, caller.version)
 }
 
-/// What a failed attempt says of its endpoint.
-fn outcome_of(refusal: Refusal) -> Outcome {
-    match refusal {
-        Refusal::ConnectFailed | Refusal::TlsHandshakeFailed => Outcome::ConnectFailed,
-        _ => Outcome::GatewayError,
+/// What a failed attempt says of its endpoint; `None`: nothing.
+fn outcome_of(failure: Failure, refusal: Refusal) -> Option<Outcome> {
+    match (failure, refusal) {
+        (Failure::KeepAliveRace, _) => None,
+        (_, Refusal::ConnectFailed | Refusal::TlsHandshakeFailed) => Some(Outcome::ConnectFailed),
+        _ => Some(Outcome::GatewayError),
     }
 }
 
@@ -202,8 +230,8 @@ impl Tried {
                 attempt.ended(now, verdict.outcome.unwrap_or(Outcome::Success));
                 None
             }
-            Self::Failed(_, refusal) => {
-                attempt.ended(now, outcome_of(refusal));
+            Self::Failed(failure, refusal) => {
+                attempt.failed(now, outcome_of(failure, refusal));
                 Some(refusal)
             }
             Self::Refused(refusal) => Some(refusal),
@@ -225,7 +253,7 @@ impl Outgoing {
             replayable: self.message.is_complete(),
             attempts: progress.attempts,
             raced: progress.raced,
-            elsewhere: progress.tried.len() < self.service.endpoints().len(),
+            elsewhere: progress.is_elsewhere(self.service.endpoints().len()),
             waited: progress.waited,
             retried_downstream,
             is_retry: self.time.is_retry(),
@@ -268,8 +296,8 @@ async fn once(
         attempt.sent(Instant::now());
         match sender.try_send_request(request).await {
             Ok(mut response) => {
-                attempt.answered(Instant::now());
                 let verdict = verdict::of(&mut response);
+                attempt.answered(Instant::now(), verdict.is_served());
                 Tried::Answered(response, verdict)
             }
             Err(mut error) => match error.take_message() {
@@ -298,7 +326,7 @@ async fn once(
 async fn connect(
     worker: &Worker,
     outgoing: &Outgoing,
-    endpoint: &Endpoint,
+    endpoint: &Rc<Endpoint>,
 ) -> Result<SendRequest<RequestBody>, Refusal> {
     if let Some(warm) = endpoint.warm(Purpose::Requests, &worker.tls) {
         return Ok(warm);
@@ -349,5 +377,34 @@ impl Outgoing {
         headers.insert(wire::TARGET, target);
         self.time.stamp(worker, headers, number, Instant::now());
         Some(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_round_waits_and_counts() {
+        let mut progress = Progress {
+            tried: vec![0],
+            attempts: 1,
+            ..Progress::default()
+        };
+        assert!(progress.is_elsewhere(2));
+        progress.discount(Failure::ConnectFailed, true);
+        assert_eq!(progress.attempts, 0);
+        // The other one is ejected: what was tried is tried again.
+        progress.go_around();
+        progress.tried.push(0);
+        assert!(!progress.is_elsewhere(2));
+    }
+
+    #[test]
+    fn a_race_says_nothing_of_its_endpoint() {
+        let outcome = |failure| outcome_of(failure, Refusal::ConnectFailed);
+        assert_eq!(outcome(Failure::KeepAliveRace), None);
+        let failed = Some(Outcome::ConnectFailed);
+        assert_eq!(outcome(Failure::ConnectFailed), failed);
     }
 }

@@ -37,6 +37,8 @@ pub struct Slot {
     state: RefCell<watch::Receiver<DestinationState>>,
     service: RefCell<Option<Rc<Service>>>,
     used: Cell<Instant>,
+    /// It was used since the last sweep: that costs no look at the clock.
+    in_use: Cell<bool>,
 }
 
 impl Directory {
@@ -70,6 +72,7 @@ impl Directory {
             state: RefCell::new(state),
             service: RefCell::default(),
             used: Cell::new(Instant::now()),
+            in_use: Cell::default(),
         });
         let mut slots = self.slots.borrow_mut();
         Ok(Rc::clone(slots.entry(name.clone()).or_insert(slot)))
@@ -112,6 +115,9 @@ impl Directory {
     /// Lets go what was not used for long; connections in use are not touched.
     pub fn sweep(&self, now: Instant) {
         self.slots.borrow_mut().retain(|_, slot| {
+            if slot.in_use.take() {
+                slot.used.set(now);
+            }
             Rc::strong_count(slot) > 1 || now.saturating_duration_since(slot.used.get()) < IDLE
         });
     }
@@ -134,6 +140,7 @@ impl Slot {
 
     /// What was compiled last, unless something newer has come.
     pub fn current(&self) -> Option<Rc<Service>> {
+        self.in_use.set(true);
         let unchanged = self
             .state
             .borrow()
@@ -144,5 +151,32 @@ impl Slot {
             .as_ref()
             .filter(|_| unchanged)
             .cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_is_not_let_go() {
+        let directory = Directory::new(mpsc::channel(1).0);
+        let (_state, state) = watch::channel(DestinationState::Pending);
+        let name = ServiceName::new("shop", "billing").expect("a name");
+        let now = Instant::now();
+        let slot = Rc::new(Slot {
+            name: name.clone(),
+            state: RefCell::new(state),
+            service: RefCell::default(),
+            used: Cell::new(now),
+            in_use: Cell::default(),
+        });
+        directory.slots.borrow_mut().insert(name, Rc::clone(&slot));
+        slot.current();
+        drop(slot);
+        directory.sweep(now + IDLE);
+        assert_eq!(directory.slots.borrow().len(), 1);
+        directory.sweep(now + 2 * IDLE);
+        assert!(directory.slots.borrow().is_empty());
     }
 }

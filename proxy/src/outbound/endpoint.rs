@@ -41,6 +41,8 @@ pub struct Endpoint {
     /// How its Service is treated now.
     outliers: Cell<Outliers>,
     connect_timeout: Cell<Duration>,
+    /// When it is to be asked next whether it is healthy, where that is asked.
+    pub(super) check_due: Cell<Option<Instant>>,
     requests: Slot,
     tunnels: Slot,
 }
@@ -153,6 +155,7 @@ impl Endpoint {
             health: RefCell::new(EndpointHealth::new(ejections, now)),
             outliers: Cell::new(traffic.outliers),
             connect_timeout: Cell::new(traffic.timeouts.connect),
+            check_due: Cell::default(),
             requests: Slot::default(),
             tunnels: Slot::default(),
             model,
@@ -252,14 +255,27 @@ impl Endpoint {
     /// A warm connection to the endpoint's sidecar, made if there is none. Whoever comes while it
     /// is being made waits for it, and shares its failure.
     pub async fn connection(
+        self: &Rc<Self>,
+        purpose: Purpose,
+        client: &Rc<ClientTls>,
+    ) -> Result<SendRequest<RequestBody>, Refusal> {
+        if let Some(sender) = self.warm(purpose, client) {
+            return Ok(sender);
+        }
+        let (endpoint, client) = (Rc::clone(self), Rc::clone(client));
+        // Of its own: where attempts have less time than a handshake takes, each would take the
+        // unfinished connection with it, and nobody would ever have one.
+        let making =
+            tokio::task::spawn_local(async move { endpoint.connected(purpose, &client).await });
+        making.await.unwrap_or(Err(Refusal::ConnectFailed))
+    }
+
+    async fn connected(
         &self,
         purpose: Purpose,
         client: &ClientTls,
     ) -> Result<SendRequest<RequestBody>, Refusal> {
         let slot = self.slot(purpose);
-        if let Some(sender) = slot.warm(client) {
-            return Ok(sender);
-        }
         let arrived = Instant::now();
         let _turn = slot.connecting.lock().await;
         if let Some(sender) = slot.warm(client) {

@@ -189,7 +189,7 @@ impl Connection {
             _ => AppVersion::Http1,
         };
         let message = Message::new(Head::from(parts), body, upgrade.is_some());
-        mirror::send(worker, &edits, &message, version);
+        mirror::send(worker, &edits, &message, version, &time);
         let (backend, port) = backend;
         let algorithm = &backend.traffic().balancing.algorithm;
         let key = hash::key(algorithm, &message.head.headers, self.source);
@@ -219,10 +219,15 @@ impl Connection {
         edits.share = Some(index);
         filters::apply_to_share(&share.model.filters, parts)?;
         let (slot, port) = share.resolve(worker).await?;
-        let service = worker.service(&slot).await?;
+        let service = worker.service(&slot).await;
+        // The app called a Service that exists: what is missing is its route's fault.
+        let service = service.map_err(|refusal| match refusal {
+            Refusal::UnknownDestination => Refusal::BackendInvalid,
+            other => other,
+        })?;
         match service.protocol(port) {
             Some(_) => Ok((service, port)),
-            None => Err(Refusal::UnknownPort),
+            None => Err(Refusal::BackendInvalid),
         }
     }
 

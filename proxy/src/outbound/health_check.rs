@@ -2,7 +2,7 @@
 //! is the current one.
 
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::HOST;
 use http::{Method, Request, StatusCode, Uri, Version};
@@ -48,16 +48,23 @@ impl HealthChecks {
             return Self::default();
         };
         let question = Rc::new(question);
+        let now = Instant::now();
         let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
         let asking = endpoints.iter().zip(0u32..).map(|(endpoint, index)| {
             // Spread over the interval: many endpoints are not asked at once.
-            let first = question.check.interval * index / count;
+            let spread = question.check.interval * index / count;
+            // A Service that changes often is compiled often: what is due stays due.
+            let due = endpoint
+                .check_due
+                .get()
+                .map_or(now + spread, |due| due.min(now + question.check.interval));
+            endpoint.check_due.set(Some(due));
             let (endpoint, tls) = (Rc::downgrade(endpoint), Rc::clone(tls));
             tokio::task::spawn_local(ask_again_and_again(
                 endpoint,
                 Rc::clone(&question),
                 tls,
-                first,
+                due,
             ))
         });
         Self(asking.collect())
@@ -104,9 +111,9 @@ async fn ask_again_and_again(
     endpoint: Weak<Endpoint>,
     question: Rc<Question>,
     tls: Rc<ClientTls>,
-    first: Duration,
+    due: Instant,
 ) {
-    tokio::time::sleep(first).await;
+    tokio::time::sleep_until(due.into()).await;
     let mut turns = tokio::time::interval(question.check.interval.max(Duration::from_millis(10)));
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -114,13 +121,15 @@ async fn ask_again_and_again(
         let Some(endpoint) = endpoint.upgrade() else {
             return;
         };
+        let next = Instant::now() + question.check.interval;
+        endpoint.check_due.set(Some(next));
         let asking = tokio::time::timeout(question.check.timeout, ask(&endpoint, &question, &tls));
         let healthy = asking.await.unwrap_or(false);
         endpoint.checked(&question.check, healthy);
     }
 }
 
-async fn ask(endpoint: &Endpoint, question: &Question, tls: &ClientTls) -> bool {
+async fn ask(endpoint: &Rc<Endpoint>, question: &Question, tls: &Rc<ClientTls>) -> bool {
     let Some(target) = endpoint.port(question.port) else {
         return false;
     };

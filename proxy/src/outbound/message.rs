@@ -31,7 +31,7 @@ pub struct Head {
 enum Body {
     Empty,
     /// Too large to be kept: it can be sent while nothing of it has been.
-    Once(Option<Incoming>),
+    Once(Option<RequestBody>),
     Kept(Replay),
 }
 
@@ -65,7 +65,7 @@ impl Message {
         let body = if is_upgrade || body.is_end_stream() {
             Body::Empty
         } else if body.size_hint().lower() > REPLAY_MAX as u64 {
-            Body::Once(Some(body))
+            Body::Once(Some(RequestBody::Streaming(body)))
         } else {
             Body::Kept(Replay::new(body))
         };
@@ -85,7 +85,7 @@ impl Message {
     pub fn request(&mut self) -> Option<Request<RequestBody>> {
         let body = match &mut self.body {
             Body::Empty => RequestBody::Empty,
-            Body::Once(body) => RequestBody::Streaming(body.take()?),
+            Body::Once(body) => body.take()?,
             Body::Kept(replay) => RequestBody::Replayed(replay.attempt()?),
         };
         Some(self.head.clone().with(body))
@@ -95,7 +95,7 @@ impl Message {
     pub fn last_request(&mut self) -> Option<Request<RequestBody>> {
         let body = match std::mem::replace(&mut self.body, Body::Once(None)) {
             Body::Empty => RequestBody::Empty,
-            Body::Once(body) => RequestBody::Streaming(body?),
+            Body::Once(body) => body?,
             Body::Kept(replay) => {
                 let attempt = replay.attempt()?;
                 replay.release();
@@ -113,10 +113,17 @@ impl Message {
 
     /// Takes back what has not been sent at all.
     pub fn give_back(&mut self, request: Request<RequestBody>) {
-        if let (Body::Once(body), RequestBody::Streaming(unsent)) =
-            (&mut self.body, request.into_body())
-        {
+        let (parts, unsent) = request.into_parts();
+        if let Body::Once(body @ None) = &mut self.body {
             *body = Some(unsent);
+            self.head = Head::from(parts);
+        }
+    }
+
+    /// Another attempt will follow: those before read nothing more of the body.
+    pub fn stop(&self) {
+        if let Body::Kept(replay) = &self.body {
+            replay.stop();
         }
     }
 
@@ -127,13 +134,43 @@ impl Message {
         }
     }
 
-    /// A copy of the request, for a mirror. `None`: its body is too large to be copied.
+    /// A copy of the request, for a mirror. `None`: its body is too large to be copied, or it asks for
+    /// another protocol, which nobody would speak with the mirror.
     pub fn copied(&self) -> Option<Request<RequestBody>> {
+        if self.head.protocol.is_some() {
+            return None;
+        }
         let body = match &self.body {
             Body::Empty => RequestBody::Empty,
             Body::Once(_) => return None,
             Body::Kept(replay) => RequestBody::Copied(replay.copied()),
         };
         Some(self.head.clone().with(body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn what_was_given_away_for_the_last_attempt_comes_back() {
+        let mut request = Request::new(());
+        *request.uri_mut() = Uri::from_static("http://billing/charges");
+        let headers = request.headers_mut();
+        headers.insert("x-a", HeaderValue::from_static("1"));
+        let mut message = Message {
+            head: Head::from(request.into_parts().0),
+            body: Body::Empty,
+        };
+        let sent = message.last_request().expect("the request");
+        assert!(!message.is_complete());
+        message.give_back(sent);
+        assert!(message.is_complete());
+        let again = message.last_request().expect("the same");
+        assert_eq!(again.uri(), "http://billing/charges");
+        assert_eq!(again.headers()["x-a"], "1");
     }
 }

@@ -12,6 +12,7 @@ use outrider_api::model::{Filter, Mirror, Target};
 use super::answer::Edits;
 use super::endpoint::Purpose;
 use super::message::Message;
+use super::time::TimeLeft;
 use crate::http::body::RequestBody;
 use crate::http::wire::{self, AppVersion};
 use crate::refusal::Refusal;
@@ -46,7 +47,13 @@ impl Copies {
 }
 
 /// Sends a copy of `message` to each mirror of its rule.
-pub fn send(worker: &Rc<Worker>, edits: &Edits, message: &Message, version: AppVersion) {
+pub fn send(
+    worker: &Rc<Worker>,
+    edits: &Edits,
+    message: &Message,
+    version: AppVersion,
+    time: &TimeLeft,
+) {
     let Some(rule) = edits.rule() else {
         return;
     };
@@ -57,10 +64,12 @@ pub fn send(worker: &Rc<Worker>, edits: &Edits, message: &Message, version: AppV
         if !is_drawn(worker, mirror) {
             continue;
         }
-        let (Some(copy), Some(request)) = (worker.copies.begin(), message.copied()) else {
+        let (Some(copy), Some(mut request)) = (worker.copies.begin(), message.copied()) else {
             mirrored(worker, "skipped");
             continue;
         };
+        // It has no more time than the request itself, and our app's context is not for others.
+        time.stamp(worker, request.headers_mut(), 1, Instant::now());
         let (worker, target) = (Rc::clone(worker), mirror.backend.clone());
         tokio::task::spawn_local(async move {
             let _copy = copy;

@@ -19,6 +19,7 @@ use super::hash;
 use super::route::Listener;
 use super::service::Service;
 use crate::http::body::RequestBody;
+use crate::http::wire;
 use crate::refusal::Refusal;
 use crate::telemetry::edge::Edge;
 use crate::traffic::health::Outcome;
@@ -155,15 +156,25 @@ async fn open_to(
             Err(refusal) => return Err(failed.unwrap_or_else(|| refused(refusal))),
         };
         tried.push(index);
+        let in_flight = endpoint.begin();
         let mut attempt = endpoint.attempt(now);
         let connected = connect(worker, endpoint, port, &mut attempt).await;
         let now = Instant::now();
         match connected {
-            Ok(response) => {
-                attempt.answered(now);
+            Ok(mut response) => {
+                let is_error = response.status().is_server_error();
+                attempt.answered(now, !is_error);
                 attempt.ended(now, outcome(response.status()));
-                let carried = (endpoint.begin(), held);
-                return switch(response, endpoint, traffic.timeouts.tcp_idle, carried).await;
+                let refusal = refusal(&mut response);
+                match refusal.map(|refusal| (refusal, Rc::clone(&endpoint.edge))) {
+                    // Its app has seen nothing of the connection: that of another may.
+                    Some(refused) if is_error => failed = Some(refused),
+                    Some(refused) => return Err(refused),
+                    None => {
+                        let idle = traffic.timeouts.tcp_idle;
+                        return switch(response, endpoint, idle, (in_flight, held)).await;
+                    }
+                }
             }
             Err(refusal) => {
                 match refusal {
@@ -187,6 +198,15 @@ fn outcome(status: StatusCode) -> Outcome {
     } else {
         Outcome::Success
     }
+}
+
+/// Why the endpoint's sidecar did not open the connection; `None`: it did.
+fn refusal<B>(response: &mut Response<B>) -> Option<Refusal> {
+    if response.status() == StatusCode::OK {
+        return None;
+    }
+    let reason = wire::take_reason(response.headers_mut());
+    Some(reason.unwrap_or(Refusal::AppUnreachable))
 }
 
 async fn connect(
@@ -218,16 +238,9 @@ async fn switch(
     idle: Option<Duration>,
     carried: (InFlight, Held),
 ) -> Result<Tunnel, (Refusal, Rc<Edge>)> {
-    let refused = |refusal| (refusal, Rc::clone(&endpoint.edge));
-    match response.status() {
-        StatusCode::OK => {}
-        StatusCode::FORBIDDEN => return Err(refused(Refusal::AuthorizationDenied)),
-        StatusCode::NOT_FOUND => return Err(refused(Refusal::UnknownPort)),
-        _ => return Err(refused(Refusal::AppUnreachable)),
-    }
     let upgraded = hyper::upgrade::on(&mut response)
         .await
-        .map_err(|_| refused(Refusal::UpstreamReset))?;
+        .map_err(|_| (Refusal::UpstreamReset, Rc::clone(&endpoint.edge)))?;
     Ok(Tunnel {
         upstream: TokioIo::new(upgraded),
         greeting: BytesMut::new(),
@@ -235,4 +248,23 @@ async fn switch(
         idle,
         _carried: carried,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_refused_for_the_reason_that_the_other_side_gives() {
+        let mut opened = Response::new(());
+        assert_eq!(refusal(&mut opened), None);
+        for given in [Refusal::RateLimited, Refusal::AuthorizationDenied] {
+            let mut response = given.response(false, http::Version::HTTP_2);
+            wire::set_reason(response.headers_mut(), given);
+            assert_eq!(refusal(&mut response), Some(given));
+        }
+        let mut silent = Response::new(());
+        *silent.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        assert_eq!(refusal(&mut silent), Some(Refusal::AppUnreachable));
+    }
 }

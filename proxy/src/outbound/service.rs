@@ -2,6 +2,8 @@
 //! what is going on with it now.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,6 +50,12 @@ pub struct State {
     told: Cell<(u32, u32)>,
 }
 
+/// What tells the endpoints of a Service apart: of thousands, each finds itself at once.
+fn key(endpoint: &model::Endpoint) -> (&str, &str, SocketAddr) {
+    let address = endpoint.mesh_address;
+    (&endpoint.namespace, &endpoint.workload, address)
+}
+
 /// What a Service is compiled for.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'w> {
@@ -88,9 +96,14 @@ impl Service {
                 Some(name.clone()),
             )
         };
+        let before = before.map_or(&[][..], Self::endpoints);
+        let known: HashMap<_, _> = before
+            .iter()
+            .map(|known| (key(&known.model), known))
+            .collect();
         let endpoint = |model: &model::Endpoint| {
-            let known = before.into_iter().flat_map(|service| service.endpoints());
-            if let Some(known) = known.into_iter().find(|known| known.model == *model) {
+            let known = known.get(&key(model)).filter(|known| known.model == *model);
+            if let Some(&known) = known {
                 known.update(traffic);
                 return Rc::clone(known);
             }
@@ -187,14 +200,16 @@ impl Service {
         let budget = &mut *self.state.budget.borrow_mut();
         let random = |below| worker.random(below);
         let decided = retry::decide(settings, failure, facts, budget, now, random);
+        // Most errors of an app are not meant to be retried.
+        if decided == Err(NoRetry::NotCovered) {
+            return decided;
+        }
         let metrics = &worker.metrics.traffic;
         let service = self.state.name.label();
         match &decided {
             Ok(planned) => metrics
                 .retries
                 .with_label_values(&[service.as_str(), planned.reason.label()]),
-            // Most errors of an app are not meant to be retried.
-            Err(NoRetry::NotCovered) => return decided,
             Err(why) => metrics
                 .retries_not_made
                 .with_label_values(&[service.as_str(), why.label()]),

@@ -80,6 +80,10 @@ impl TimeLeft {
         self.deadline.instant()
     }
 
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.deadline.is_over(now)
+    }
+
     pub fn remaining(&self, now: Instant) -> Option<Duration> {
         self.deadline.remaining(now)
     }

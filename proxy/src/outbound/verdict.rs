@@ -25,6 +25,14 @@ pub struct Verdict {
     pub retried_downstream: bool,
 }
 
+impl Verdict {
+    /// Whether the request got to the app and through it: otherwise the time it took is not that of
+    /// serving one.
+    pub fn is_served(&self) -> bool {
+        self.outcome != Some(Outcome::GatewayError) && self.failure != Some(Failure::Unprocessed)
+    }
+}
+
 /// Reads the head of an answer, and takes out what is between sidecars.
 pub fn of<B>(response: &mut Response<B>) -> Verdict {
     let refused = wire::take_reason(response.headers_mut());
@@ -171,6 +179,16 @@ mod tests {
         let mut denied = Refusal::AuthorizationDenied.response(false, http::Version::HTTP_2);
         wire::set_reason(denied.headers_mut(), Refusal::AuthorizationDenied);
         assert_eq!(of(&mut denied).outcome, Some(Outcome::Success));
+    }
+
+    #[test]
+    fn who_answers_soon_without_serving_is_not_fast() {
+        assert!(answered(200, &[]).is_served());
+        assert!(answered(500, &[]).is_served());
+        assert!(!answered(503, &[]).is_served());
+        assert!(!answered(503, &[("x-outrider-reason", "overloaded")]).is_served());
+        let grpc = (CONTENT_TYPE.as_str(), "application/grpc");
+        assert!(answered(200, &[grpc]).is_served());
     }
 
     #[test]

@@ -65,6 +65,14 @@ pub struct Ticket {
     probe: bool,
 }
 
+impl Ticket {
+    /// Whether the attempt finds out if the endpoint has recovered.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+}
+
 impl EndpointHealth {
     /// An endpoint that was added at `now`, and of which nothing bad is known.
     #[must_use]
