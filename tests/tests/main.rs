@@ -13,6 +13,7 @@ mod crowd;
 mod deadlines;
 mod desync;
 mod disruption;
+mod faults;
 mod filters;
 mod grpc;
 mod http1;
