@@ -3,6 +3,7 @@
 mod authorization;
 mod authorization_live;
 mod authorization_tcp;
+mod balancing;
 mod bodies;
 mod breakers;
 mod cli;
