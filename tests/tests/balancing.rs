@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::http::{Connection, Response, exchange};
 use mesh_tests::manifest::traffic_policy;
 use mesh_tests::wait::{PATIENCE, becomes, until};
@@ -203,4 +204,38 @@ fn random_has_no_favourite() -> Result<()> {
         "{counts:?}"
     );
     Ok(())
+}
+
+#[test]
+fn least_request_leaves_a_busy_instance_alone() -> Result<()> {
+    let (apps, mesh) = instances(2, "loadBalancing: {algorithm: LeastRequest}")?;
+    let mut held = Vec::new();
+    for number in 1..=2 {
+        let mut connection = Connection::open(mesh.http("order-1")?)?;
+        connection.send("GET /hold HTTP/1.1\r\nHost: billing\r\n\r\n")?;
+        held.push(connection);
+        becomes("it hangs", &number, || {
+            Ok(counts(&apps, "/hold").iter().sum::<usize>())
+        })?;
+    }
+    assert_eq!(
+        counts(&apps, "/hold"),
+        [1, 1],
+        "the second goes to the idle one"
+    );
+    apps[1].release();
+    let ended = held.iter_mut().find_map(|connection| {
+        let ended = !connection.silent(Duration::from_millis(500)).ok()?;
+        ended.then(|| connection.response())
+    });
+    assert_eq!(ended.context("one ends")??.status, 200);
+    for _ in 0..40 {
+        assert_eq!(get(&mesh, "/")?.status, 200);
+    }
+    assert_eq!(counts(&apps, "/"), [0, 40]);
+    apps[0].release();
+    until("both are asked again", PATIENCE, || {
+        get(&mesh, "/after")?;
+        Ok(counts(&apps, "/after").iter().all(|count| *count > 0))
+    })
 }

@@ -113,6 +113,7 @@ pub async fn send(
         };
         exchange.retarget(Rc::clone(&endpoint.edge));
         progress.attempts += 1;
+        let in_flight = endpoint.begin();
         let mut attempt = endpoint.attempt(now);
         let tried = once(
             connection,
@@ -138,6 +139,7 @@ pub async fn send(
             match service.retry(worker, outgoing.retry(), failure, &facts, now) {
                 Ok(planned) => {
                     failed_before = tried.conclude(attempt, now);
+                    drop(in_flight);
                     progress.discount(failure, facts.elsewhere);
                     if !planned.after.is_zero() {
                         tokio::time::sleep(planned.after).await;
@@ -157,7 +159,7 @@ pub async fn send(
         return match tried {
             Tried::Answered(response, verdict) => {
                 outgoing.message.release();
-                exchange.carries(endpoint.begin(), held);
+                exchange.carries(in_flight, held);
                 match verdict.outcome {
                     Some(outcome) => attempt.ended(now, outcome),
                     None => exchange.judges(attempt),

@@ -155,6 +155,7 @@ async fn open_to(
             Err(refusal) => return Err(failed.unwrap_or_else(|| refused(refusal))),
         };
         tried.push(index);
+        let in_flight = endpoint.begin();
         let mut attempt = endpoint.attempt(now);
         let connected = connect(worker, endpoint, port, &mut attempt).await;
         let now = Instant::now();
@@ -162,7 +163,7 @@ async fn open_to(
             Ok(response) => {
                 attempt.answered(now);
                 attempt.ended(now, outcome(response.status()));
-                let carried = (endpoint.begin(), held);
+                let carried = (in_flight, held);
                 return switch(response, endpoint, traffic.timeouts.tcp_idle, carried).await;
             }
             Err(refusal) => {
