@@ -23,6 +23,7 @@ mod http2;
 mod identity;
 mod identity_headers;
 mod lifecycle;
+mod limits;
 mod logs;
 mod metrics;
 mod opaque;
