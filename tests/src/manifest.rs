@@ -87,6 +87,7 @@ pub struct Workload {
     pub mesh_port: u16,
     pub admin_port: u16,
     pub telemetry_port: u16,
+    zone: Option<String>,
     ports: Vec<(String, u16, Option<String>)>,
     upstreams: Vec<Upstream>,
     command: Option<String>,
@@ -111,6 +112,7 @@ impl Workload {
             mesh_port: free_port()?,
             admin_port: free_port()?,
             telemetry_port: free_port()?,
+            zone: None,
             ports: Vec::new(),
             upstreams: Vec::new(),
             command: None,
@@ -125,6 +127,12 @@ impl Workload {
     /// In another namespace than everything else.
     pub fn namespace(mut self, namespace: &str) -> Self {
         self.namespace = namespace.into();
+        self
+    }
+
+    /// Where it runs.
+    pub fn zone(mut self, zone: &str) -> Self {
+        self.zone = Some(zone.into());
         self
     }
 
@@ -169,14 +177,17 @@ impl Workload {
     }
 
     pub fn yaml(&self) -> String {
+        let zone = self.zone.as_ref();
+        let zone = zone.map(|zone| format!(", topology.kubernetes.io/zone: {zone}"));
         let mut text = format!(
             "apiVersion: outrider.mesh/v1alpha1\nkind: Workload\n\
-             metadata: {{name: {}, namespace: {}, labels: {{app: {}}}}}\n\
+             metadata: {{name: {}, namespace: {}, labels: {{app: {}{}}}}}\n\
              spec:\n  serviceAccount: {}\n  address: 127.0.0.1\n  meshPort: {}\n  adminPort: {}\n  \
              telemetryPort: {}\n  outbound:\n    httpPort: {}\n",
             self.name,
             self.namespace,
             self.app,
+            zone.unwrap_or_default(),
             self.account,
             self.mesh_port,
             self.admin_port,

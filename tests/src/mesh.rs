@@ -82,10 +82,7 @@ impl Builder {
             mesh.write(&format!("service-{}.yaml", service.name), &service.yaml())?;
         }
         for workload in &self.workloads {
-            mesh.write(
-                &format!("workload-{}.yaml", workload.name),
-                &workload.yaml(),
-            )?;
+            mesh.describe(workload)?;
         }
         for (name, yaml) in &self.files {
             mesh.write(name, yaml)?;
@@ -207,6 +204,18 @@ impl Mesh {
         fs::write(&draft, yaml)?;
         fs::rename(&draft, self.config_dir().join(name))?;
         Ok(())
+    }
+
+    fn describe(&self, workload: &Workload) -> Result<()> {
+        let name = format!("workload-{}.yaml", workload.name);
+        self.write(&name, &workload.yaml())
+    }
+
+    /// One more Workload while the mesh runs: its file, and then its sidecar, not waited for.
+    pub fn add(&mut self, workload: &Workload) -> Result<()> {
+        self.describe(workload)?;
+        self.sidecars.push(Sidecar::new(workload));
+        self.start_sidecar(&workload.name)
     }
 
     pub fn remove(&self, name: &str) -> Result<()> {

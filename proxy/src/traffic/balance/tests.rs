@@ -185,6 +185,39 @@ fn the_share_grows_in_slow_start() {
 }
 
 #[test]
+fn the_share_grows_in_slow_start_beside_one_or_two_others() {
+    let now = Instant::now();
+    for algorithm in [
+        Algorithm::PeakEwma,
+        Algorithm::LeastRequest,
+        Algorithm::Random,
+    ] {
+        for others in [1, 2] {
+            let mut endpoints = fakes(1 + others);
+            endpoints[0].since = now;
+            for endpoint in &mut endpoints[1..] {
+                endpoint.since = now - Duration::from_secs(60);
+            }
+            let balancing = Balancing {
+                slow_start: Some(Duration::from_secs(10)),
+                ..by(algorithm.clone())
+            };
+            let balancer = balancer(endpoints, &balancing);
+            for age in [0, 1, 3, 5, 8, 10] {
+                let at = now + Duration::from_secs(age);
+                let weight = age as f64 / 10.0;
+                let expected = weight / (others as f64 + weight);
+                let share = shares(&balancer, at, 20_000, 5)[0];
+                assert!(
+                    (share - expected).abs() < 0.04,
+                    "{algorithm:?} {age} s beside {others}: {share}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn all_in_slow_start_share_evenly() {
     let balancing = Balancing {
         slow_start: Some(Duration::from_secs(10)),

@@ -121,7 +121,7 @@ impl<E: Candidate, R: FnMut(usize) -> usize> Turn<'_, E, R> {
     }
 
     /// Where in the pool one is free, of a few random places apart from `except`. In slow start an
-    /// endpoint passes the request on, unless there is nobody to pass it to.
+    /// endpoint passes the request on: to another one, if there is any, or to `except`.
     fn draw(&mut self, pool: &Pool, except: Option<usize>) -> Option<usize> {
         let places = pool.len() - usize::from(except.is_some());
         if places == 0 {
@@ -135,6 +135,9 @@ impl<E: Candidate, R: FnMut(usize) -> usize> Turn<'_, E, R> {
             if self.is_free(index) {
                 if self.takes_share(index) {
                     return Some(at);
+                }
+                if except.is_some() {
+                    return None;
                 }
                 warming = Some(at);
             }
