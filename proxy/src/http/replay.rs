@@ -1,9 +1,11 @@
 //! A request body that can be sent again: what has passed is kept while it is small, and given to
 //! the next attempt before the rest of the source.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -31,7 +33,11 @@ struct Shared<B> {
     mirrors: Vec<mpsc::Sender<Part>>,
     /// Of the attempt that waits for the source.
     waiting: Option<Waker>,
+    moved: Moved,
 }
+
+/// When something of a body last passed, its end included; `None` before that.
+pub type Moved = Rc<Cell<Option<Instant>>>;
 
 /// A part of a body; `None`: its end, so that a copy that breaks off is not taken for a whole one.
 type Part = Option<Frame<Bytes>>;
@@ -64,6 +70,7 @@ impl<B> Replay<B> {
             keeping: true,
             mirrors: Vec::new(),
             waiting: None,
+            moved: Moved::default(),
         })))
     }
 
@@ -86,6 +93,10 @@ impl<B> Replay<B> {
     /// much to be kept.
     pub fn stop(&self) {
         self.0.borrow_mut().supersede();
+    }
+
+    pub fn moved(&self) -> Moved {
+        Rc::clone(&self.0.borrow().moved)
     }
 
     /// Whether [`Replay::attempt`] gives one.
@@ -174,6 +185,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Attempt<B> {
                 return Poll::Pending;
             }
         };
+        shared.moved.set(Some(Instant::now()));
         let polled = polled.map(|result| result.map(without_identity));
         match &polled {
             Some(Ok(frame)) => {

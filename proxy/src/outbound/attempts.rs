@@ -15,7 +15,7 @@ use super::endpoint::{Endpoint, Purpose};
 use super::forward::Connection;
 use super::message::Message;
 use super::service::Service;
-use super::time::TimeLeft;
+use super::time::{Patience, TimeLeft};
 use super::verdict::{self, Verdict};
 use crate::http::body::{RequestBody, ResponseBody};
 use crate::http::wire::{self, AppVersion};
@@ -160,6 +160,7 @@ pub async fn send(
             let facts = outgoing.facts(&progress, retried_downstream, now);
             match service.retry(worker, outgoing.retry(), failure, &facts, now) {
                 Ok(planned) => {
+                    exchange.retried(planned.reason);
                     failed_before = tried.conclude(attempt, now);
                     drop(in_flight);
                     outgoing.message.stop();
@@ -216,7 +217,8 @@ fn refuse(exchange: Exchange, caller: Caller, refusal: Refusal) -> Response<Resp
 /// What a failed attempt says of its endpoint; `None`: nothing.
 fn outcome_of(failure: Failure, refusal: Refusal) -> Option<Outcome> {
     match (failure, refusal) {
-        (Failure::KeepAliveRace, _) => None,
+        // Nobody's failure, and a caller that has little time.
+        (Failure::KeepAliveRace, _) | (_, Refusal::DeadlineExceeded) => None,
         (_, Refusal::ConnectFailed | Refusal::TlsHandshakeFailed) => Some(Outcome::ConnectFailed),
         _ => Some(Outcome::GatewayError),
     }
@@ -262,14 +264,14 @@ impl Outgoing {
         }
     }
 
-    /// When this attempt is given up, and what is said then.
-    fn patience(&self, now: Instant) -> Option<(Instant, Result<Failure, Refusal>)> {
-        let attempt = self.timeouts.backend_request.map(|time| now + time);
-        match (attempt, self.time.deadline()) {
-            (Some(attempt), deadline) if deadline.is_none_or(|deadline| attempt < deadline) => {
-                Some((attempt, Ok(Failure::AttemptTimeout)))
-            }
-            (_, deadline) => deadline.map(|deadline| (deadline, Err(self.time.over()))),
+    /// When the attempt that began at `now` is given up, and what is said then.
+    fn patience(&self, now: Instant) -> Patience {
+        Patience {
+            begun: now,
+            attempt: self.timeouts.backend_request,
+            request: self.timeouts.request,
+            time: self.time,
+            moved: self.message.moved(),
         }
     }
 }
@@ -290,7 +292,7 @@ async fn once(
             Ok(sender) => sender,
             Err(refusal) => return unconnected(refusal),
         };
-        let Some(request) = outgoing.request(worker, endpoint, number) else {
+        let Some(request) = outgoing.request(endpoint, number) else {
             return Tried::Refused(Refusal::UnknownPort);
         };
         attempt.sent(Instant::now());
@@ -310,15 +312,18 @@ async fn once(
             },
         }
     };
-    let Some((until, then)) = patience else {
-        return trying.await;
-    };
-    match tokio::time::timeout_at(until.into(), trying).await {
-        Ok(tried) => tried,
-        Err(_) => match then {
-            Ok(failure) => Tried::Failed(failure, Refusal::AttemptTimeout),
-            Err(over) => Tried::Failed(Failure::AttemptTimeout, over),
-        },
+    tokio::pin!(trying);
+    loop {
+        let Some((until, refusal)) = patience.until() else {
+            return trying.await;
+        };
+        let waited = tokio::time::timeout_at(until.into(), trying.as_mut()).await;
+        match waited {
+            Ok(tried) => return tried,
+            // The request was still going out.
+            Err(_) if patience.until().is_some_and(|(later, _)| later > until) => {}
+            Err(_) => return Tried::Failed(Failure::AttemptTimeout, refusal),
+        }
     }
 }
 
@@ -362,12 +367,7 @@ fn broken(connection: &Connection, error: &hyper::Error, endpoint: &Endpoint) ->
 
 impl Outgoing {
     /// The request for one endpoint. `None`: the endpoint has no such port.
-    fn request(
-        &mut self,
-        worker: &Worker,
-        endpoint: &Endpoint,
-        number: u32,
-    ) -> Option<Request<RequestBody>> {
+    fn request(&mut self, endpoint: &Endpoint, number: u32) -> Option<Request<RequestBody>> {
         let target = endpoint.port(self.port)?.header(self.version);
         let mut request = match self.retry().attempts {
             0 => self.message.last_request(),
@@ -375,7 +375,7 @@ impl Outgoing {
         }?;
         let headers = request.headers_mut();
         headers.insert(wire::TARGET, target);
-        self.time.stamp(worker, headers, number, Instant::now());
+        self.time.stamp(headers, number, Instant::now());
         Some(request)
     }
 }

@@ -35,6 +35,7 @@ use crate::http::wire::AppVersion;
 use crate::refusal::Refusal;
 use crate::telemetry::exchange::{Exchange, LogEntry};
 use crate::traffic::faults::Abort;
+use crate::traffic::traceparent;
 use crate::worker::Worker;
 
 /// A connection of the app, and where its requests went last: most go there again.
@@ -188,6 +189,7 @@ impl Connection {
             Version::HTTP_2 => AppVersion::Http2,
             _ => AppVersion::Http1,
         };
+        traceparent::ensure(&mut parts.headers, |below| worker.random(below));
         let message = Message::new(Head::from(parts), body, upgrade.is_some());
         mirror::send(worker, &edits, &message, version, &time);
         let (backend, port) = backend;

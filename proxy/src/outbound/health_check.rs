@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::endpoint::{Endpoint, Purpose};
 use crate::http::body::RequestBody;
 use crate::http::wire::{self, AppVersion};
+use crate::refusal::Refusal;
 use crate::tls::ClientTls;
 
 /// The checks of one Service, until it is dropped.
@@ -124,27 +125,34 @@ async fn ask_again_and_again(
         let next = Instant::now() + question.check.interval;
         endpoint.check_due.set(Some(next));
         let asking = tokio::time::timeout(question.check.timeout, ask(&endpoint, &question, &tls));
-        let healthy = asking.await.unwrap_or(false);
-        endpoint.checked(&question.check, healthy);
+        if let Some(healthy) = asking.await.unwrap_or(Some(false)) {
+            endpoint.checked(&question.check, healthy);
+        }
     }
 }
 
-async fn ask(endpoint: &Rc<Endpoint>, question: &Question, tls: &Rc<ClientTls>) -> bool {
+/// Whether the endpoint is healthy. `None`: its sidecar did not put the question to its app, since it
+/// is busy, or we may not ask: that says nothing of the app.
+async fn ask(endpoint: &Rc<Endpoint>, question: &Question, tls: &Rc<ClientTls>) -> Option<bool> {
     let Some(target) = endpoint.port(question.port) else {
-        return false;
+        return Some(false);
     };
     let Ok(mut sender) = endpoint.connection(Purpose::Requests, tls).await else {
-        return false;
+        return Some(false);
     };
     let mut request = question.request();
     request
         .headers_mut()
         .insert(wire::TARGET, target.header(question.version));
     match sender.send_request(request).await {
-        Ok(response) => {
-            let status = response.status();
-            (StatusCode::OK..StatusCode::BAD_REQUEST).contains(&status)
-        }
-        Err(_) => false,
+        Ok(mut response) => match wire::take_reason(response.headers_mut()) {
+            Some(Refusal::AppUnreachable | Refusal::AppReset) => Some(false),
+            Some(_) => None,
+            None => {
+                let status = response.status();
+                Some((StatusCode::OK..StatusCode::BAD_REQUEST).contains(&status))
+            }
+        },
+        Err(_) => Some(false),
     }
 }

@@ -1,6 +1,8 @@
 //! A request as it is kept between attempts: copied for each that may be followed by another, given
 //! away for the last.
 
+use std::rc::Rc;
+
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body::Body as _;
@@ -8,13 +10,14 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
 use crate::http::body::RequestBody;
-use crate::http::replay::{REPLAY_MAX, Replay};
+use crate::http::replay::{Moved, REPLAY_MAX, Replay};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Message {
     pub head: Head,
     body: Body,
+    moved: Moved,
 }
 
 /// A request's head, in the form that it has between sidecars.
@@ -62,14 +65,30 @@ impl Head {
 
 impl Message {
     pub fn new(head: Head, body: Incoming, is_upgrade: bool) -> Self {
-        let body = if is_upgrade || body.is_end_stream() {
-            Body::Empty
-        } else if body.size_hint().lower() > REPLAY_MAX as u64 {
-            Body::Once(Some(RequestBody::Streaming(body)))
-        } else {
-            Body::Kept(Replay::new(body))
+        if is_upgrade || body.is_end_stream() {
+            return Self {
+                head,
+                body: Body::Empty,
+                moved: Moved::default(),
+            };
+        }
+        let is_large = body.size_hint().lower() > REPLAY_MAX as u64;
+        let replay = Replay::new(body);
+        let moved = replay.moved();
+        let once = replay.attempt().filter(|_| is_large);
+        let body = match once {
+            Some(attempt) => {
+                replay.release();
+                Body::Once(Some(RequestBody::Replayed(attempt)))
+            }
+            None => Body::Kept(replay),
         };
-        Self { head, body }
+        Self { head, body, moved }
+    }
+
+    /// When something of the body last went out.
+    pub fn moved(&self) -> Moved {
+        Rc::clone(&self.moved)
     }
 
     /// Whether [`Message::request`] gives one after what was sent so far.
@@ -164,6 +183,7 @@ mod tests {
         let mut message = Message {
             head: Head::from(request.into_parts().0),
             body: Body::Empty,
+            moved: Moved::default(),
         };
         let sent = message.last_request().expect("the request");
         assert!(!message.is_complete());

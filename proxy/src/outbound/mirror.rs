@@ -69,7 +69,7 @@ pub fn send(
             continue;
         };
         // It has no more time than the request itself, and our app's context is not for others.
-        time.stamp(worker, request.headers_mut(), 1, Instant::now());
+        time.stamp(request.headers_mut(), 1, Instant::now());
         let (worker, target) = (Rc::clone(worker), mirror.backend.clone());
         tokio::task::spawn_local(async move {
             let _copy = copy;

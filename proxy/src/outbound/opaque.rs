@@ -27,6 +27,8 @@ use crate::traffic::limits::Held;
 use crate::tunnel;
 use crate::worker::Worker;
 
+/// The other sidecar gives up its app after 5 s; one that takes longer to say so is not there.
+const CONNECT_ANSWER: Duration = Duration::from_secs(7);
 /// Room for the first bytes of a server.
 const FIRST_READ: usize = 4 * 1024;
 
@@ -226,7 +228,9 @@ async fn connect(
     let mut sender = endpoint.connection(Purpose::Tunnels, &worker.tls).await?;
     attempt.sent(Instant::now());
     // A CONNECT carries nothing of the client yet: another endpoint may always be tried.
-    sender.try_send_request(request).await.map_err(|error| {
+    let asked = tokio::time::timeout(CONNECT_ANSWER, sender.try_send_request(request));
+    let answered = asked.await.map_err(|_| Refusal::UpstreamReset)?;
+    answered.map_err(|error| {
         tracing::debug!(error = %error.error(), "no answer to CONNECT");
         Refusal::UpstreamReset
     })

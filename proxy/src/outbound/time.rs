@@ -6,11 +6,11 @@ use http::HeaderMap;
 use outrider_api::model::traffic::Timeouts;
 
 use super::answer::Caller;
+use crate::http::replay::Moved;
 use crate::refusal::Refusal;
 use crate::traffic::context::ContextId;
 use crate::traffic::deadline::Deadline;
 use crate::traffic::grpc_timeout;
-use crate::traffic::traceparent;
 use crate::traffic::tracestate::Member;
 use crate::worker::Worker;
 
@@ -18,12 +18,50 @@ use crate::worker::Worker;
 #[derive(Clone, Copy, Debug)]
 pub struct TimeLeft {
     deadline: Deadline,
+    /// By the policy.
+    own: Deadline,
+    /// By `grpc-timeout` and by the request that this one is made for.
+    callers: Deadline,
     /// What is said when it is over.
     over: Refusal,
     /// The request of our app's caller that this one is made for.
     context: Option<ContextId>,
     is_retry: bool,
     grpc: bool,
+}
+
+/// How long one attempt is waited for. The policy's timeouts count from the last part of the request
+/// that went out, so that a long upload is not cut; the caller's deadline is a point in time.
+#[derive(Debug)]
+pub struct Patience {
+    pub begun: Instant,
+    pub attempt: Option<Duration>,
+    pub request: Option<Duration>,
+    pub time: TimeLeft,
+    pub moved: Moved,
+}
+
+impl Patience {
+    /// Until when, as far as is known now, and what is said then. `None`: for ever.
+    pub fn until(&self) -> Option<(Instant, Refusal)> {
+        let moved = self.moved.get();
+        let began = moved.map_or(self.begun, |moved| moved.max(self.begun));
+        let attempt = Deadline::after(began, self.attempt);
+        let request = match moved {
+            None => self.time.own,
+            Some(moved) => Deadline::after(moved, self.request),
+        };
+        let candidates = [
+            (attempt, Refusal::AttemptTimeout),
+            (request, Refusal::RequestTimeout),
+            (self.time.callers, Refusal::DeadlineExceeded),
+        ];
+        let ends = |(deadline, refusal): (Deadline, Refusal)| Some((deadline.instant()?, refusal));
+        candidates
+            .into_iter()
+            .filter_map(ends)
+            .min_by_key(|(until, _)| *until)
+    }
 }
 
 impl TimeLeft {
@@ -57,6 +95,8 @@ impl TimeLeft {
         let deadline = own.earlier(callers);
         let time = Self {
             deadline,
+            own,
+            callers,
             over: match deadline == own {
                 true => Refusal::RequestTimeout,
                 false => Refusal::DeadlineExceeded,
@@ -76,10 +116,6 @@ impl TimeLeft {
         self.over
     }
 
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline.instant()
-    }
-
     pub fn is_over(&self, now: Instant) -> bool {
         self.deadline.is_over(now)
     }
@@ -94,8 +130,7 @@ impl TimeLeft {
     }
 
     /// Tells the next sidecar what is left, and which attempt this is, from 1.
-    pub fn stamp(&self, worker: &Worker, headers: &mut HeaderMap, attempt: u32, now: Instant) {
-        traceparent::ensure(headers, |below| worker.random(below));
+    pub fn stamp(&self, headers: &mut HeaderMap, attempt: u32, now: Instant) {
         let remaining = self.remaining(now);
         Member {
             remaining,

@@ -14,7 +14,7 @@ use crate::outbound::verdict;
 use crate::refusal::Refusal;
 use crate::traffic::health::Outcome;
 use crate::traffic::limits::Held;
-use crate::traffic::retry::NoRetry;
+use crate::traffic::retry::{NoRetry, RetryReason};
 
 /// Istio's flags for an answer that is whole, and for a caller that went away.
 const FLAG_NONE: &str = "-";
@@ -33,6 +33,7 @@ pub struct Exchange {
     in_flight: Option<(InFlight, Held)>,
     /// Of a gRPC call: its trailers say what it showed of its endpoint.
     judged: Option<Attempt>,
+    retried: Option<RetryReason>,
     not_retried: Option<NoRetry>,
     permit: Option<Permit>,
 }
@@ -80,6 +81,7 @@ impl Exchange {
             log,
             in_flight: None,
             judged: None,
+            retried: None,
             not_retried: None,
             permit: None,
         }
@@ -98,6 +100,11 @@ impl Exchange {
     /// The end of the exchange says what the attempt showed of its endpoint.
     pub fn judges(&mut self, attempt: Attempt) {
         self.judged = Some(attempt);
+    }
+
+    /// It is sent again, for this reason.
+    pub fn retried(&mut self, why: RetryReason) {
+        self.retried = Some(why);
     }
 
     /// A failure stands, for this reason.
@@ -155,8 +162,15 @@ impl Exchange {
 
     /// The answer broke off.
     pub fn broken(mut self, why: Refusal) {
-        if let Some(attempt) = self.judged.take() {
+        // A stream that was quiet for too long says nothing of its endpoint.
+        let judged = self.judged.take();
+        if let Some(attempt) = judged.filter(|_| why != Refusal::StreamIdleTimeout) {
             attempt.ended(Instant::now(), Outcome::GatewayError);
+        }
+        if why == Refusal::StreamIdleTimeout {
+            self.edge
+                .metrics()
+                .refused(self.edge.reporter().direction(), why, self.edge.peer());
         }
         let row = why.row();
         self.record(row.flag, row.reason);
@@ -182,6 +196,7 @@ impl Exchange {
                 status = self.status,
                 grpc_status = self.grpc_status,
                 reason,
+                retried = self.retried.map(RetryReason::label),
                 not_retried = self.not_retried.map(NoRetry::label),
                 flag,
                 milliseconds,
