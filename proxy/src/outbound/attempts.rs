@@ -86,7 +86,12 @@ pub async fn send(
 ) -> Response<ResponseBody> {
     let worker = &connection.worker;
     let service = Rc::clone(&outgoing.service);
-    let held = match service.state.usage.request(&service.traffic().limits) {
+    let (usage, limits) = (&service.state.usage, &service.traffic().limits);
+    let held = match outgoing.upgrade {
+        Some(_) => usage.connection(limits),
+        None => usage.request(limits),
+    };
+    let held = match held {
         Ok(held) => held,
         Err(reached) => return refuse(exchange, caller, reached.into()),
     };
