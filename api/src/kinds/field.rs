@@ -64,6 +64,7 @@ pub(super) fn some_path<'de, D: Deserializer<'de>>(
     let path = String::deserialize(deserializer)?;
     crate::authorization::PathMatch::new(crate::authorization::PathMatchKind::Exact, &path)
         .map_err(D::Error::custom)?;
+    crate::routing::check_path(&path).map_err(D::Error::custom)?;
     Ok(Some(path))
 }
 

@@ -7,12 +7,15 @@ use http::{HeaderMap, HeaderName};
 use crate::model::{HeaderEdit, PathEdit};
 use crate::names::{NameError, check_subdomain};
 
+/// The longest path that somebody writes, bytes (HTTPPathModifier's CRD).
+const PATH_MAX: usize = 1024;
+
 /// Why a filter comes to no URI.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
     #[error(
-        "{0:?} is not a path, expected one that begins with \"/\", of the characters that RFC 3986 \
-         allows, without query"
+        "{0:?} is not a path, expected one that begins with \"/\", of at most {PATH_MAX} characters \
+         that RFC 3986 allows, without query"
     )]
     Path(String),
     #[error("is not a hostname: {0}")]
@@ -63,8 +66,7 @@ impl PathEdit {
     pub fn check(&self) -> Result<(), EditError> {
         match self {
             Self::Prefix(text) if text.is_empty() => Ok(()),
-            Self::Full(text) | Self::Prefix(text) if is_path(text) => Ok(()),
-            Self::Full(text) | Self::Prefix(text) => Err(EditError::Path(text.clone())),
+            Self::Full(text) | Self::Prefix(text) => check_path(text),
         }
     }
 
@@ -94,9 +96,16 @@ impl PathEdit {
     }
 }
 
-/// RFC 3986, section 3.3: `path-absolute`, and empty segments.
-fn is_path(text: &str) -> bool {
-    text.starts_with('/') && super::redirect::encode(text, b"").len() == text.len()
+/// Whether a text is the path of a URI: RFC 3986, section 3.3, `path-absolute`, and empty segments.
+///
+/// # Errors
+/// It is not, or too long.
+pub fn check_path(text: &str) -> Result<(), EditError> {
+    let is_encoded = || super::redirect::encode(text, b"").len() == text.len();
+    if text.starts_with('/') && text.len() <= PATH_MAX && is_encoded() {
+        return Ok(());
+    }
+    Err(EditError::Path(text.chars().take(64).collect()))
 }
 
 /// # Errors
@@ -188,6 +197,9 @@ mod tests {
             assert!(PathEdit::Prefix(text.to_owned()).check().is_err(), "{text}");
         }
         assert!(PathEdit::Full(String::new()).check().is_err());
+        let long = format!("/{}", "a".repeat(PATH_MAX));
+        assert!(PathEdit::Full(long[..PATH_MAX].to_owned()).check().is_ok());
+        assert!(PathEdit::Full(long).check().is_err());
         assert!(PathEdit::Prefix(String::new()).check().is_ok());
         assert!(PathEdit::Full("/a%20b;c=d".to_owned()).check().is_ok());
     }

@@ -22,7 +22,7 @@ mod redirect;
 mod rewrite;
 mod router;
 
-pub use edit::{EditError, is_editable};
+pub use edit::{EditError, check_path, is_editable};
 pub use pattern::{Pattern, PatternError};
 pub use redirect::RedirectedRequest;
 pub use router::{RouteHit, RouteRequest, Router};

@@ -14,6 +14,9 @@ use super::written::same;
 /// At most this many backends of a rule (HTTPRoute's CRD).
 const BACKENDS_MAX: usize = 16;
 const WEIGHT_MAX: i32 = 1_000_000;
+/// What follows from a target that is none.
+const ANSWERS_500: &str = "its share of the requests answers 500";
+pub(super) const NO_COPY: &str = "no copy is sent";
 
 /// The backends of one route.
 pub(super) struct Backends<'b> {
@@ -62,16 +65,17 @@ impl Backends<'_> {
         let reference = same(written)?;
         Some(Backend {
             weight: u32::try_from(weight).ok()?,
-            target: self.target(&reference, field, report)?,
+            target: self.target(&reference, field, ANSWERS_500, report)?,
             filters,
         })
     }
 
-    /// What does not exist is a warning, and answers 500 (Gateway API: `BackendNotFound`).
+    /// What does not exist is a warning that says what follows (Gateway API: `BackendNotFound`).
     pub(super) fn target(
         &self,
         reference: &Reference,
         field: &str,
+        follows: &str,
         report: &mut Report<'_>,
     ) -> Option<Target> {
         let group = reference.group.as_deref().unwrap_or_default();
@@ -82,7 +86,7 @@ impl Backends<'_> {
             name: reference.name.clone(),
         };
         let mut invalid = |at: &str, reason: String| {
-            let message = format!("{reason}: its share of the requests answers 500");
+            let message = format!("{reason}: {follows}");
             report.warning(format!("{field}.{at}"), message);
             Some(Target::Invalid(reason))
         };
@@ -102,10 +106,7 @@ impl Backends<'_> {
         let port = filters::port(port, &format!("{field}.port"), report)?;
         if !ports.contains(&port) {
             let mut invalid = |reason: String| {
-                let message = format!(
-                    "{reason}, expected one of {}: its share of the requests answers 500",
-                    listed(&ports)
-                );
+                let message = format!("{reason}, expected one of {}: {follows}", listed(&ports));
                 report.warning(format!("{field}.port"), message);
                 Some(Target::Invalid(reason))
             };

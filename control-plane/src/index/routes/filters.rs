@@ -11,8 +11,8 @@ use outrider_api::names::check_subdomain;
 use outrider_api::routing::is_editable;
 
 use super::super::report::Report;
-use super::backends::Backends;
-use super::matches::{header_name, twice};
+use super::backends::{Backends, NO_COPY};
+use super::matches::{header_name, is_ignored, twice};
 use super::written::same;
 
 /// At most this many filters, and headers in one (HTTPRoute's CRD).
@@ -169,19 +169,18 @@ fn headers(
     report: &mut Report<'_>,
 ) -> Vec<(http::HeaderName, HeaderValue)> {
     report.at_most(field, written.len(), HEADERS_MAX);
-    let mut read: Vec<(http::HeaderName, HeaderValue)> = Vec::with_capacity(written.len());
+    let mut read = Vec::with_capacity(written.len());
     for (index, (name, value)) in written.iter().enumerate() {
         let value = HeaderValue::try_from(*value);
         let value = value.map_err(|_| "is not the value of a header");
         let value = report.good(format!("{field}[{index}].value"), value);
         let field = format!("{field}[{index}].name");
-        let name = editable(name, &field, report);
-        if let (Some(name), Some(value)) = (name, value) {
-            if read.iter().any(|(other, _)| *other == name) {
-                twice("header", name.as_str(), &field, report);
-            }
-            read.push((name, value));
+        let before = written[..index].iter().map(|(other, _)| *other);
+        if is_ignored(name, before, &field, report) {
+            continue;
         }
+        let name = editable(name, &field, report);
+        read.extend(name.zip(value));
     }
     read
 }
@@ -306,7 +305,7 @@ fn mirror(
     report: &mut Report<'_>,
 ) -> Option<Mirror> {
     let backend = same(&written.backend_ref)?;
-    let backend = backends.target(&backend, &format!("{field}.backendRef"), report)?;
+    let backend = backends.target(&backend, &format!("{field}.backendRef"), NO_COPY, report)?;
     let (numerator, denominator, place) = match (written.percent, &written.fraction) {
         (None, None) => (100, 100, "percent"),
         (Some(percent), None) => (percent, 100, "percent"),

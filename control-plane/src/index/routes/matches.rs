@@ -151,8 +151,9 @@ fn headers(
         let Some(name) = header_name(&header.name, &format!("{field}.name"), report) else {
             continue;
         };
-        if matches.iter().any(|other| other.name == name) {
-            twice("header", name.as_str(), &format!("{field}.name"), report);
+        let before = written[..index].iter().map(|other| &*other.name);
+        if is_ignored(&header.name, before, &format!("{field}.name"), report) {
+            continue;
         }
         let is_regex = matches!(
             header.r#type,
@@ -208,6 +209,26 @@ pub(super) fn header_name(name: &str, field: &str, report: &mut Report<'_>) -> O
     let parsed = HeaderName::try_from(name);
     let parsed = parsed.map_err(|_| format!("{name:?} is not the name of a header"));
     report.good(field, parsed)
+}
+
+/// Of names that differ in case alone the Gateway API looks at the first; a name that is twice the
+/// same it does not take.
+pub(super) fn is_ignored<'n>(
+    name: &str,
+    mut before: impl Iterator<Item = &'n str>,
+    field: &str,
+    report: &mut Report<'_>,
+) -> bool {
+    let Some(first) = before.find(|other| other.eq_ignore_ascii_case(name)) else {
+        return false;
+    };
+    if first == name {
+        twice("header", name, field, report);
+    } else {
+        let message = format!("is not looked at: it is the same header as {first:?} before it");
+        report.warning(field, message);
+    }
+    true
 }
 
 pub(super) fn twice(what: &str, name: &str, field: &str, report: &mut Report<'_>) {

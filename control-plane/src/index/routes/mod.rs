@@ -39,7 +39,7 @@ struct Attachment {
     route: usize,
     parent: usize,
     service: ServiceName,
-    /// `None`: every port that no other route of the group names.
+    /// `None`: every port.
     port: Option<u16>,
 }
 
@@ -74,10 +74,8 @@ pub(super) fn resolve(objects: &Objects<'_>, problems: &mut Vec<Problem>) -> Ser
     }
     let mut routes = ServiceRoutes::new();
     for ((service, port, consumer), mut candidates) in groups {
-        // One that names the port takes it over from those that do not.
-        if candidates.iter().any(|candidate| candidate.port.is_some()) {
-            candidates.retain(|candidate| candidate.port.is_some());
-        }
+        // They are in the order of routes; one that names the Service and its port is there once.
+        candidates.dedup_by_key(|candidate| candidate.route);
         let group = RouteGroup {
             consumer,
             port,

@@ -10,6 +10,7 @@ use super::*;
 
 mod routes;
 mod traffic;
+mod wire;
 
 const SHOP: &str = "
 apiVersion: outrider.mesh/v1alpha1

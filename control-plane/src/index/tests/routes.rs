@@ -1,7 +1,7 @@
 //! Routes: what holds for whom, in which order, and what the Gateway API answers.
 
 use outrider_api::model::{
-    Filter, HttpRoutes, PathEdit, PathMatch, RouteGroup, RouteMatch, Routes, Target,
+    Filter, HttpRoutes, PathEdit, PathMatch, RouteGroup, RouteMatch, Routes, Target, ValueMatch,
 };
 
 use super::*;
@@ -67,14 +67,22 @@ fn warnings(mesh: &Mesh) -> Vec<String> {
 
 const TO_B: &str = "backendRefs: [{name: b, port: 80}]";
 
+/// GEP-1294, "Ports".
 #[test]
-fn a_route_without_a_port_holds_where_none_names_it() {
+fn a_route_without_a_port_is_of_every_port() {
     let rules = format!("[{{{TO_B}}}]");
     let mesh = mesh(&[
         route("HTTPRoute", "all", "shop", "name: a", &rules),
         route("HTTPRoute", "alt", "shop", "name: a, port: 81", &rules),
+        route(
+            "HTTPRoute",
+            "both",
+            "shop",
+            "name: a, port: 81}, {group: '', kind: Service, name: a",
+            &rules,
+        ),
     ]);
-    assert_eq!(bound(&mesh), ["80: all", "81: alt"]);
+    assert_eq!(bound(&mesh), ["80: all both", "81: all alt both"]);
     assert_eq!(warnings(&mesh), [""; 0]);
 }
 
@@ -355,6 +363,10 @@ fn what_the_gateway_api_answers_is_a_warning() {
             "spec.rules[0].backendRefs[0].kind: group \"x.example\", kind \"Bucket\" is no Service",
         ),
         (
+            "[{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: x, port: 80}}}], backendRefs: [{name: b, port: 80}]}]",
+            "spec.rules[0].filters[0].requestMirror.backendRef.name: there is no Service shop/x: no copy is",
+        ),
+        (
             "[{filters: [{type: ExtensionRef, extensionRef: {group: g, kind: k, name: n}}], backendRefs: [{name: b, port: 80}]}]",
             "spec.rules[0].filters[0].type: filter ExtensionRef is not supported",
         ),
@@ -388,6 +400,36 @@ fn what_the_gateway_api_answers_is_a_warning() {
     let gateway =
         http("r", "[{backendRefs: [{name: b, port: 80}]}]").replace("kind: Service, ", "");
     assert!(warnings(&mesh(&[gateway]))[0].contains("from which nothing follows"));
+}
+
+/// HTTPHeaderMatch and HTTPHeader, of the Gateway API.
+#[test]
+fn of_equivalent_headers_the_first_counts() {
+    let headers = "[{name: X-A, value: '1'}, {name: x-a, value: '2'}]";
+    let mesh = mesh(&[http(
+        "r",
+        &format!(
+            "[{{matches: [{{headers: {headers}}}], {TO_B}, filters: \
+             [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: {headers}}}}}]}}]"
+        ),
+    )]);
+    let routes = http_routes(&groups(&mesh)[0]);
+    let [header] = routes.matches[0].headers.as_slice() else {
+        panic!("{routes:?}");
+    };
+    assert_eq!(header.value, ValueMatch::Exact("1".to_owned()));
+    let Filter::RequestHeaders(edit) = &routes.rules[0].filters[0] else {
+        panic!("{routes:?}");
+    };
+    assert_eq!(edit.set.len(), 1);
+    assert_eq!(edit.set[0].1, "1");
+    let why = "is not looked at: it is the same header as \"X-A\" before it";
+    let warnings = warnings(&mesh);
+    assert_eq!(warnings.len(), 2);
+    assert!(
+        warnings.iter().all(|warning| warning.ends_with(why)),
+        "{warnings:?}"
+    );
 }
 
 #[test]
@@ -469,8 +511,8 @@ fn rules_that_are_wrong() {
             ".matches[0].headers[0].name: \"a b\" is not the name of a header",
         ),
         (
-            "matches: [{headers: [{name: a, value: b}, {name: A, value: c}]}]",
-            ".matches[0].headers[1].name: header \"a\" is given twice",
+            "matches: [{headers: [{name: A, value: b}, {name: A, value: c}]}]",
+            ".matches[0].headers[1].name: header \"A\" is given twice",
         ),
         (
             "matches: [{queryParams: [{name: a, type: RegularExpression, value: '('}]}]",
