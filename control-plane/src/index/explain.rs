@@ -175,7 +175,8 @@ pub fn rule_settings(objects: &[Object], rule: &HttpRule) -> Vec<Setting> {
         Some(outrider_api::duration::format(duration))
     };
     let retry = rule.retry.as_ref();
-    let codes = retry.map(|retry| serde_json::json!(retry.codes).to_string());
+    let codes = retry.and_then(|retry| retry.codes.as_ref());
+    let attempts = retry.and_then(|retry| retry.attempts);
     let backoff = retry.and_then(|retry| retry.backoff);
     let given = [
         ("timeouts.request", timeout(rule.timeouts.request)),
@@ -183,11 +184,11 @@ pub fn rule_settings(objects: &[Object], rule: &HttpRule) -> Vec<Setting> {
             "timeouts.backendRequest",
             timeout(rule.timeouts.backend_request),
         ),
+        ("retry.attempts", attempts.map(|count| count.to_string())),
         (
-            "retry.attempts",
-            retry.map(|retry| retry.attempts.to_string()),
+            "retry.codes",
+            codes.map(|codes| text(codes.as_slice().into())),
         ),
-        ("retry.codes", codes),
         ("retry.backoff", backoff.map(outrider_api::duration::format)),
     ];
     given
