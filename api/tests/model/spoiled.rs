@@ -5,10 +5,10 @@ use outrider_api::model::traffic::TrafficSettings;
 use outrider_api::proto::{
     Backend, Balancing, Cors, Destination as Wire, Fault, FaultAbort, Filter, HashOn, HeaderEdit,
     HeaderField, HealthCheck, HttpRoutes, HttpRule, InboundLimits, Locality, Mirror, PathEdit,
-    RateLimit, Redirect, Rewrite, RouteGroup, RouteHeader, RouteMatch, RoutePath, RouteQuery,
-    RouteTarget, RouteValue, RuleOrigin, RuleRetry, ServiceRef, ServiceTarget, TcpRoutes,
-    TrafficSettings as Settings, balancing, fault, filter::Kind, hash_on, path_edit, route_group,
-    route_path, route_target, route_value,
+    RateLimit, Redirect, RetryCodes, Rewrite, RouteGroup, RouteHeader, RouteMatch, RoutePath,
+    RouteQuery, RouteTarget, RouteValue, RuleOrigin, RuleRetry, ServiceRef, ServiceTarget,
+    TcpRoutes, TrafficSettings as Settings, balancing, fault, filter::Kind, hash_on, path_edit,
+    route_group, route_path, route_target, route_value,
 };
 
 pub(super) fn limits() -> InboundLimits {
@@ -246,7 +246,7 @@ fn wrong_routes_are_refused_whole_and_named() {
             rule_of(w).backend_request_timeout_ms = Some(2);
         }),
         ("*.rules[0].retry.codes[0]", |w| {
-            rule_of(w).retry.as_mut().unwrap().codes = vec![200]
+            rule_of(w).retry.as_mut().unwrap().codes = Some(RetryCodes { codes: vec![200] })
         }),
         ("*.rules[0].backends[0].weight", |w| {
             rule_of(w).backends[0].weight = 1_000_001

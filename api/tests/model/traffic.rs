@@ -197,8 +197,8 @@ fn http_rule() -> impl Strategy<Value = HttpRule> {
             }
         });
     let retry = (
-        vec(retry_status(), 0..3),
-        any::<u32>(),
+        option::of(vec(retry_status(), 0..3)),
+        any::<Option<u32>>(),
         option::of(time(0..=LONGEST)),
     )
         .prop_map(|(codes, attempts, backoff)| RuleRetry {

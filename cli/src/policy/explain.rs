@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use outrider_api::manifest::{Location, Object};
-use outrider_api::model::{
-    Backend, HttpRoutes, PathMatch, RouteGroup, RouteMatch, Routes, Target, ValueMatch,
-};
+use outrider_api::model::traffic::RateLimit;
+use outrider_api::model::{Backend, Filter, HttpRoutes, RouteGroup, RouteMatch, Routes};
 use outrider_api::routing::Router;
 use outrider_certs::spiffe::SpiffeId;
 use outrider_control_plane::index::Mesh;
@@ -15,6 +14,7 @@ use serde::Serialize;
 use super::load_objects;
 use super::question::{Question, QuestionError, identity, service_port, whom};
 use super::test::{Answer, answers};
+use super::words;
 use crate::UNUSABLE;
 use crate::args::TestArgs;
 use crate::output::{self, Format, Table};
@@ -32,6 +32,15 @@ struct Explanation {
     /// `None`: there are none, every request goes to the Service's own endpoints.
     routes: Option<RouteList>,
     settings: Vec<Setting>,
+    /// What each Workload behind the Service takes of the caller; those without limits are left out.
+    limits: Vec<LimitList>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LimitList {
+    workload: String,
+    settings: Vec<Setting>,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,6 +52,8 @@ struct RouteList {
     matches: Vec<Route>,
     /// Index of the one that the request in question would meet; `None`: none, or nothing was asked.
     met: Option<usize>,
+    /// The request in question would meet none: it is answered with 404.
+    refused: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +63,9 @@ struct Route {
     fits: String,
     rule: Option<String>,
     at: Option<Location>,
+    /// What becomes of a request on its way, in this order.
+    filters: Vec<String>,
+    /// Empty: nothing is sent on.
     backends: Vec<String>,
     /// Instead of the Service's.
     settings: Vec<Setting>,
@@ -108,13 +122,35 @@ fn explain(args: &TestArgs, objects: &[Object], mesh: &Mesh) -> Result<Explanati
             .unwrap_or_default(),
         routes: group.map(|group| route_list(objects, group, question.as_ref())),
         settings: explain::settings(objects, destination),
+        limits: question
+            .as_ref()
+            .map(|question| limits(objects, mesh, question))
+            .unwrap_or_default(),
     })
+}
+
+fn limits(objects: &[Object], mesh: &Mesh, question: &Question) -> Vec<LimitList> {
+    let lists = question.targets.iter().filter_map(|target| {
+        let workload = mesh.workload(&target.namespace, &target.workload)?;
+        let call = question.call(target);
+        let holds = |rate: &RateLimit| {
+            let of_port = rate.ports.is_empty() || rate.ports.contains(&target.port);
+            let sources = rate.sources.as_ref();
+            of_port
+                && sources.is_none_or(|sources| sources.iter().any(|source| source.matches(&call)))
+        };
+        Some(LimitList {
+            workload: format!("{}/{}", target.namespace, target.workload),
+            settings: explain::limits(objects, workload, holds),
+        })
+    });
+    lists.filter(|list| !list.settings.is_empty()).collect()
 }
 
 fn route_list(objects: &[Object], group: &RouteGroup, question: Option<&Question>) -> RouteList {
     let request = question.and_then(Question::route_request);
-    let met = match (&group.routes, request) {
-        (Routes::Http(routes), Some(request)) => Router::new(routes).route(&request),
+    let asked = match (&group.routes, request) {
+        (Routes::Http(routes), Some(request)) => Some(Router::new(routes).route(&request)),
         _ => None,
     };
     let matches = match &group.routes {
@@ -126,61 +162,40 @@ fn route_list(objects: &[Object], group: &RouteGroup, question: Option<&Question
             fits: "every opaque connection".to_owned(),
             rule: None,
             at: None,
-            backends: backends.iter().map(backend).collect(),
+            filters: Vec::new(),
+            backends: sent_to(backends, &[]),
             settings: Vec::new(),
         }],
     };
     RouteList {
         consumer: group.consumer.clone(),
         matches,
-        met: met.map(|hit| hit.matched),
+        met: asked.flatten().map(|hit| hit.matched),
+        refused: asked == Some(None),
     }
 }
 
 fn route(objects: &[Object], routes: &HttpRoutes, one: &RouteMatch) -> Route {
     let rule = routes.rules.get(one.rule);
     Route {
-        fits: fits(one),
+        fits: words::fits(one),
         rule: rule.map(|rule| rule.origin.to_string()),
         at: rule.and_then(|rule| explain::rule_location(objects, &rule.origin)),
-        backends: rule.map_or_else(Vec::new, |rule| rule.backends.iter().map(backend).collect()),
+        filters: rule.map_or_else(Vec::new, |rule| {
+            rule.filters.iter().map(words::filter).collect()
+        }),
+        backends: rule.map_or_else(Vec::new, |rule| sent_to(&rule.backends, &rule.filters)),
         settings: rule.map_or_else(Vec::new, |rule| explain::rule_settings(objects, rule)),
     }
 }
 
-fn fits(one: &RouteMatch) -> String {
-    let method = one.method.as_deref().unwrap_or("any method");
-    let path = match &one.path {
-        PathMatch::Exact(path) => format!("path {path}"),
-        PathMatch::Prefix(path) if path.is_empty() => "any path".to_owned(),
-        PathMatch::Prefix(path) => format!("paths below {path}"),
-        PathMatch::Regex(pattern) => format!("paths like {pattern}"),
-    };
-    let value = |value: &ValueMatch| match value {
-        ValueMatch::Exact(text) => format!("is {text:?}"),
-        ValueMatch::Regex(pattern) => format!("is like {pattern}"),
-    };
-    let headers = one
-        .headers
-        .iter()
-        .map(|header| format!(", header {} {}", header.name, value(&header.value)));
-    let query = one
-        .query
-        .iter()
-        .map(|query| format!(", query {} {}", query.name, value(&query.value)));
-    let conditions: String = headers.chain(query).collect();
-    format!("{method}, {path}{conditions}")
-}
-
-fn backend(backend: &Backend) -> String {
-    let weight = backend.weight;
-    match &backend.target {
-        Target::Service { service, port } => {
-            let (namespace, name) = (&service.namespace, &service.name);
-            format!("{namespace}/{name}:{port} weight {weight}")
-        }
-        Target::Invalid(reason) => format!("500 weight {weight} ({reason})"),
+/// The shares, or what is answered where there is none.
+fn sent_to(backends: &[Backend], filters: &[Filter]) -> Vec<String> {
+    let redirects = |filter: &Filter| matches!(filter, Filter::Redirect(_));
+    if backends.is_empty() && !filters.iter().any(redirects) {
+        return vec!["500 (there is no backendRef)".to_owned()];
     }
+    backends.iter().map(words::backend).collect()
 }
 
 fn print(explanation: &Explanation) {
@@ -193,7 +208,10 @@ fn print(explanation: &Explanation) {
     } = explanation;
     let from = from.as_deref().unwrap_or("someone without an identity");
     output::line(format_args!("{from} to {service} port {port}"));
-    output::line(format_args!("\nAuthorization, {call}:"));
+    match call.as_str() {
+        "" => output::line("\nAuthorization:"),
+        call => output::line(format_args!("\nAuthorization, {call}:")),
+    }
     if explanation.authorization.is_empty() {
         output::line("  no Workload is selected by this Service");
     }
@@ -202,8 +220,16 @@ fn print(explanation: &Explanation) {
     }
     print_routes(explanation.routes.as_ref());
     output::line("\nSettings:");
+    print_settings(&explanation.settings);
+    for LimitList { workload, settings } in &explanation.limits {
+        output::line(format_args!("\nLimits of {workload}:"));
+        print_settings(settings);
+    }
+}
+
+fn print_settings(settings: &[Setting]) {
     let mut table = Table::new(["FIELD", "VALUE", "FROM"]);
-    for setting in &explanation.settings {
+    for setting in settings {
         table.row(row(setting));
     }
     output::line(table);
@@ -241,11 +267,17 @@ fn print_routes(routes: Option<&RouteList>) {
             .map(|at| format!(" ({}:{})", at.file.display(), at.line));
         let rule = route.rule.as_deref().unwrap_or("TCPRoute");
         output::line(format_args!("     {rule}{}", at.unwrap_or_default()));
+        for filter in &route.filters {
+            output::line(format_args!("     {filter}"));
+        }
         for backend in &route.backends {
             output::line(format_args!("     to {backend}"));
         }
         for setting in &route.settings {
             output::line(format_args!("     {} {}", setting.field, setting.value));
         }
+    }
+    if routes.refused {
+        output::line("  This request fits none: 404, no_route");
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod explain;
 mod question;
 pub(crate) mod test;
+mod words;
 
 use std::path::Path;
 

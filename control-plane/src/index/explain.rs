@@ -5,9 +5,12 @@ use std::fmt;
 
 use outrider_api::kinds::Traffic;
 use outrider_api::manifest::{Location, Object};
-use outrider_api::model::{Destination, HttpRule, RouteGroup, RuleOrigin, Timeout};
+use outrider_api::model::traffic::RateLimit;
+use outrider_api::model::{Destination, HttpRule, RouteGroup, RuleOrigin, Timeout, Workload};
 use serde::Serialize;
 use serde_json::Value;
+
+use super::WorkloadName;
 
 /// One setting that holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,6 +42,13 @@ pub enum Origin {
         /// Of the field.
         at: Location,
     },
+    /// A RateLimitPolicy of the workload, there.
+    RateLimitPolicy {
+        /// `NAMESPACE/NAME`.
+        name: String,
+        /// Of the limit.
+        at: Location,
+    },
     /// A route's rule, there.
     Rule {
         /// `HTTPRoute shop/billing rule 0`.
@@ -55,6 +65,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::MeshConfig { at } => write!(f, "MeshConfig {}", place(at)),
             Self::TrafficPolicy { name, at } => write!(f, "TrafficPolicy {name} {}", place(at)),
+            Self::RateLimitPolicy { name, at } => write!(f, "RateLimitPolicy {name} {}", place(at)),
             Self::Rule { name, at: Some(at) } => write!(f, "{name} {}", place(at)),
             Self::Rule { name, at: None } => f.write_str(name),
         }
@@ -100,11 +111,57 @@ pub fn settings(objects: &[Object], destination: &Destination) -> Vec<Setting> {
     }
     all.into_iter()
         .map(|(field, value)| Setting {
-            origin: origins.remove(&field).unwrap_or(Origin::Default),
+            // What is written and comes to nothing, such as a `hashOn` of no algorithm, is not it.
+            origin: match origins.remove(&field) {
+                Some(origin) if !value.is_null() => origin,
+                _ => Origin::Default,
+            },
             value: text(value),
             field,
         })
         .collect()
+}
+
+/// What a workload takes: of each rate limit that `holds` for a call, and of concurrency.
+pub fn limits(
+    objects: &[Object],
+    workload: &Workload,
+    holds: impl Fn(&RateLimit) -> bool,
+) -> Vec<Setting> {
+    let name = WorkloadName::new(&*workload.namespace, &*workload.name);
+    let policies = super::limits::policies_of(objects, &name);
+    let mut settings = Vec::new();
+    for policy in policies {
+        let metadata = &policy.metadata;
+        let name = format!("{}/{}", metadata.namespace, metadata.name);
+        let setting = |field: &str, value: String, at: &str| Setting {
+            field: field.to_owned(),
+            value,
+            origin: Origin::RateLimitPolicy {
+                name: name.clone(),
+                at: policy.location(at),
+            },
+        };
+        for (index, rate) in policy.rates().enumerate() {
+            if holds(&rate) {
+                let interval = outrider_api::duration::format(rate.interval);
+                let value = format!("{} in {interval}, burst {}", rate.requests, rate.burst);
+                let field = format!("limits.{}", rate.name);
+                settings.push(setting(&field, value, &format!("spec.limits[{index}]")));
+            }
+        }
+        if let Some(bound) = policy.concurrency() {
+            let wait = outrider_api::duration::format(bound.max_wait);
+            for (field, value) in [
+                ("concurrency.maxRequests", bound.max_requests.to_string()),
+                ("concurrency.maxQueued", bound.max_queued.to_string()),
+                ("concurrency.maxWait", wait),
+            ] {
+                settings.push(setting(field, value, "spec.concurrency"));
+            }
+        }
+    }
+    settings
 }
 
 /// What a rule says instead of the Service's settings.
@@ -118,7 +175,8 @@ pub fn rule_settings(objects: &[Object], rule: &HttpRule) -> Vec<Setting> {
         Some(outrider_api::duration::format(duration))
     };
     let retry = rule.retry.as_ref();
-    let codes = retry.map(|retry| serde_json::json!(retry.codes).to_string());
+    let codes = retry.and_then(|retry| retry.codes.as_ref());
+    let attempts = retry.and_then(|retry| retry.attempts);
     let backoff = retry.and_then(|retry| retry.backoff);
     let given = [
         ("timeouts.request", timeout(rule.timeouts.request)),
@@ -126,11 +184,11 @@ pub fn rule_settings(objects: &[Object], rule: &HttpRule) -> Vec<Setting> {
             "timeouts.backendRequest",
             timeout(rule.timeouts.backend_request),
         ),
+        ("retry.attempts", attempts.map(|count| count.to_string())),
         (
-            "retry.attempts",
-            retry.map(|retry| retry.attempts.to_string()),
+            "retry.codes",
+            codes.map(|codes| text(codes.as_slice().into())),
         ),
-        ("retry.codes", codes),
         ("retry.backoff", backoff.map(outrider_api::duration::format)),
     ];
     given
@@ -190,7 +248,9 @@ fn leaves(traffic: &Traffic) -> Vec<(String, Value)> {
     let mut leaves = Vec::new();
     let value = serde_json::to_value(traffic).unwrap_or_default();
     collect("", &value, &mut leaves);
-    leaves.retain(|(_, value)| !value.is_null());
+    // A locality takes the place of the inherited one whole, so what it leaves out is its default.
+    let is_whole = |path: &str| path.starts_with("loadBalancing.locality.");
+    leaves.retain(|(path, value)| !value.is_null() || is_whole(path));
     leaves
 }
 

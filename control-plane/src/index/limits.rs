@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outrider_api::manifest::Problem;
+use outrider_api::kinds::RateLimitPolicy;
+use outrider_api::manifest::{Located, Object, Problem};
 use outrider_api::model::traffic::InboundLimits;
 
 use super::WorkloadName;
 use super::objects::Objects;
 use super::policies::{check_port_list, workloads};
-use super::selection::Selection;
+use super::selection::{self, Selection};
 
 /// Of each workload that has some.
 pub(super) type WorkloadLimits = BTreeMap<WorkloadName, InboundLimits>;
@@ -53,4 +54,22 @@ pub(super) fn resolve(
         }
     }
     limits
+}
+
+/// The policies of a workload, of a mesh that is good.
+pub(super) fn policies_of<'o>(
+    objects: &'o [Object],
+    workload: &WorkloadName,
+) -> Vec<&'o Located<RateLimitPolicy>> {
+    let objects = Objects::sort(objects, &mut Vec::new());
+    let selection = selection::select(&objects, &mut Vec::new());
+    let is_target = |policy: &&&'o Located<RateLimitPolicy>| {
+        let namespace = &policy.metadata.namespace;
+        let mut targets = policy.spec.target_refs.iter();
+        targets.any(|target| {
+            workloads(namespace, target, &objects, &selection)
+                .is_ok_and(|found| found.contains(workload))
+        })
+    };
+    objects.limits.values().filter(is_target).copied().collect()
 }

@@ -176,8 +176,8 @@ fn backoff(
 /// each request.
 pub fn with_rule(settings: &Retry, rule: &RuleRetry) -> Retry {
     Retry {
-        attempts: rule.attempts,
-        codes: rule.codes.clone(),
+        attempts: rule.attempts.unwrap_or(settings.attempts),
+        codes: rule.codes.as_ref().unwrap_or(&settings.codes).clone(),
         backoff: rule.backoff.unwrap_or(settings.backoff),
         ..settings.clone()
     }

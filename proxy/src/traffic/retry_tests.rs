@@ -265,8 +265,8 @@ fn waits_grow_to_their_limit() {
 #[test]
 fn a_rule_stands_in_place_of_the_service() {
     let rule = RuleRetry {
-        codes: vec![500],
-        attempts: 3,
+        codes: Some(vec![500]),
+        attempts: Some(3),
         backoff: Some(Duration::from_secs(1)),
     };
     let merged = with_rule(&Retry::default(), &rule);
@@ -274,12 +274,13 @@ fn a_rule_stands_in_place_of_the_service() {
     assert_eq!(merged.grpc_codes, Retry::default().grpc_codes);
     // Its least wait is kept although the Service's longest is shorter.
     assert_eq!(backoff(&merged, None, |_| 0), Duration::from_secs(1));
-    let silent = RuleRetry {
-        backoff: None,
-        ..rule
+    let service = Retry {
+        codes: vec![502],
+        attempts: 7,
+        ..Retry::default()
     };
-    let merged = with_rule(&Retry::default(), &silent);
-    assert_eq!(merged.backoff, Retry::default().backoff);
+    let silent = RuleRetry::default();
+    assert_eq!(with_rule(&service, &silent), service, "field by field");
 }
 
 #[test]

@@ -178,8 +178,11 @@ impl TryFrom<proto::RuleRetry> for RuleRetry {
 
     fn try_from(wire: proto::RuleRetry) -> Result<Self, ModelError> {
         let backoff = wire.backoff_ms.map(time_or_zero).transpose();
+        let codes = wire
+            .codes
+            .map(|wire| parsed("codes", wire.codes, retry_status));
         Ok(Self {
-            codes: parsed("codes", wire.codes, retry_status)?,
+            codes: codes.transpose()?,
             attempts: wire.attempts,
             backoff: backoff.map_err(ModelError::at("backoff_ms"))?,
         })
@@ -188,8 +191,11 @@ impl TryFrom<proto::RuleRetry> for RuleRetry {
 
 impl From<&RuleRetry> for proto::RuleRetry {
     fn from(retry: &RuleRetry) -> Self {
+        let codes = |codes: &Vec<u16>| proto::RetryCodes {
+            codes: codes.iter().copied().map(Into::into).collect(),
+        };
         Self {
-            codes: retry.codes.iter().copied().map(Into::into).collect(),
+            codes: retry.codes.as_ref().map(codes),
             attempts: retry.attempts,
             backoff_ms: retry.backoff.map(milliseconds),
         }

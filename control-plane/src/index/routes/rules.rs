@@ -6,7 +6,6 @@ use outrider_api::duration;
 use outrider_api::kinds::gateway::httproutes::{
     HttpRouteRules, HttpRouteRulesMatches, HttpRouteRulesMatchesPathType, HttpRouteRulesRetry,
 };
-use outrider_api::model::traffic::Retry;
 use outrider_api::model::{
     Filter, HttpRule, PathEdit, RouteMatch, RuleOrigin, RuleRetry, RuleTimeouts, Timeout,
 };
@@ -195,11 +194,13 @@ fn span(text: &str, most: Duration, field: &str, report: &mut Report<'_>) -> Opt
 }
 
 fn retry(written: &HttpRouteRulesRetry, field: &str, report: &mut Report<'_>) -> Option<RuleRetry> {
-    let default = Retry::default();
-    let attempts = written.attempts.unwrap_or_else(|| default.attempts.into());
-    if !(0..=ATTEMPTS_MAX).contains(&attempts) {
-        let message = format!("is {attempts}, expected 0 to {ATTEMPTS_MAX}");
-        report.error(format!("{field}.attempts"), message);
+    let mut attempts = None;
+    if let Some(written) = written.attempts {
+        attempts = u32::try_from(written).ok();
+        if !(0..=ATTEMPTS_MAX).contains(&written) {
+            let message = format!("is {written}, expected 0 to {ATTEMPTS_MAX}");
+            report.error(format!("{field}.attempts"), message);
+        }
     }
     let mut codes = Vec::new();
     for (index, code) in written.codes.iter().flatten().enumerate() {
@@ -218,11 +219,8 @@ fn retry(written: &HttpRouteRulesRetry, field: &str, report: &mut Report<'_>) ->
         }
     };
     Some(RuleRetry {
-        attempts: u32::try_from(attempts).ok()?,
-        codes: match written.codes {
-            Some(_) => codes,
-            None => default.codes,
-        },
+        attempts,
+        codes: written.codes.as_ref().map(|_| codes),
         backoff,
     })
 }

@@ -342,7 +342,10 @@ fn filters_of_every_kind() {
     );
     assert_eq!(rule.timeouts.backend_request.unwrap().duration(), None);
     let retry = rule.retry.as_ref().unwrap();
-    assert_eq!((retry.codes.as_slice(), retry.attempts), (&[500][..], 2));
+    assert_eq!(
+        (retry.codes.as_deref(), retry.attempts),
+        (Some(&[500][..]), Some(2))
+    );
 }
 
 #[test]
@@ -624,6 +627,14 @@ fn filters_that_are_wrong() {
     for (rule, expected) in table {
         assert_error(&rule, expected);
     }
+}
+
+#[test]
+fn what_a_rule_s_retry_leaves_out_is_the_service_s() {
+    let mesh = mesh(&[http("r", &format!("[{{retry: {{attempts: 3}}, {TO_B}}}]"))]);
+    let retry = http_routes(&groups(&mesh)[0]).rules[0].retry.as_ref();
+    let retry = retry.unwrap();
+    assert_eq!((&retry.codes, retry.attempts), (&None, Some(3)));
 }
 
 #[test]

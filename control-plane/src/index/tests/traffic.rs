@@ -2,6 +2,7 @@
 
 use outrider_api::model::traffic::{Algorithm, FaultKind, HashOn, InboundLimits, TrafficSettings};
 
+use super::explain::Setting;
 use super::*;
 
 /// A TrafficPolicy on the Service billing of [`SHOP`].
@@ -266,4 +267,57 @@ fn each_setting_says_where_it_comes_from() {
     for expected in expected {
         assert!(texts.contains(&expected), "{expected} is not in {texts:#?}");
     }
+}
+
+#[test]
+fn what_a_layer_replaces_whole_is_the_layer_s() {
+    let text = text(
+        "loadBalancing: {hashOn: {source: true}, locality: {minAvailablePercent: 50}}",
+        "loadBalancing: {locality: {}}",
+    );
+    let objects = manifest::parse(Path::new("mesh.yaml"), &text).unwrap();
+    let mesh = build(&objects, None).unwrap();
+    let settings = explain::settings(&objects, mesh.destination(&service("billing")).unwrap());
+    let of = |field: &str| {
+        let found = settings.iter().find(|setting| setting.field == field);
+        let Setting { value, origin, .. } = found.unwrap();
+        format!("{value} {origin}")
+    };
+    let place = line(&text, "loadBalancing: {locality: {}}");
+    assert_eq!(
+        of("loadBalancing.locality.minAvailablePercent"),
+        format!("70 TrafficPolicy shop/p (mesh.yaml:{place})")
+    );
+    assert_eq!(of("loadBalancing.hashOn"), "none default");
+}
+
+#[test]
+fn each_limit_says_where_it_comes_from() {
+    let text = format!(
+        "{SHOP}{}{}",
+        limit(
+            "a",
+            "limits: [{name: x, requests: 1}, {name: y, requests: 5, interval: 1m, burst: 9}]"
+        ),
+        limit("b", "concurrency: {maxRequests: 5}"),
+    );
+    let objects = manifest::parse(Path::new("mesh.yaml"), &text).unwrap();
+    let mesh = build(&objects, None).unwrap();
+    let told = |name: &str| -> Vec<String> {
+        let limits = explain::limits(&objects, workload(&mesh, name), |rate| rate.name == "y");
+        let texts = limits.iter();
+        texts
+            .map(|limit| format!("{} {} {}", limit.field, limit.value, limit.origin))
+            .collect()
+    };
+    let place = |needle| format!("(mesh.yaml:{})", line(&text, needle));
+    let (a, b) = (place("limits: [{name: x"), place("concurrency: "));
+    let expected = [
+        format!("limits.y 5 in 1m, burst 9 RateLimitPolicy shop/a {a}"),
+        format!("concurrency.maxRequests 5 RateLimitPolicy shop/b {b}"),
+        format!("concurrency.maxQueued 0 RateLimitPolicy shop/b {b}"),
+        format!("concurrency.maxWait 100ms RateLimitPolicy shop/b {b}"),
+    ];
+    assert_eq!(told("billing-1"), expected);
+    assert_eq!(told("order-1"), [""; 0]);
 }
