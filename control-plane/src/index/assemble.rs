@@ -275,7 +275,7 @@ fn declared(port: &kinds::WorkloadPort) -> Protocol {
     Protocol::from_declared(port.app_protocol.as_deref(), port.name.as_deref())
 }
 
-fn declared_by_service(port: &kinds::ServicePort) -> Protocol {
+pub(super) fn declared_by_service(port: &kinds::ServicePort) -> Protocol {
     Protocol::from_declared(port.app_protocol.as_deref(), port.name.as_deref())
 }
 

@@ -205,6 +205,15 @@ pub fn rule_settings(objects: &[Object], rule: &HttpRule) -> Vec<Setting> {
 
 /// Where a rule is written.
 pub fn rule_location(objects: &[Object], origin: &RuleOrigin) -> Option<Location> {
+    let (object, field) = rule_field(objects, origin)?;
+    Some(object.location(&field))
+}
+
+/// The route of a rule, and the field that the rule is of it.
+pub(super) fn rule_field<'o>(
+    objects: &'o [Object],
+    origin: &RuleOrigin,
+) -> Option<(&'o Object, String)> {
     let object = objects.iter().find(|object| {
         let metadata = object.metadata();
         object.kind() == origin.kind
@@ -224,7 +233,7 @@ pub fn rule_location(objects: &[Object], origin: &RuleOrigin) -> Option<Location
     };
     let named = names.iter().position(|name| *name == Some(&origin.rule));
     let index = named.or_else(|| origin.rule.parse().ok())?;
-    Some(object.location(&format!("spec.rules[{index}]")))
+    Some((object, format!("spec.rules[{index}]")))
 }
 
 /// The routes of a port that hold for callers of a namespace: the consumer's own, else the
@@ -244,7 +253,7 @@ pub fn routes_for<'d>(
 }
 
 /// The fields that are written, and their values.
-fn leaves(traffic: &Traffic) -> Vec<(String, Value)> {
+pub(super) fn leaves(traffic: &Traffic) -> Vec<(String, Value)> {
     let mut leaves = Vec::new();
     let value = serde_json::to_value(traffic).unwrap_or_default();
     collect("", &value, &mut leaves);

@@ -136,7 +136,8 @@ impl Mesh {
 /// Everything that is wrong, at its line; warnings are left out.
 pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Vec<Problem>> {
     let mut problems = Vec::new();
-    let objects = Objects::sort(objects, &mut problems);
+    let written = objects;
+    let objects = Objects::sort(written, &mut problems);
     let settings = settings(&objects, trust, &mut problems);
     let identities = assemble::identities(&objects, &settings.trust_domain, &mut problems);
     sockets::check(&objects, &mut problems);
@@ -145,6 +146,7 @@ pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Ve
     let policies = policies::resolve(&objects, &selection, &mut problems);
     let routes = routes::resolve(&objects, &mut problems);
     let traffic = traffic::resolve(&objects, &mut problems);
+    routes::timeouts::check(written, &routes, &traffic, &mut problems);
     let limits = limits::resolve(&objects, &selection, &mut problems);
     problems.sort_by(|a, b| a.location.cmp(&b.location));
     let (warnings, errors): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::is_warning);

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use outrider_api::kinds;
 use outrider_api::kinds::Traffic;
 use outrider_api::manifest::{Located, Problem};
-use outrider_api::model::traffic::TrafficSettings;
+use outrider_api::model::traffic::{Algorithm, TrafficSettings};
 use outrider_api::names::ServiceName;
 
+use super::explain::leaves;
 use super::objects::Objects;
 use super::policies::missing;
 
@@ -92,10 +93,17 @@ fn over(
     let settings = match policy.spec.traffic.or(everywhere).resolve() {
         Ok(settings) => settings,
         Err(wrong) => {
-            problems.push(policy.problem(format!("spec.{}", wrong.field), wrong.message));
+            let mut written = leaves(&policy.spec.traffic).into_iter();
+            let message = if written.any(|(field, _)| field == wrong.field) {
+                wrong.message
+            } else {
+                format!("by the MeshConfig {}", wrong.message)
+            };
+            problems.push(policy.problem(format!("spec.{}", wrong.field), message));
             return TrafficSettings::default();
         }
     };
+    warn_of_unused(policy, &settings, problems);
     let ports = objects.ports_of(service).unwrap_or_default();
     let check = settings.health_check.as_ref();
     if let Some(port) = check.and_then(|check| check.port)
@@ -111,4 +119,27 @@ fn over(
         problems.push(policy.problem("spec.healthCheck.port", message));
     }
     settings
+}
+
+/// What is written and has no effect without something else that is not.
+fn warn_of_unused(
+    policy: &Located<kinds::TrafficPolicy>,
+    settings: &TrafficSettings,
+    problems: &mut Vec<Problem>,
+) {
+    let traffic = &policy.spec.traffic;
+    let mut written = leaves(traffic).into_iter();
+    let checks = written.any(|(field, _)| field.starts_with("healthCheck."));
+    let mut warn = |field: &str, message: &str| {
+        problems.push(policy.problem(field, message).as_warning());
+    };
+    if settings.health_check.is_none() && checks {
+        let message = "is not looked at: without \"path\" nothing is asked";
+        warn("spec.healthCheck", message);
+    }
+    let hashes = matches!(settings.balancing.algorithm, Algorithm::ConsistentHash(_));
+    if !hashes && traffic.load_balancing.hash_on.is_some() {
+        let message = "is not looked at: \"algorithm\" is not ConsistentHash";
+        warn("spec.loadBalancing.hashOn", message);
+    }
 }

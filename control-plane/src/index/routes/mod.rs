@@ -5,18 +5,20 @@ mod backends;
 mod filters;
 mod matches;
 mod rules;
+pub(super) mod timeouts;
 mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use outrider_api::kinds::gateway::httproutes::HttpRouteParentRefs;
 use outrider_api::manifest::Problem;
-use outrider_api::model::{HttpRoutes, RouteGroup, Routes};
+use outrider_api::model::{HttpRoutes, Protocol, RouteGroup, Routes};
 use outrider_api::names::ServiceName;
 
 use self::backends::listed;
 use self::rules::Read;
 use self::written::{Kind, Route};
+use super::assemble::declared_by_service;
 use super::objects::Objects;
 use super::report::Report;
 use super::selection;
@@ -79,7 +81,7 @@ pub(super) fn resolve(objects: &Objects<'_>, problems: &mut Vec<Problem>) -> Ser
         let group = RouteGroup {
             consumer,
             port,
-            routes: merge(&candidates, &bound, (service, port), problems),
+            routes: merge(&candidates, &bound, (service, port), objects, problems),
         };
         routes.entry(service.clone()).or_default().push(group);
     }
@@ -193,6 +195,7 @@ fn merge(
     candidates: &[&Attachment],
     bound: &[Bound<'_>],
     (service, port): (&ServiceName, u16),
+    objects: &Objects<'_>,
     problems: &mut Vec<Problem>,
 ) -> Routes {
     let of = |attachment: &Attachment| &bound[attachment.route];
@@ -222,11 +225,42 @@ fn merge(
         );
         report.warning(format!("spec.parentRefs[{}]", loser.parent), message);
     }
+    if let Some(why) = unfit(winner.kind, declared(objects, service, port)) {
+        // One that names no port is meant for the others.
+        for winner in winners.iter().filter(|winner| winner.port.is_some()) {
+            let mut report = Report::new(of(winner).route.object, problems);
+            let message = format!("has no effect on port {port}: {why}");
+            report.warning(format!("spec.parentRefs[{}]", winner.parent), message);
+        }
+    }
     if winner.kind == Kind::Tcp {
         let rule = of(first).rules.first();
         return Routes::Tcp(rule.map_or_else(Vec::new, |read| read.rule.backends.clone()));
     }
     Routes::Http(merged(winners.into_iter().map(of)))
+}
+
+fn declared(objects: &Objects<'_>, service: &ServiceName, number: u16) -> Protocol {
+    let service = objects.services.get(service);
+    let port = service.and_then(|service| {
+        let mut ports = selection::ports(service).map(|(_, port)| port);
+        ports.find(|port| port.port == number)
+    });
+    port.map_or(Protocol::Detect, declared_by_service)
+}
+
+/// Why routes of this kind do nothing where this is spoken.
+fn unfit(kind: Kind, protocol: Protocol) -> Option<&'static str> {
+    use Protocol::{Detect, Grpc, Http, Http1, Http2, Tcp, Tls};
+    match (kind, protocol) {
+        (Kind::Tcp, Http | Http1 | Http2 | Grpc) => {
+            Some("it is declared as HTTP, of which a TCPRoute splits nothing")
+        }
+        (Kind::Http | Kind::Grpc, Tcp | Tls) => {
+            Some("it is declared as opaque, so no request is seen there")
+        }
+        (_, Detect) | (Kind::Tcp, Tcp | Tls) | (Kind::Http | Kind::Grpc, _) => None,
+    }
 }
 
 /// The rules of several routes, which come oldest first, with all their matches in order.

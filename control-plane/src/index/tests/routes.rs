@@ -436,6 +436,62 @@ fn of_equivalent_headers_the_first_counts() {
 }
 
 #[test]
+fn a_route_that_has_no_effect_on_a_port_is_a_warning() {
+    let rules = format!("[{{{TO_B}}}]");
+    let of = |kind: &str, parent: &str, declared: &str| {
+        let named = SERVICES.replace("{name: alt,", &format!("{{name: {declared},"));
+        let route = route(kind, "r", "shop", parent, &rules);
+        warnings(&fold(&format!("{named}{route}")).unwrap())
+    };
+    let opaque = "spec.parentRefs[0]: has no effect on port 81: it is declared as opaque, so no \
+                  request is seen there";
+    let http = "spec.parentRefs[0]: has no effect on port 81: it is declared as HTTP, of which a \
+                TCPRoute splits nothing";
+    assert_eq!(of("HTTPRoute", "name: a, port: 81", "tcp"), [opaque]);
+    assert_eq!(of("GRPCRoute", "name: a, port: 81", "tls"), [opaque]);
+    assert_eq!(of("TCPRoute", "name: a, port: 81", "grpc"), [http]);
+    for kind in ["HTTPRoute", "TCPRoute"] {
+        assert_eq!(of(kind, "name: a, port: 81", "alt"), [""; 0]);
+        assert_eq!(of(kind, "name: a", "tcp"), [""; 0]);
+    }
+}
+
+#[test]
+fn an_attempt_longer_than_its_request_is_a_warning_across_layers() {
+    let policy = |timeouts: &str| {
+        format!(
+            "---\napiVersion: outrider.mesh/v1alpha1\nkind: TrafficPolicy\n\
+             metadata: {{name: p, namespace: shop}}\nspec: {{targetRefs: [{{group: '', kind: \
+             Service, name: a}}], timeouts: {{{timeouts}}}}}\n"
+        )
+    };
+    let of = |rule: &str, service: &str| {
+        let route = http("r", &format!("[{{timeouts: {{{rule}}}, {TO_B}}}]"));
+        warnings(&mesh(&[route, policy(service)]))
+    };
+    let expected = |attempt: &str, request: &str| {
+        format!(
+            "spec.rules[0].timeouts: lets an attempt (backendRequest) take {attempt} and the whole \
+             request {request}: no attempt is cut before the request is (for Service shop/a)"
+        )
+    };
+    assert_eq!(of("backendRequest: 20s", ""), [expected("20s", "15s")]);
+    assert_eq!(
+        of("request: 1s", "backendRequest: 2s"),
+        [expected("2s", "1s")]
+    );
+    assert_eq!(of("backendRequest: 20s", "request: 0s"), [""; 0]);
+    assert_eq!(
+        of("request: 1s, backendRequest: 1s", "backendRequest: 2s"),
+        [""; 0]
+    );
+    assert_eq!(
+        of("request: 1s, backendRequest: 0s", "backendRequest: 2s"),
+        [""; 0]
+    );
+}
+
+#[test]
 fn parents_that_do_not_exist_are_errors() {
     let rules = format!("[{{{TO_B}}}]");
     let table = [

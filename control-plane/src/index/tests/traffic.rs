@@ -119,6 +119,11 @@ fn settings_that_contradict_each_other_are_problems() {
             "spec.traffic.timeouts.backendRequest: is 2s",
         ),
         (
+            "timeouts: {backendRequest: 2s}",
+            "timeouts: {request: 1s}",
+            "spec.timeouts.backendRequest: by the MeshConfig is 2s, longer than timeouts.request",
+        ),
+        (
             "",
             "retry: {backoff: 1s, maxBackoff: 500ms}",
             "spec.retry.maxBackoff: is 500ms, shorter than retry.backoff",
@@ -156,6 +161,37 @@ fn settings_that_contradict_each_other_are_problems() {
             problems[0].contains(expected),
             "\n   got: {problems:?}\nexpect: {expected}"
         );
+    }
+}
+
+#[test]
+fn what_has_no_effect_is_a_warning() {
+    let table = [
+        (
+            "healthCheck: {interval: 1s}",
+            Some("spec.healthCheck: is not looked at: without"),
+        ),
+        ("healthCheck: {interval: 10s, path: /}", None),
+        (
+            "loadBalancing: {hashOn: {source: true}}",
+            Some("spec.loadBalancing.hashOn: is not looked at: \"algorithm\" is not"),
+        ),
+        (
+            "loadBalancing: {algorithm: ConsistentHash, hashOn: {source: true}}",
+            None,
+        ),
+    ];
+    for (own, expected) in table {
+        let mesh = fold(&text("", own)).unwrap();
+        let warnings: Vec<String> = mesh.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings.len(),
+            usize::from(expected.is_some()),
+            "{warnings:?}"
+        );
+        if let Some(expected) = expected {
+            assert!(warnings[0].contains(expected), "{warnings:?}");
+        }
     }
 }
 
