@@ -25,6 +25,7 @@ mod identity_headers;
 mod idle;
 mod lifecycle;
 mod limits;
+mod locality;
 mod logs;
 mod metrics;
 mod mirrors;
