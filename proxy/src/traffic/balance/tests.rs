@@ -265,6 +265,22 @@ fn the_own_zone_comes_first_and_overflows_in_proportion() {
 }
 
 #[test]
+fn the_only_one_of_the_own_zone_is_probed_before_others_are_asked() {
+    for algorithm in all_algorithms() {
+        let mut endpoints = fakes(3);
+        endpoints[0].zone = Some("a");
+        endpoints[0].admission = Admission::Probe;
+        let balancing = Balancing {
+            locality: Some(Locality::default()),
+            ..by(algorithm)
+        };
+        let balancer = balancer(endpoints, &balancing);
+        let picked = balancer.pick(&[], Some(7), Instant::now(), |below| below - 1);
+        assert_eq!(picked.expect("an endpoint").0, 0);
+    }
+}
+
+#[test]
 fn an_unknown_zone_takes_all() {
     let mut endpoints = fakes(10);
     endpoints[0].zone = Some("a");

@@ -114,9 +114,12 @@ impl<E: Candidate, R: FnMut(usize) -> usize> Turn<'_, E, R> {
         (0..self.endpoints.len()).all(|index| self.tried.contains(&index))
     }
 
+    /// How many of the pool would take a request. One that is due for a probe would: if others took
+    /// all requests, nobody would find out that it has recovered.
     pub(super) fn available(&self, pool: &Pool) -> usize {
+        let would = [Admission::Yes, Admission::Probe];
         pool.iter()
-            .filter(|&index| self.endpoints[index].admission(self.now) == Admission::Yes)
+            .filter(|&index| would.contains(&self.endpoints[index].admission(self.now)))
             .count()
     }
 
