@@ -11,11 +11,15 @@
 //! | [`authorization`] | who may call what: [`authorization::PolicySet::authorize`] |
 //! | [`routing`] | where a request goes, and what its filters make of it |
 //!
+//! [`kinds`] and [`manifest`] are there with the feature `manifest`, which sidecars do without.
+//!
 //! No sockets, no clocks and no files: text and messages in, values out.
 
 pub mod authorization;
 pub mod duration;
+#[cfg(feature = "manifest")]
 pub mod kinds;
+#[cfg(feature = "manifest")]
 pub mod manifest;
 pub mod model;
 pub mod names;

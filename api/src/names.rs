@@ -32,6 +32,14 @@ impl ServiceName {
     }
 }
 
+impl ServiceName {
+    /// For people and metrics: `namespace/name`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.name, self.namespace)

@@ -19,6 +19,7 @@ use crate::output::Format;
 Examples:
   outrider demo                          see a mesh at work, on this machine, without root
   outrider up examples/shop/mesh         run the mesh that a directory describes
+  outrider stat examples/shop/mesh       see what it measures
   outrider policy check mesh/            find mistakes before they matter
   outrider policy test mesh/ --from shop/order --to shop/billing --path /shop.Billing/Charge"
 )]
@@ -31,16 +32,27 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show a mesh at work: six scenes, each with what it measured
+    /// Show a mesh at work: eight scenes, each with what it measured
     Demo(DemoArgs),
     /// Run the mesh that a directory describes: control plane, sidecars and apps
     Up(UpArgs),
+    /// Show what the sidecars of a running mesh measure: edges, retries, breakers
+    Stat(StatArgs),
     /// Check policy, and ask what it would decide
     #[command(
         subcommand,
         after_help = "Examples:\n  outrider policy check mesh/\n  outrider policy test mesh/ --from shop/order --to shop/billing"
     )]
     Policy(PolicyCommand),
+    /// Say what holds for calls to a Service, and who said so: authorization, routes, settings
+    #[command(after_help = "\
+Examples:
+  outrider explain mesh/ --to shop/billing
+  outrider explain mesh/ --from shop/order --to shop/billing:80 --path /shop.Billing/Charge
+  outrider explain mesh/ --to shop/billing --output json
+
+Exit status: 0, or 2 when the question cannot be answered.")]
+    Explain(TestArgs),
     /// Mint a bootstrap token for a sidecar that you start yourself
     Token(TokenArgs),
     /// Print a completion script for a shell
@@ -122,6 +134,30 @@ pub struct UpArgs {
     pub output: Format,
 }
 
+/// `outrider stat`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outrider stat examples/shop/mesh                  one second of the mesh that up runs from there
+  outrider stat mesh/ --watch --interval 5s         again and again, until Ctrl-C
+  outrider stat mesh/ --output json | jq '.services[].endpoints[] | select(.breaker == \"open\")'
+
+Exit status: 0 when a sidecar answers, 1 when none does.")]
+pub struct StatArgs {
+    /// The directory of YAML that the mesh runs from
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub directory: PathBuf,
+    /// How long is measured, such as 500ms
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
+    /// Measure again and again, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+    /// How it is printed; with --watch, json is one document a line
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+}
+
 /// `outrider policy …`
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
@@ -130,7 +166,10 @@ pub enum PolicyCommand {
 Examples:
   outrider policy check mesh/
   outrider policy check mesh/ --output json
+  outrider policy check mesh/ --deny-warnings
 
+A warning is about what is applied but does less than it says: a route to a Service that does not
+exist, for instance.
 Exit status: 0 when it is good, 1 when there are problems.")]
     Check(CheckArgs),
     /// Ask whether a call would be allowed, and by which rule
@@ -138,7 +177,7 @@ Exit status: 0 when it is good, 1 when there are problems.")]
 Examples:
   outrider policy test mesh/ --from shop/order --to shop/user --method GET --path /users/ada
   outrider policy test mesh/ --from shop/notification --to shop/billing:80 --path /shop.Billing/Charge
-  outrider policy test mesh/ --from spiffe://shop.example/ns/shop/sa/order --to shop/billing-1 --output json
+  outrider policy test mesh/ --from spiffe://shop.example/ns/shop/sa/order --to shop/billing-1:18300 --output json
 
 To a port that is declared as gRPC the call is a gRPC one. Without --method and --path the call is
 an opaque TCP connection.
@@ -152,12 +191,15 @@ pub struct CheckArgs {
     /// The directory of YAML
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
+    /// Take a warning as a problem
+    #[arg(long)]
+    pub deny_warnings: bool,
     /// How the problems are printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
 }
 
-/// `outrider policy test`
+/// `outrider policy test` and `outrider explain`
 #[derive(Debug, Args)]
 pub struct TestArgs {
     /// The directory of YAML
@@ -166,7 +208,7 @@ pub struct TestArgs {
     /// Who calls: NAMESPACE/SERVICEACCOUNT or a SPIFFE ID; without it, someone without an identity
     #[arg(long, value_name = "WHO")]
     pub from: Option<String>,
-    /// Whom: NAMESPACE/SERVICE[:PORT] or NAMESPACE/WORKLOAD[:PORT], with the app's own port for a Workload
+    /// Whom: NAMESPACE/SERVICE[:PORT]; for policy test NAMESPACE/WORKLOAD[:PORT] too, with the app's own port
     #[arg(long, value_name = "WHOM")]
     pub to: String,
     /// HTTP method; without it GET, or POST for gRPC
@@ -184,7 +226,7 @@ pub struct TestArgs {
     /// The address that the call comes from
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub source_ip: IpAddr,
-    /// How the verdict is printed
+    /// How the answer is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
 }
@@ -235,6 +277,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     outrider_api::duration::parse(text).map_err(|error| error.to_string())
 }
 
+/// Long enough for a rate to mean something.
+fn interval(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_millis(100);
+    match duration(text)? {
+        interval if interval < SHORTEST => Err("expected at least 100ms".to_owned()),
+        interval => Ok(interval),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -262,6 +313,24 @@ mod tests {
             );
             open.extend(children.into_iter().filter(|_| !command.is_hide_set()));
         }
+    }
+
+    #[test]
+    fn stat_measures_a_second_of_this_directory() {
+        let parse = |args: &[&str]| {
+            let parsed = Cli::try_parse_from([&["outrider", "stat"], args].concat());
+            parsed.map(|cli| match cli.command {
+                Command::Stat(args) => args,
+                other => panic!("{other:?}"),
+            })
+        };
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.directory, PathBuf::from("."));
+        assert_eq!(args.interval, Duration::from_secs(1));
+        let args = parse(&["mesh", "--interval", "250ms", "--watch"]).unwrap();
+        assert!(args.watch && args.interval == Duration::from_millis(250));
+        assert!(parse(&["--interval", "0s"]).is_err());
+        assert!(parse(&["--interval", "-1s"]).is_err());
     }
 
     #[test]

@@ -1,12 +1,13 @@
-//! One GET over plain HTTP: for the health, metrics and admin ports of the mesh's own processes.
+//! One request over plain HTTP: for the health, metrics and admin ports of the mesh's own processes.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Builder;
 use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -40,22 +41,45 @@ pub(crate) async fn get(
     path: &str,
     limit: Duration,
 ) -> Result<(StatusCode, Bytes), FetchError> {
-    tokio::time::timeout(limit, get_unlimited(address, path))
+    within(limit, address, Request::get(path), Bytes::new()).await
+}
+
+/// PUTs `body` to `path` of `address`, all within `limit`.
+pub(crate) async fn put(
+    address: SocketAddr,
+    path: &str,
+    body: Bytes,
+    limit: Duration,
+) -> Result<(StatusCode, Bytes), FetchError> {
+    within(limit, address, Request::put(path), body).await
+}
+
+async fn within(
+    limit: Duration,
+    address: SocketAddr,
+    request: Builder,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), FetchError> {
+    tokio::time::timeout(limit, exchange(address, request, body))
         .await
         .unwrap_or(Err(FetchError::Timeout(address, limit)))
 }
 
-async fn get_unlimited(address: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), FetchError> {
+async fn exchange(
+    address: SocketAddr,
+    request: Builder,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), FetchError> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| FetchError::Connect(address, error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| FetchError::Http(address, error))?;
-    let request = Request::get(path)
+    let request = request
         .header(header::HOST, address.to_string())
         .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(FetchError::Path)?;
     let exchange = async {
         let answer = sender

@@ -3,8 +3,8 @@
 //! - [`args`]: what can be typed.
 //! - [`output`]: the only module that prints.
 //! - [`mesh`]: a running mesh as child processes; `up` and `demo` stand on it.
-//! - [`telemetry`]: what sidecars measured, as one row for each edge.
-//! - `policy`, `token`: the commands of the same names.
+//! - [`telemetry`]: what sidecars measured, as one row for each edge and each Service.
+//! - `policy`, `stat`, `token`: the commands of the same names.
 //! - `supervised`: the wrapper that every child is started through.
 //!
 //! Exit status: 0 done (or allowed), 1 it did not work (or refused), 2 the input cannot be used.
@@ -15,6 +15,7 @@ mod fetch;
 pub mod mesh;
 pub mod output;
 mod policy;
+mod stat;
 mod stop;
 mod supervised;
 pub mod telemetry;
@@ -51,8 +52,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => runtime()?.block_on(demo::run(args)),
         Command::Up(args) => runtime()?.block_on(up::run(args)),
+        Command::Stat(args) => runtime()?.block_on(stat::run(args)),
         Command::Policy(PolicyCommand::Check(args)) => Ok(policy::check::run(&args)),
         Command::Policy(PolicyCommand::Test(args)) => Ok(policy::test::run(&args)),
+        Command::Explain(args) => Ok(policy::explain::run(&args)),
         Command::Token(args) => token::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -40,6 +40,23 @@ pub fn json(value: &impl Serialize) {
     }
 }
 
+/// A JSON document on one line of standard output, for streams of them.
+pub fn json_line(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(json) => line(json),
+        Err(error) => note(format_args!("cannot write JSON: {error}")),
+    }
+}
+
+/// An empty screen to write on, or an empty line where there is no terminal.
+pub fn clear() {
+    text(if is_terminal() {
+        "\x1b[H\x1b[2J\x1b[3J"
+    } else {
+        "\n"
+    });
+}
+
 /// Whether a person looks at standard output.
 pub fn is_terminal() -> bool {
     io::stdout().is_terminal()

@@ -122,9 +122,17 @@ impl Reloader {
         files: usize,
     ) -> Result<(), ReloadError> {
         let (workloads, services) = (mesh.workloads().len(), mesh.destinations().len());
+        let warnings = mesh.warnings().to_vec();
         let store = Arc::clone(&self.store);
+        let before = store.version();
         let Published { version, changed } =
             spawn_blocking(move || store.publish(mesh, noticed)).await?;
+        // Once for each version: a file that is written again says nothing new.
+        if version != before {
+            for warning in warnings.iter().take(MAX_LOGGED) {
+                tracing::warn!("{}", one_line(&warning.to_string(), MAX_LINE_BYTES));
+            }
+        }
         if let Some(own) = self.own_certificate.take() {
             let renew_at = own.publish()?;
             // Only at the end of the process is nobody there to take it.
@@ -145,6 +153,7 @@ impl Reloader {
             files,
             workloads,
             services,
+            warnings = warnings.len(),
             "the configuration was applied"
         );
         Ok(())

@@ -44,6 +44,28 @@ pub enum Refusal {
     ConnectFailed,
     #[error("the TLS handshake with the peer's sidecar failed")]
     TlsHandshakeFailed,
+    #[error("no rule of the Service's routes fits this request")]
+    NoRoute,
+    #[error("the route leads to something that does not exist or is not supported")]
+    BackendInvalid,
+    #[error("the grpc-timeout is none")]
+    BadTimeout,
+    #[error("no answer within the request timeout")]
+    RequestTimeout,
+    #[error("no answer within the timeout of one attempt")]
+    AttemptTimeout,
+    #[error("the caller's time ran out")]
+    DeadlineExceeded,
+    #[error("nothing came for longer than a stream may be idle")]
+    StreamIdleTimeout,
+    #[error("every endpoint of the Service is ejected")]
+    CircuitOpen,
+    #[error("too many requests to the Service at once")]
+    TooManyRequests,
+    #[error("too many requests to the Service wait for a connection")]
+    TooManyPending,
+    #[error("a fault was injected")]
+    FaultInjected,
     #[error("the peer's sidecar ended the exchange")]
     UpstreamReset,
     #[error("the app cannot be connected to")]
@@ -54,6 +76,10 @@ pub enum Refusal {
     Draining,
     #[error("too many connections")]
     TooManyConnections,
+    #[error("the caller has used up what a rate limit allows it")]
+    RateLimited,
+    #[error("the app has as many requests as it takes at once")]
+    Overloaded,
 }
 
 /// Whose fault a refusal is, for logs and for the decision whether a retry makes sense.
@@ -83,7 +109,7 @@ pub struct Row {
 
 impl Refusal {
     /// Every variant, for tests and for metrics that start at zero.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 32] = [
         Self::NoPolicy,
         Self::AuthorizationDenied,
         Self::AmbiguousPath,
@@ -98,14 +124,28 @@ impl Refusal {
         Self::NoEndpoints,
         Self::ConnectFailed,
         Self::TlsHandshakeFailed,
+        Self::NoRoute,
+        Self::BackendInvalid,
+        Self::BadTimeout,
+        Self::RequestTimeout,
+        Self::AttemptTimeout,
+        Self::DeadlineExceeded,
+        Self::StreamIdleTimeout,
+        Self::CircuitOpen,
+        Self::TooManyRequests,
+        Self::TooManyPending,
+        Self::FaultInjected,
         Self::UpstreamReset,
         Self::AppUnreachable,
         Self::AppReset,
         Self::Draining,
         Self::TooManyConnections,
+        Self::RateLimited,
+        Self::Overloaded,
     ];
 
     /// The table.
+    #[rustfmt::skip]
     pub const fn row(self) -> Row {
         use Fault::{Callee, Caller, Mesh};
         const fn row(
@@ -129,183 +169,64 @@ impl Refusal {
         }
         use StatusCode as S;
         match self {
-            Self::NoPolicy => row(
-                S::FORBIDDEN,
-                7,
-                "proxy_configuration_error",
-                "no_policy",
-                "UAEX",
-                false,
-                Mesh,
-            ),
-            Self::AuthorizationDenied => row(
-                S::FORBIDDEN,
-                7,
-                "http_request_denied",
-                "authorization_denied",
-                "UAEX",
-                false,
-                Caller,
-            ),
-            Self::AmbiguousPath => row(
-                S::BAD_REQUEST,
-                3,
-                "http_request_denied",
-                "ambiguous_path",
-                "UAEX",
-                false,
-                Caller,
-            ),
-            Self::AmbiguousMethod => row(
-                S::BAD_REQUEST,
-                3,
-                "http_request_denied",
-                "ambiguous_method",
-                "UAEX",
-                false,
-                Caller,
-            ),
-            Self::BadRequest => row(
-                S::BAD_REQUEST,
-                13,
-                "http_request_error",
-                "bad_request",
-                "DPE",
-                true,
-                Caller,
-            ),
-            Self::BadAuthority => row(
-                S::BAD_REQUEST,
-                13,
-                "http_request_error",
-                "bad_authority",
-                "DPE",
-                true,
-                Caller,
-            ),
-            Self::HeaderTooLarge => row(
-                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                8,
-                "http_request_error",
-                "header_too_large",
-                "DPE",
-                true,
-                Caller,
-            ),
-            Self::MethodNotAllowed => row(
-                S::METHOD_NOT_ALLOWED,
-                12,
-                "http_request_denied",
-                "method_not_allowed",
-                "DPE",
-                true,
-                Caller,
-            ),
-            Self::UnknownDestination => row(
-                S::NOT_FOUND,
-                12,
-                "destination_not_found",
-                "unknown_destination",
-                "NR",
-                false,
-                Caller,
-            ),
-            Self::UnknownPort => row(
-                S::NOT_FOUND,
-                12,
-                "destination_not_found",
-                "unknown_port",
-                "NR",
-                false,
-                Caller,
-            ),
-            Self::DestinationUnresolved => row(
-                S::SERVICE_UNAVAILABLE,
-                14,
-                "destination_unavailable",
-                "destination_unresolved",
-                "NC",
-                false,
-                Mesh,
-            ),
-            Self::NoEndpoints => row(
-                S::SERVICE_UNAVAILABLE,
-                14,
-                "destination_unavailable",
-                "no_endpoints",
-                "UH",
-                false,
-                Callee,
-            ),
-            Self::ConnectFailed => row(
-                S::SERVICE_UNAVAILABLE,
-                14,
-                "connection_refused",
-                "connect_failed",
-                "UF",
-                false,
-                Callee,
-            ),
-            Self::TlsHandshakeFailed => row(
-                S::SERVICE_UNAVAILABLE,
-                14,
-                "tls_protocol_error",
-                "tls_handshake_failed",
-                "UF",
-                false,
-                Callee,
-            ),
-            Self::UpstreamReset => row(
-                S::BAD_GATEWAY,
-                14,
-                "connection_terminated",
-                "upstream_reset",
-                "UC",
-                false,
-                Callee,
-            ),
-            Self::AppUnreachable => row(
-                S::SERVICE_UNAVAILABLE,
-                14,
-                "connection_refused",
-                "app_unreachable",
-                "UF",
-                false,
-                Callee,
-            ),
-            Self::AppReset => row(
-                S::BAD_GATEWAY,
-                14,
-                "connection_terminated",
-                "app_reset",
-                "UC",
-                false,
-                Callee,
-            ),
-            Self::Draining => row(
-                S::SERVICE_UNAVAILABLE,
-                14,
-                "proxy_internal_response",
-                "draining",
-                "DR",
-                true,
-                Mesh,
-            ),
-            Self::TooManyConnections => row(
-                S::SERVICE_UNAVAILABLE,
-                8,
-                "connection_limit_reached",
-                "too_many_connections",
-                "UO",
-                true,
-                Mesh,
-            ),
+            Self::NoPolicy => row(S::FORBIDDEN, 7, "proxy_configuration_error", "no_policy", "UAEX", false, Mesh),
+            Self::AuthorizationDenied => row(S::FORBIDDEN, 7, "http_request_denied", "authorization_denied", "UAEX", false, Caller),
+            Self::AmbiguousPath => row(S::BAD_REQUEST, 3, "http_request_denied", "ambiguous_path", "UAEX", false, Caller),
+            Self::AmbiguousMethod => row(S::BAD_REQUEST, 3, "http_request_denied", "ambiguous_method", "UAEX", false, Caller),
+            Self::BadRequest => row(S::BAD_REQUEST, 13, "http_request_error", "bad_request", "DPE", true, Caller),
+            Self::BadAuthority => row(S::BAD_REQUEST, 13, "http_request_error", "bad_authority", "DPE", true, Caller),
+            Self::HeaderTooLarge => row(S::REQUEST_HEADER_FIELDS_TOO_LARGE, 8, "http_request_error", "header_too_large", "DPE", true, Caller),
+            Self::MethodNotAllowed => row(S::METHOD_NOT_ALLOWED, 12, "http_request_denied", "method_not_allowed", "DPE", true, Caller),
+            Self::UnknownDestination => row(S::NOT_FOUND, 12, "destination_not_found", "unknown_destination", "NR", false, Caller),
+            Self::UnknownPort => row(S::NOT_FOUND, 12, "destination_not_found", "unknown_port", "NR", false, Caller),
+            Self::DestinationUnresolved => row(S::SERVICE_UNAVAILABLE, 14, "destination_unavailable", "destination_unresolved", "NC", false, Mesh),
+            Self::NoEndpoints => row(S::SERVICE_UNAVAILABLE, 14, "destination_unavailable", "no_endpoints", "UH", false, Callee),
+            Self::ConnectFailed => row(S::SERVICE_UNAVAILABLE, 14, "connection_refused", "connect_failed", "UF", false, Callee),
+            Self::TlsHandshakeFailed => row(S::SERVICE_UNAVAILABLE, 14, "tls_protocol_error", "tls_handshake_failed", "UF", false, Callee),
+            Self::NoRoute => row(S::NOT_FOUND, 12, "destination_not_found", "no_route", "NR", false, Caller),
+            Self::BackendInvalid => row(S::INTERNAL_SERVER_ERROR, 14, "proxy_configuration_error", "backend_invalid", "NC", false, Mesh),
+            Self::BadTimeout => row(S::BAD_REQUEST, 13, "http_request_error", "bad_timeout", "DPE", false, Caller),
+            Self::RequestTimeout => row(S::GATEWAY_TIMEOUT, 4, "http_response_timeout", "request_timeout", "UT", false, Callee),
+            Self::AttemptTimeout => row(S::GATEWAY_TIMEOUT, 4, "http_response_timeout", "attempt_timeout", "UT", false, Callee),
+            Self::DeadlineExceeded => row(S::GATEWAY_TIMEOUT, 4, "http_response_timeout", "deadline_exceeded", "DT", false, Caller),
+            Self::StreamIdleTimeout => row(S::GATEWAY_TIMEOUT, 4, "connection_read_timeout", "stream_idle_timeout", "SI", false, Callee),
+            Self::CircuitOpen => row(S::SERVICE_UNAVAILABLE, 14, "destination_unavailable", "circuit_open", "UH", false, Callee),
+            Self::TooManyRequests => row(S::SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "too_many_requests", "UO", false, Mesh),
+            Self::TooManyPending => row(S::SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "too_many_pending", "UO", false, Mesh),
+            Self::FaultInjected => row(S::SERVICE_UNAVAILABLE, 14, "proxy_internal_response", "fault_injected", "FI", false, Mesh),
+            Self::UpstreamReset => row(S::BAD_GATEWAY, 14, "connection_terminated", "upstream_reset", "UC", false, Callee),
+            Self::AppUnreachable => row(S::SERVICE_UNAVAILABLE, 14, "connection_refused", "app_unreachable", "UF", false, Callee),
+            Self::AppReset => row(S::BAD_GATEWAY, 14, "connection_terminated", "app_reset", "UC", false, Callee),
+            Self::Draining => row(S::SERVICE_UNAVAILABLE, 14, "proxy_internal_response", "draining", "DR", true, Mesh),
+            Self::TooManyConnections => row(S::SERVICE_UNAVAILABLE, 8, "connection_limit_reached", "too_many_connections", "UO", true, Mesh),
+            Self::RateLimited => row(S::TOO_MANY_REQUESTS, 8, "http_request_denied", "rate_limited", "RL", false, Caller),
+            // UNAVAILABLE, not RESOURCE_EXHAUSTED: it is not the caller's share that is used up, and
+            // another instance may have room.
+            Self::Overloaded => row(S::SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "overloaded", "UO", false, Callee),
         }
     }
 
     /// The label of metrics and logs.
     pub const fn reason(self) -> &'static str {
         self.row().reason
+    }
+
+    /// The refusal of which this is the reason.
+    pub fn from_reason(reason: &[u8]) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|refusal| refusal.reason().as_bytes() == reason)
+    }
+
+    /// The answer to a request into which a fault is injected, with the statuses of its policy.
+    pub fn aborted(status: u16, code: u8, grpc: bool, version: Version) -> Response<ResponseBody> {
+        let mut response = Self::FaultInjected.response(grpc, version);
+        if grpc {
+            let code = HeaderValue::from(u16::from(code));
+            response.headers_mut().insert(GRPC_STATUS, code);
+        } else if let Ok(status) = StatusCode::from_u16(status) {
+            *response.status_mut() = status;
+        }
+        response
     }
 
     /// The answer to an HTTP request, or the trailers-only answer to a gRPC call.

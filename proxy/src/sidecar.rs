@@ -12,10 +12,12 @@ use tokio::sync::{mpsc, watch};
 use crate::args::Args;
 use crate::control::discovery::{Discovery, DiscoverySource, Seen};
 use crate::control::identity::{self, IdentitySource};
+use crate::inbound::limits;
 use crate::listen::{self, ListenError};
 use crate::logging;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::server::{self, Surface, View};
+use crate::traffic::context::Contexts;
 use crate::worker::{self, Shared};
 
 /// Subscriptions that may wait for the control thread.
@@ -113,7 +115,9 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         workload: workload_state,
         credentials: credentials_state,
         subscriptions,
+        limits: Arc::new(limits::Shared::new(&metrics)),
         metrics,
+        contexts: Arc::new(Contexts::new(Instant::now())),
         shutdown: shutdown_state,
         listening: first_listening,
         many: args.workers > 1,

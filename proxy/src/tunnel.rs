@@ -8,9 +8,12 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::http::idle::Idle;
 
 /// Large reads and full TLS records: 64 KiB.
 const SCRATCH: usize = 64 * 1024;
@@ -19,11 +22,13 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// Carries bytes until both directions have ended or one has failed. `sent` and `received` are
-/// told how many bytes went to `upstream` and came from it.
+/// Carries bytes until both directions have ended, one has failed, or neither has moved for `idle`
+/// ([`io::ErrorKind::TimedOut`]). `sent` and `received` are told how many bytes went to `upstream`
+/// and came from it.
 pub async fn carry<D, U>(
     downstream: &mut D,
     upstream: &mut U,
+    idle: Option<Duration>,
     mut sent: impl FnMut(u64),
     mut received: impl FnMut(u64),
 ) -> io::Result<()>
@@ -33,16 +38,34 @@ where
 {
     let mut up = Direction::default();
     let mut down = Direction::default();
+    let mut idle = idle.map(Idle::new);
     poll_fn(|cx| {
-        let up_ended = up.poll(cx, downstream, upstream, &mut sent)?.is_ready();
+        let mut moved = false;
+        let mut carried_up = |bytes| {
+            moved = true;
+            sent(bytes);
+        };
+        let up_ended = up
+            .poll(cx, downstream, upstream, &mut carried_up)?
+            .is_ready();
+        let mut carried_down = |bytes| {
+            moved = true;
+            received(bytes);
+        };
         let down_ended = down
-            .poll(cx, upstream, downstream, &mut received)?
+            .poll(cx, upstream, downstream, &mut carried_down)?
             .is_ready();
         if up_ended && down_ended {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
+            return Poll::Ready(Ok(()));
         }
+        let Some(idle) = &mut idle else {
+            return Poll::Pending;
+        };
+        if moved {
+            idle.progressed();
+        }
+        idle.poll_expired(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
     })
     .await
 }
@@ -147,6 +170,7 @@ mod tests {
         let carrying = carry(
             &mut downstream,
             &mut upstream,
+            None,
             |n| sent += n,
             |n| received += n,
         );
@@ -169,5 +193,25 @@ mod tests {
         served.expect("served");
         assert_eq!(answer.expect("answered").len(), 200_000);
         assert_eq!((sent, received), (300_000, 200_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_when_nothing_moves() {
+        let (mut client, mut downstream) = duplex(1000);
+        let (mut upstream, _server) = duplex(1000);
+        let limit = Duration::from_secs(30);
+        let started = tokio::time::Instant::now();
+        let carrying = carry(&mut downstream, &mut upstream, Some(limit), |_| {}, |_| {});
+        let late = async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            client.write_all(b"still here").await
+        };
+        let (carried, written) = tokio::join!(carrying, late);
+        written.expect("written");
+        assert_eq!(
+            carried.map_err(|error| error.kind()),
+            Err(io::ErrorKind::TimedOut)
+        );
+        assert_eq!(started.elapsed(), Duration::from_secs(50));
     }
 }

@@ -1,7 +1,8 @@
 //! A worker: one thread, one runtime, and everything that a request touches. Workers share nothing
-//! but the snapshots that they are sent and the metrics that they count into.
+//! but the snapshots that they are sent, the metrics that they count into, and the limits of the
+//! workload.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,15 +17,19 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::control::discovery::Subscription;
 use crate::control::{Credentials, WorkloadState};
 use crate::inbound::app::App;
+use crate::inbound::limits::{self, Limits};
 use crate::inbound::{self, Peers};
 use crate::listen::{self, Drain, ListenError};
 use crate::outbound;
-use crate::outbound::directory::{Directory, Service, Slot};
+use crate::outbound::directory::{Directory, Slot};
+use crate::outbound::mirror::Copies;
 use crate::outbound::route::Listener;
+use crate::outbound::service::{Caller, Service};
 use crate::refusal::Refusal;
 use crate::telemetry::edge::{Edge, Party, Reporter};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::ClientTls;
+use crate::traffic::context::Contexts;
 
 /// How long first bytes are waited for before there are settings.
 pub const DETECT_TIMEOUT: Duration = Duration::from_millis(50);
@@ -40,6 +45,8 @@ pub struct Shared {
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     pub subscriptions: mpsc::Sender<Subscription>,
     pub metrics: Arc<Metrics>,
+    pub contexts: Arc<Contexts>,
+    pub limits: Arc<limits::Shared>,
     /// The sidecar shall end: drain.
     pub shutdown: watch::Receiver<bool>,
     /// What the first listening ended with, told once by each worker.
@@ -54,14 +61,20 @@ pub struct Worker {
     pub workload: watch::Receiver<WorkloadState>,
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     pub metrics: Arc<Metrics>,
-    pub tls: ClientTls,
+    pub tls: Rc<ClientTls>,
+    /// What the app works on, in the whole sidecar.
+    pub contexts: Arc<Contexts>,
+    pub copies: Copies,
     pub directory: Directory,
     pub app: App,
     pub peers: Peers,
+    pub limits: Limits,
     pub inbound: Drain,
     pub outbound: Drain,
     /// For requests that name no Service.
     pub unrouted: Rc<Edge>,
+    /// Requests of peers that the app works on.
+    pub serving: Cell<u32>,
     random: RefCell<fastrand::Rng>,
 }
 
@@ -71,10 +84,13 @@ impl Worker {
         Self {
             workload: shared.workload.clone(),
             credentials: shared.credentials.clone(),
-            tls: ClientTls::new(shared.credentials.clone()),
-            directory: Directory::new(shared.subscriptions.clone(), Arc::clone(&metrics)),
+            tls: Rc::new(ClientTls::new(shared.credentials.clone())),
+            contexts: Arc::clone(&shared.contexts),
+            copies: Copies::default(),
+            directory: Directory::new(shared.subscriptions.clone()),
             app: App::default(),
             peers: Peers::default(),
+            limits: Limits::new(Arc::clone(&shared.limits), Arc::clone(&metrics)),
             inbound: Drain::default(),
             outbound: Drain::default(),
             unrouted: Edge::new(
@@ -84,6 +100,7 @@ impl Worker {
                 Party::unknown(),
                 None,
             ),
+            serving: Cell::new(0),
             random: RefCell::new(fastrand::Rng::new()),
             metrics,
         }
@@ -124,7 +141,18 @@ impl Worker {
             return Ok(service);
         }
         let workload = self.workload().ok_or(Refusal::NoPolicy)?;
-        self.directory.service(slot, &self.party(&workload)).await
+        let caller = Caller {
+            metrics: &self.metrics,
+            tls: &self.tls,
+            party: &self.party(&workload),
+            zone: workload.zone.as_deref(),
+        };
+        self.directory.service(slot, caller).await
+    }
+
+    /// Whether the app works on a request of a peer now, as far as this worker knows.
+    pub fn serves_requests(&self) -> bool {
+        self.serving.get() > 0
     }
 
     /// Where the app listens.
@@ -175,6 +203,9 @@ async fn sweep(worker: &Worker) {
         ticks.tick().await;
         worker.app.sweep(Instant::now());
         worker.directory.sweep(Instant::now());
+        worker
+            .directory
+            .each(|service| service.state.tell(&worker.metrics));
         let open = (
             worker.inbound.count() as i64,
             worker.outbound.count() as i64,
@@ -309,10 +340,11 @@ impl Listeners {
             }
             Port::Outbound(_, target) => {
                 let target = Rc::new(target.clone());
-                tokio::task::spawn_local(listen::accept_each(listener, move |stream, _| {
+                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
                     tokio::task::spawn_local(outbound::serve(
                         Rc::clone(&worker),
                         stream,
+                        from.ip(),
                         Rc::clone(&target),
                     ));
                 }))

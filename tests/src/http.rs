@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 /// How long a read waits before the test fails.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
@@ -109,7 +110,18 @@ pub struct Connection {
 
 impl Connection {
     pub fn open(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address).with_context(|| format!("connect {address}"))?;
+        Self::on(TcpStream::connect(address).with_context(|| format!("connect {address}"))?)
+    }
+
+    /// From an address of this machine, such as any of 127.0.0.0/8.
+    pub fn open_from(source: Ipv4Addr, address: SocketAddr) -> Result<Self> {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        bind(&socket, &SocketAddr::from((source, 0)))?;
+        connect(&socket, &address).with_context(|| format!("connect {address}"))?;
+        Self::on(socket.into())
+    }
+
+    fn on(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
         stream.set_write_timeout(Some(READ_TIMEOUT))?;

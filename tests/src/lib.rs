@@ -5,9 +5,11 @@
 //!
 //! - [`mesh`] writes a directory of YAML ([`manifest`]) and runs a control plane and its sidecars,
 //!   each a [`process`] of its own that can be killed;
-//! - [`app`] is an application behind a sidecar that keeps every byte it was sent; [`peers`] starts
-//!   the real ones: nginx, Postgres, Redis, NATS, Prometheus, gRPC and WebSocket servers;
-//! - [`http`] is a client that writes exactly the bytes it is told, [`load`] one that never stops;
+//! - [`app`] is an application behind a sidecar that keeps every byte it was sent, and can be made
+//!   slow or failing; [`peers`] starts the real ones: nginx, Postgres, Redis, NATS, Prometheus, gRPC
+//!   and WebSocket servers;
+//! - [`http`] is a client that writes exactly the bytes it is told, [`load`] one that never stops,
+//!   [`paced`] one that keeps its rate and every latency;
 //! - [`pki`] makes the certificates, requests and tokens that must be refused;
 //! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
 
@@ -17,6 +19,7 @@ pub mod load;
 pub mod manifest;
 pub mod mesh;
 pub mod metrics;
+pub mod paced;
 pub mod peers;
 pub mod pki;
 pub mod ports;

@@ -80,12 +80,14 @@ fn app_protocol(protocol: Option<&str>) -> String {
 #[derive(Debug, Clone)]
 pub struct Workload {
     pub name: String,
+    pub namespace: String,
     pub app: String,
     pub account: String,
     pub http_port: u16,
     pub mesh_port: u16,
     pub admin_port: u16,
     pub telemetry_port: u16,
+    zone: Option<String>,
     ports: Vec<(String, u16, Option<String>)>,
     upstreams: Vec<Upstream>,
     command: Option<String>,
@@ -103,12 +105,14 @@ impl Workload {
         let app = name.rsplit_once('-').map_or(name, |(app, _)| app);
         Ok(Self {
             name: name.into(),
+            namespace: NAMESPACE.into(),
             app: app.into(),
             account: app.into(),
             http_port: free_port()?,
             mesh_port: free_port()?,
             admin_port: free_port()?,
             telemetry_port: free_port()?,
+            zone: None,
             ports: Vec::new(),
             upstreams: Vec::new(),
             command: None,
@@ -118,6 +122,25 @@ impl Workload {
     pub fn account(mut self, account: &str) -> Self {
         self.account = account.into();
         self
+    }
+
+    /// In another namespace than everything else.
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// Where it runs.
+    pub fn zone(mut self, zone: &str) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
+    pub fn spiffe_id(&self) -> String {
+        let Self {
+            namespace, account, ..
+        } = self;
+        format!("spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{account}")
     }
 
     /// A port on which its app listens.
@@ -154,13 +177,17 @@ impl Workload {
     }
 
     pub fn yaml(&self) -> String {
+        let zone = self.zone.as_ref();
+        let zone = zone.map(|zone| format!(", topology.kubernetes.io/zone: {zone}"));
         let mut text = format!(
             "apiVersion: outrider.mesh/v1alpha1\nkind: Workload\n\
-             metadata: {{name: {}, namespace: {NAMESPACE}, labels: {{app: {}}}}}\n\
+             metadata: {{name: {}, namespace: {}, labels: {{app: {}{}}}}}\n\
              spec:\n  serviceAccount: {}\n  address: 127.0.0.1\n  meshPort: {}\n  adminPort: {}\n  \
              telemetryPort: {}\n  outbound:\n    httpPort: {}\n",
             self.name,
+            self.namespace,
             self.app,
+            zone.unwrap_or_default(),
             self.account,
             self.mesh_port,
             self.admin_port,
@@ -193,6 +220,41 @@ impl Workload {
         }
         text
     }
+}
+
+/// A TrafficPolicy on the Service `service`; `spec` is YAML, indented by nothing.
+pub fn traffic_policy(service: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: outrider.mesh/v1alpha1\nkind: TrafficPolicy\n\
+         metadata: {{name: {service}, namespace: {NAMESPACE}}}\nspec:\n  targetRefs:\n  \
+         - {{group: \"\", kind: Service, name: {service}}}\n{}",
+        indented(spec, "  ")
+    )
+}
+
+/// A route of the Gateway API in [`NAMESPACE`] whose parent is `parent`, as YAML on one line such as
+/// `{group: "", kind: Service, name: billing}`; `rules` is a YAML list, indented by nothing.
+pub fn route(kind: &str, name: &str, parent: &str, rules: &str) -> String {
+    let version = match kind {
+        "TCPRoute" => "v1alpha2",
+        _ => "v1",
+    };
+    format!(
+        "apiVersion: gateway.networking.k8s.io/{version}\nkind: {kind}\n\
+         metadata: {{name: {name}, namespace: {NAMESPACE}}}\nspec:\n  parentRefs:\n  - {parent}\n  \
+         rules:\n{}",
+        indented(rules, "  ")
+    )
+}
+
+/// `{group: "", kind: Service, name: NAME}`
+pub fn service_ref(name: &str) -> String {
+    format!("{{group: \"\", kind: Service, name: {name}}}")
+}
+
+fn indented(yaml: &str, by: &str) -> String {
+    let lines = yaml.trim_matches('\n').lines();
+    lines.map(|line| format!("{by}{line}\n")).collect()
 }
 
 /// An AuthorizationPolicy on the Service `service`; `rules` is a YAML list, indented by nothing.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::http::{self, local};
-use crate::manifest::{NAMESPACE, Service, TRUST_DOMAIN, Workload, spiffe_id};
+use crate::manifest::{Service, TRUST_DOMAIN, Workload, spiffe_id};
 use crate::metrics::Metrics;
 use crate::ports::free_port;
 use crate::process::{Finished, Process, command, run};
@@ -82,10 +82,7 @@ impl Builder {
             mesh.write(&format!("service-{}.yaml", service.name), &service.yaml())?;
         }
         for workload in &self.workloads {
-            mesh.write(
-                &format!("workload-{}.yaml", workload.name),
-                &workload.yaml(),
-            )?;
+            mesh.describe(workload)?;
         }
         for (name, yaml) in &self.files {
             mesh.write(name, yaml)?;
@@ -209,6 +206,18 @@ impl Mesh {
         Ok(())
     }
 
+    fn describe(&self, workload: &Workload) -> Result<()> {
+        let name = format!("workload-{}.yaml", workload.name);
+        self.write(&name, &workload.yaml())
+    }
+
+    /// One more Workload while the mesh runs: its file, and then its sidecar, not waited for.
+    pub fn add(&mut self, workload: &Workload) -> Result<()> {
+        self.describe(workload)?;
+        self.sidecars.push(Sidecar::new(workload));
+        self.start_sidecar(&workload.name)
+    }
+
     pub fn remove(&self, name: &str) -> Result<()> {
         Ok(fs::remove_file(self.config_dir().join(name))?)
     }
@@ -261,7 +270,9 @@ impl Mesh {
 
     /// Starts a sidecar with a token of its own, without waiting for it.
     pub fn start_sidecar(&mut self, name: &str) -> Result<()> {
-        let token = self.token(&self.sidecar(name)?.workload.account)?;
+        let identity = self.sidecar(name)?.workload.spiffe_id();
+        let finished = self.mint(&["--spiffe", &identity])?.success()?;
+        let token = finished.stdout.trim().to_owned();
         self.start_sidecar_with(name, &token)
     }
 
@@ -279,7 +290,7 @@ impl Mesh {
             .arg(self.state_dir().join("ca.crt"))
             .arg("--token-file")
             .arg(token_file)
-            .args(["--workload", &format!("{NAMESPACE}/{name}")])
+            .args(["--workload", &format!("{}/{name}", workload.namespace)])
             .args(["--admin", &local(workload.admin_port).to_string()])
             .args(["--telemetry", &local(workload.telemetry_port).to_string()])
             .args(&self.sidecar_arguments);

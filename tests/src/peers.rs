@@ -254,13 +254,46 @@ fn grpc_peer(language: Language) -> Result<Command> {
 }
 
 pub fn grpc_server(language: Language, folder: &Path) -> Result<Server> {
-    let port = free_port()?;
+    grpc_server_on(language, folder, free_port()?)
+}
+
+pub fn grpc_server_on(language: Language, folder: &Path, port: u16) -> Result<Server> {
     let mut start = grpc_peer(language)?;
     start.args(["server", "--port", &port.to_string()]);
-    let name = format!("grpc-{language:?}");
+    let name = format!("grpc-{language:?}-{port}");
     let mut process = Process::start(&name, folder, &mut start)?;
     process.wait_for_log("listening", PATIENCE)?;
     Ok(Server { process, port })
+}
+
+/// A grpc-go server whose `via` calls a Service through a port of its sidecar.
+pub fn grpc_hop(folder: &Path, via: u16, service: &str) -> Result<Server> {
+    let port = free_port()?;
+    let mut start = grpc_peer(Language::Go)?;
+    start.args(["server", "--port", &port.to_string()]).args([
+        "--next",
+        &via.to_string(),
+        "--authority",
+        service,
+    ]);
+    let mut process = Process::start("grpc-hop", folder, &mut start)?;
+    process.wait_for_log("listening", PATIENCE)?;
+    Ok(Server { process, port })
+}
+
+/// From now on a grpc-go server answers unary calls like this (tests/peers/grpc-go/behave.go).
+pub fn grpc_behave(server: &Server, behaviour: &str) -> Result<()> {
+    let case = format!("behave:{behaviour}");
+    let answers = grpc_calls(Language::Go, server.port, "app", &[&case])?;
+    anyhow::ensure!(answers[0]["code"] == 0, "{answers:?}");
+    Ok(())
+}
+
+/// How many unary calls a grpc-go server has seen.
+pub fn grpc_seen(server: &Server) -> Result<u64> {
+    let answers = grpc_calls(Language::Go, server.port, "app", &["seen"])?;
+    let seen = answers[0]["messages"][0].as_str().context("a count")?;
+    Ok(seen.parse()?)
 }
 
 /// Runs calls one after the other over one channel; each is `CASE` or `CASE:ARGUMENT`. The answers,

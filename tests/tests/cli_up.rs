@@ -16,13 +16,13 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 /// `outrider up` on a directory, on ports of its own.
-struct Up {
-    process: Process,
+pub(crate) struct Up {
+    pub(crate) process: Process,
     admin: u16,
-    _folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
-fn up(folder: TempDir) -> Result<Up> {
+pub(crate) fn up(folder: TempDir) -> Result<Up> {
     let admin = free_port()?;
     let mut start = command(&outrider()?)?;
     start
@@ -34,7 +34,7 @@ fn up(folder: TempDir) -> Result<Up> {
     Ok(Up {
         process,
         admin,
-        _folder: folder,
+        folder,
     })
 }
 

@@ -242,6 +242,74 @@ fn every_mistake_is_told_at_once_also_as_json() -> Result<()> {
     Ok(())
 }
 
+/// A route whose only backend does not exist.
+const NOWHERE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+    metadata: {name: billing, namespace: shop}\nspec:\n  \
+    parentRefs: [{group: '', kind: Service, name: billing}]\n  \
+    rules: [{backendRefs: [{name: nowhere, port: 80}]}]\n";
+
+#[test]
+fn what_gateway_api_answers_is_a_warning() -> Result<()> {
+    let folder = good()?;
+    fs::write(folder.path().join("route.yaml"), NOWHERE)?;
+    let finished = check(folder.path(), &[])?;
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.output());
+    let warning =
+        "route.yaml:6:33: spec.rules[0].backendRefs[0].name: there is no Service shop/nowhere";
+    for part in ["warning: ", warning, "good: ", "1 HTTPRoute"] {
+        assert!(
+            finished.stdout.contains(part),
+            "{part} in {}",
+            finished.output()
+        );
+    }
+    let denied = check(folder.path(), &["--deny-warnings", "--output", "json"])?;
+    assert_eq!(denied.status.code(), Some(1), "{}", denied.output());
+    let told: serde_json::Value = serde_json::from_str(&denied.stdout)?;
+    assert_eq!(told["good"], false);
+    assert_eq!(told["problems"][0]["severity"], "warning");
+    Ok(())
+}
+
+#[test]
+fn each_setting_is_explained_by_who_said_so() -> Result<()> {
+    let folder = good()?;
+    fs::write(folder.path().join("route.yaml"), NOWHERE)?;
+    fs::write(
+        folder.path().join("traffic.yaml"),
+        "apiVersion: outrider.mesh/v1alpha1\nkind: TrafficPolicy\n\
+         metadata: {name: billing, namespace: shop}\nspec:\n  \
+         targetRefs: [{group: '', kind: Service, name: billing}]\n  timeouts: {request: 2s}\n",
+    )?;
+    let mut explain = command(&outrider()?)?;
+    explain.arg("explain").arg(folder.path());
+    explain.args([
+        "--to",
+        "shop/billing",
+        "--path",
+        "/charges",
+        "--output",
+        "json",
+    ]);
+    let finished = run(&mut explain, CLIENT_LIMIT)?;
+    assert_eq!(finished.status.code(), Some(0), "{}", finished.output());
+    let told: serde_json::Value = serde_json::from_str(&finished.stdout)?;
+    assert_eq!(told["authorization"][0]["allowed"], true);
+    let route = &told["routes"]["matches"][0];
+    assert_eq!(route["rule"], "HTTPRoute shop/billing rule 0");
+    assert_eq!(route["at"]["line"], 6);
+    assert_eq!(told["routes"]["met"], 0);
+    let settings = told["settings"].as_array().context("no settings")?;
+    let setting = |field: &str| settings.iter().find(|setting| setting["field"] == field);
+    let request = setting("timeouts.request").context("no timeouts.request")?;
+    assert_eq!(request["value"], "2s");
+    assert_eq!(request["origin"]["name"], "shop/billing");
+    assert_eq!(request["origin"]["at"]["line"], 6);
+    let attempts = setting("retry.attempts").context("no retry.attempts")?;
+    assert_eq!(attempts["origin"]["from"], "default");
+    Ok(())
+}
+
 /// Runs the check under a Python parent that tells how much memory it took.
 fn bounded(yaml: &str, parts: &[&str]) -> Result<()> {
     const PARENT: &str = "import resource, subprocess, sys\n\

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_tests::Mesh;
-use mesh_tests::http::{Connection, local};
+use mesh_tests::http::{Connection, Response, local};
+use mesh_tests::manifest::traffic_policy;
 use mesh_tests::peers::{CLIENT_LIMIT, python_peer, python_server};
 use mesh_tests::ports::free_port;
 use mesh_tests::process::run;
 use serde_json::{Value, json};
 
-use crate::common::{healthy, http_mesh};
+use crate::common::{assert_refused, healthy, http_mesh, refusals};
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: billing\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -216,5 +217,51 @@ fn a_tunnel_that_is_not_read_holds_the_sender_back() -> Result<()> {
         read >= (sent as u64) << 20,
         "{read} bytes of {sent} MiB arrived"
     );
+    Ok(())
+}
+
+#[test]
+fn an_upgraded_connection_counts_as_one() -> Result<()> {
+    let (listener, mesh) = raw_app()?;
+    let limit = "limits: {maxConnections: 1, maxRequests: 1}";
+    mesh.write("traffic.yaml", &traffic_policy("billing", limit))?;
+    let address = mesh.http("order-1")?;
+    let app = thread::spawn(move || -> Result<()> {
+        for stream in listener.incoming() {
+            let mut stream = stream?;
+            thread::spawn(move || -> Result<()> {
+                loop {
+                    let answer = match read_head(&mut stream)?.contains("websocket") {
+                        true => SWITCHING,
+                        false => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                    };
+                    stream.write_all(answer.as_bytes())?;
+                }
+            });
+        }
+        Ok(())
+    });
+    let upgrade = || -> Result<(Response, Connection)> {
+        let mut client = Connection::open(address)?;
+        client.send(UPGRADE)?;
+        Ok((client.response()?, client))
+    };
+    // Those that were there before the policy is in force count, too.
+    let mut open = Vec::new();
+    let refused = loop {
+        let (response, connection) = upgrade()?;
+        match response.status {
+            101 => open.push(connection),
+            _ => break response,
+        }
+    };
+    assert!(!open.is_empty());
+    assert_refused(&refused, 503, "too_many_connections");
+    refusals(&mesh, "order-1", "outbound", "too_many_connections", 1.0)?;
+    let response = mesh_tests::http::get(address, "billing", "/")?;
+    assert_eq!(response.status, 200, "a request is none");
+    drop(open);
+    mesh_tests::wait::becomes("there is room again", &101, || Ok(upgrade()?.0.status))?;
+    assert!(!app.is_finished());
     Ok(())
 }

@@ -125,7 +125,9 @@ impl Rule {
 }
 
 impl Source {
-    fn matches(&self, call: &Call<'_>) -> bool {
+    /// Whether it is this who calls. A peer without an identity is only of its address.
+    #[must_use]
+    pub fn matches(&self, call: &Call<'_>) -> bool {
         let peer =
             |is: &dyn Fn(&outrider_certs::spiffe::SpiffeId) -> bool| call.peer.is_some_and(is);
         match self {

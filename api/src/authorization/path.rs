@@ -103,7 +103,7 @@ fn check_escape(rest: &[u8]) -> Result<&[u8], Ambiguity> {
 }
 
 /// The byte that the escape at the start of `text` stands for, and what follows the escape.
-fn split_escape(text: &[u8]) -> Option<(u8, &[u8])> {
+pub(crate) fn split_escape(text: &[u8]) -> Option<(u8, &[u8])> {
     let text = text.strip_prefix(b"%")?;
     Some((hex_pair(text)?, text.get(2..)?))
 }

@@ -1,5 +1,6 @@
 //! `AuthorizationPolicy`: who may call these workloads (the shape is GEP-3779's).
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::field::{self, Accepted};
@@ -11,6 +12,7 @@ mod matches;
 mod target;
 
 pub use target::TargetRef;
+pub(super) use target::{TARGETS_MAX, target_refs};
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -40,28 +42,33 @@ impl AuthorizationPolicy {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "Written")]
 pub struct AuthorizationPolicySpec {
     /// 1 to 16 (GEP-713), in the policy's own namespace.
     pub target_refs: Vec<TargetRef>,
+    #[schemars(with = "Action")]
     pub action: authorization::Action,
     /// One of them must match. Empty: none does; of an ALLOW policy, nobody may call.
     pub rules: Vec<Rule>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Written {
+    /// Which workloads: 1 to 16 (GEP-713), in the policy's own namespace.
     #[serde(deserialize_with = "target::target_refs")]
     target_refs: Vec<TargetRef>,
+    /// What becomes of a call that a rule matches; AUDIT only says what DENY would do. Default ALLOW.
     #[serde(default)]
     action: Action,
+    /// One of them must match. Empty: none does, so that an ALLOW policy allows nobody; a DENY policy
+    /// without rules is an error.
     #[serde(default)]
     rules: Vec<Rule>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 enum Action {
     #[default]
@@ -92,7 +99,7 @@ impl TryFrom<Written> for AuthorizationPolicySpec {
 }
 
 /// All of sources, ports and protocol must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Rule {
     /// For people: refusals and `policy test` name it.
@@ -101,17 +108,21 @@ pub struct Rule {
     /// Left out: anyone. Empty: nobody.
     #[serde(default, deserialize_with = "field::present")]
     pub sources: Option<Vec<Source>>,
+    /// What is known of a connection. Left out: any.
     #[serde(default, deserialize_with = "field::present")]
     pub network_attributes: Option<NetworkAttributes>,
     /// One of `http` and `grpc` must match; both left out: any protocol.
+    #[schemars(with = "Vec<matches::WrittenHttp>")]
     #[serde(default, deserialize_with = "matches::http")]
     pub http: Vec<HttpMatch>,
+    /// As `http`, for gRPC.
+    #[schemars(with = "Vec<matches::WrittenGrpc>")]
     #[serde(default, deserialize_with = "matches::grpc")]
     pub grpc: Vec<GrpcMatch>,
 }
 
 /// What is known of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NetworkAttributes {
     /// Of the app, not of the Service.

@@ -42,6 +42,37 @@ pub(super) fn non_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Ok(list)
 }
 
+/// A list in which nothing stands twice.
+pub(super) fn distinct<'de, D: Deserializer<'de>, T: Deserialize<'de> + PartialEq>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    let list: Vec<T> = Vec::deserialize(deserializer)?;
+    for (index, entry) in list.iter().enumerate() {
+        if let Some(first) = list[..index].iter().position(|other| other == entry) {
+            return Err(D::Error::custom(format!(
+                "has the same entry at {first} and {index}, expected it once"
+            )));
+        }
+    }
+    Ok(Some(list))
+}
+
+/// The path of a request, without a query.
+pub(super) fn some_path<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    let path = String::deserialize(deserializer)?;
+    crate::authorization::PathMatch::new(crate::authorization::PathMatchKind::Exact, &path)
+        .map_err(D::Error::custom)?;
+    crate::routing::check_path(&path).map_err(D::Error::custom)?;
+    Ok(Some(path))
+}
+
+pub(super) fn header_name(name: &str) -> Result<http::HeaderName, String> {
+    let error = |_| format!("{name:?} is not the name of a header");
+    http::HeaderName::try_from(name).map_err(error)
+}
+
 pub(super) fn from_str<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

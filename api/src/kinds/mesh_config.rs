@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use outrider_certs::spiffe::TrustDomain;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
+use super::bounded::Span;
 use super::field::{self, Accepted};
 use super::meta::ObjectMeta;
+use super::traffic::Traffic;
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct MeshConfig {
     pub metadata: ObjectMeta,
@@ -19,26 +22,32 @@ pub struct MeshConfig {
     _status: Accepted,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct MeshConfigSpec {
-    /// `None`: the control plane's default.
+    /// Whose identities these are. Default `cluster.local`.
+    #[schemars(with = "Option<String>")]
     #[serde(deserialize_with = "field::some_from_str")]
     pub trust_domain: Option<TrustDomain>,
     /// What becomes of a call to a workload that no ALLOW policy selects. Default false.
     pub default_deny: bool,
-    /// One second to a year. Default 24 hours.
+    /// Of certificates issued from now on. Default 24h.
+    #[schemars(with = "Span<1000, 31_536_000_000>")]
     #[serde(deserialize_with = "certificate_lifetime")]
     pub certificate_lifetime: Duration,
-    /// Default false.
+    /// One line for each request in every sidecar. Default false.
     pub access_log: bool,
-    /// How long a sidecar that ends lets requests finish. At most an hour. Default 10 seconds.
+    /// How long a sidecar that ends lets requests finish. Default 10s.
+    #[schemars(with = "Span<0, 3_600_000>")]
     #[serde(deserialize_with = "drain_timeout")]
     pub drain_timeout: Duration,
     /// How long the first bytes of a connection are waited for where the protocol is not declared:
-    /// what servers that speak first are held up by. At most 10 seconds. Default 50 milliseconds.
+    /// what servers that speak first are held up by. Default 50ms.
+    #[schemars(with = "Span<1, 10_000>")]
     #[serde(deserialize_with = "detect_timeout")]
     pub detect_timeout: Duration,
+    /// For every Service, where its TrafficPolicy says nothing.
+    pub traffic: Traffic,
 }
 
 impl Default for MeshConfigSpec {
@@ -50,6 +59,7 @@ impl Default for MeshConfigSpec {
             access_log: false,
             drain_timeout: Duration::from_secs(10),
             detect_timeout: Duration::from_millis(50),
+            traffic: Traffic::default(),
         }
     }
 }

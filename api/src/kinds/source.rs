@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use outrider_certs::spiffe::SpiffeId;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
@@ -9,7 +10,7 @@ use super::field;
 use crate::authorization::{self, IpBlock};
 
 /// Who calls.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "Written")]
 pub enum Source {
     ServiceAccount {
@@ -19,8 +20,8 @@ pub enum Source {
         name: Option<String>,
     },
     Namespace(String),
-    Spiffe(SpiffeId),
-    IpBlock(IpBlock),
+    Spiffe(#[schemars(with = "String")] SpiffeId),
+    IpBlock(#[schemars(with = "WrittenIpBlock")] IpBlock),
 }
 
 impl Source {
@@ -45,21 +46,27 @@ impl Source {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Written {
+    /// Which of the fields beside it is given.
     r#type: Type,
+    /// Who is this ServiceAccount.
     #[serde(default, deserialize_with = "field::present")]
     service_account: Option<WrittenServiceAccount>,
+    /// Every ServiceAccount of this namespace.
     #[serde(default, deserialize_with = "field::some_label")]
     namespace: Option<String>,
+    /// Who has this SPIFFE ID.
+    #[schemars(with = "Option<String>")]
     #[serde(default, deserialize_with = "field::some_from_str")]
     spiffe: Option<SpiffeId>,
+    /// Whose connection comes from these addresses.
     #[serde(default, deserialize_with = "field::present")]
     ip_block: Option<WrittenIpBlock>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 enum Type {
     ServiceAccount,
     Namespace,
@@ -69,11 +76,14 @@ enum Type {
     IpBlock,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenServiceAccount {
+    /// Its namespace. Default: the policy's own.
     #[serde(default, deserialize_with = "field::some_label")]
     namespace: Option<String>,
+    /// A DNS subdomain, or `*` for every one.
+    #[schemars(with = "String")]
     #[serde(deserialize_with = "account_name")]
     name: AccountName,
 }
@@ -93,11 +103,15 @@ fn account_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AccountNam
     Ok(Some(name))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenIpBlock {
+    /// An address and a prefix length.
+    #[schemars(with = "String")]
     #[serde(deserialize_with = "field::net")]
     cidr: IpNet,
+    /// Blocks within `cidr` that are not meant.
+    #[schemars(with = "Vec<String>")]
     #[serde(default, deserialize_with = "field::nets")]
     except: Vec<IpNet>,
 }

@@ -177,6 +177,27 @@ impl<'de> Decoder<'de, '_> {
         DecodeError::custom(format!("is {found}, expected {expected}"))
     }
 
+    /// Not every type refuses the fields that it does not know.
+    fn check_fields(
+        &self,
+        entries: &[Entry],
+        known: &'static [&'static str],
+    ) -> Result<(), DecodeError> {
+        let unknown = entries.iter().find(|entry| {
+            let key = entry.key.as_str();
+            !known.contains(&key) && !self.except.contains(&key)
+        });
+        match unknown {
+            None => Ok(()),
+            Some(Entry {
+                key, line, column, ..
+            }) => {
+                let path = Path::Key(&self.path, key);
+                Err(DecodeError::unknown_field(key, known).or_at(*line, *column, path))
+            }
+        }
+    }
+
     fn visit_list<V: Visitor<'de>>(
         self,
         list: &'de [Node],
@@ -289,7 +310,10 @@ impl<'de> Deserializer<'de> for Decoder<'de, '_> {
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
         match &self.node.value {
-            Value::Map(entries) => self.visit_entries(entries, visitor),
+            Value::Map(entries) => {
+                self.check_fields(entries, fields)?;
+                self.visit_entries(entries, visitor)
+            }
             _ => Err(self.expected(format!("an object with fields of {}", fields.join(", ")))),
         }
     }

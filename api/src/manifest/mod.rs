@@ -16,7 +16,7 @@ mod suggest;
 mod tree;
 
 pub use object::Object;
-pub use place::{Located, Location, Problem};
+pub use place::{Located, Location, Problem, Severity};
 
 use std::path::Path;
 use std::sync::Arc;

@@ -20,6 +20,11 @@ pub enum Object {
     Workload(Located<kinds::Workload>),
     AuthorizationPolicy(Located<kinds::AuthorizationPolicy>),
     MeshConfig(Located<kinds::MeshConfig>),
+    HttpRoute(Located<kinds::HttpRoute>),
+    GrpcRoute(Located<kinds::GrpcRoute>),
+    TcpRoute(Located<kinds::TcpRoute>),
+    TrafficPolicy(Located<kinds::TrafficPolicy>),
+    RateLimitPolicy(Located<kinds::RateLimitPolicy>),
 }
 
 impl Object {
@@ -31,6 +36,11 @@ impl Object {
             Self::Workload(_) => "Workload",
             Self::AuthorizationPolicy(_) => "AuthorizationPolicy",
             Self::MeshConfig(_) => "MeshConfig",
+            Self::HttpRoute(_) => "HTTPRoute",
+            Self::GrpcRoute(_) => "GRPCRoute",
+            Self::TcpRoute(_) => "TCPRoute",
+            Self::TrafficPolicy(_) => "TrafficPolicy",
+            Self::RateLimitPolicy(_) => "RateLimitPolicy",
         }
     }
 
@@ -42,6 +52,11 @@ impl Object {
             Self::Workload(object) => &object.metadata,
             Self::AuthorizationPolicy(object) => &object.metadata,
             Self::MeshConfig(object) => &object.metadata,
+            Self::HttpRoute(object) => &object.metadata,
+            Self::GrpcRoute(object) => &object.metadata,
+            Self::TcpRoute(object) => &object.metadata,
+            Self::TrafficPolicy(object) => &object.metadata,
+            Self::RateLimitPolicy(object) => &object.metadata,
         }
     }
 
@@ -54,6 +69,11 @@ impl Object {
             Self::Workload(object) => object.location(field),
             Self::AuthorizationPolicy(object) => object.location(field),
             Self::MeshConfig(object) => object.location(field),
+            Self::HttpRoute(object) => object.location(field),
+            Self::GrpcRoute(object) => object.location(field),
+            Self::TcpRoute(object) => object.location(field),
+            Self::TrafficPolicy(object) => object.location(field),
+            Self::RateLimitPolicy(object) => object.location(field),
         }
     }
 
@@ -64,13 +84,21 @@ impl Object {
     }
 }
 
-const KINDS: [(&str, &str); 5] = [
-    ("v1", "Service"),
-    ("v1", "ServiceAccount"),
-    (API_VERSION, "Workload"),
-    (API_VERSION, "AuthorizationPolicy"),
-    (API_VERSION, "MeshConfig"),
+/// Each kind with the versions of it that are read; the first is what an error names.
+const KINDS: [(&[&str], &str); 10] = [
+    (&["v1"], "Service"),
+    (&["v1"], "ServiceAccount"),
+    (&[API_VERSION], "Workload"),
+    (&[API_VERSION], "AuthorizationPolicy"),
+    (&[API_VERSION], "TrafficPolicy"),
+    (&[API_VERSION], "RateLimitPolicy"),
+    (&[GATEWAY_V1], "HTTPRoute"),
+    (&[GATEWAY_V1], "GRPCRoute"),
+    (&[GATEWAY_V1, GATEWAY_V1ALPHA2], "TCPRoute"),
+    (&[API_VERSION], "MeshConfig"),
 ];
+const GATEWAY_V1: &str = "gateway.networking.k8s.io/v1";
+const GATEWAY_V1ALPHA2: &str = "gateway.networking.k8s.io/v1alpha2";
 
 pub(super) fn read(file: &Arc<Path>, root: Node) -> Result<Object, Problem> {
     let kind = kind_of(file, &root)?;
@@ -86,6 +114,11 @@ pub(super) fn read(file: &Arc<Path>, root: Node) -> Result<Object, Problem> {
         "ServiceAccount" => Ok(Object::ServiceAccount(located(file, root)?)),
         "Workload" => Ok(Object::Workload(located(file, root)?)),
         "AuthorizationPolicy" => Ok(Object::AuthorizationPolicy(located(file, root)?)),
+        "TrafficPolicy" => Ok(Object::TrafficPolicy(located(file, root)?)),
+        "RateLimitPolicy" => Ok(Object::RateLimitPolicy(located(file, root)?)),
+        "HTTPRoute" => Ok(Object::HttpRoute(located(file, root)?)),
+        "GRPCRoute" => Ok(Object::GrpcRoute(located(file, root)?)),
+        "TCPRoute" => Ok(Object::TcpRoute(located(file, root)?)),
         // The last that `kind_of` knows.
         _ => Ok(Object::MeshConfig(located(file, root)?)),
     }
@@ -117,14 +150,15 @@ fn kind_of(file: &Arc<Path>, root: &Node) -> Result<&'static str, Problem> {
         _ => Err(problem(field, "is not text".to_owned())),
     };
     let (version, kind) = (text("apiVersion")?, text("kind")?);
-    let Some((expected, kind)) = KINDS.into_iter().find(|(_, known)| *known == kind) else {
+    let Some((versions, kind)) = KINDS.into_iter().find(|(_, known)| *known == kind) else {
         let expected = suggest::expected(kind, &KINDS.map(|(_, kind)| kind));
         return Err(problem(
             "kind",
             format!("unknown kind {kind:?}, {expected}"),
         ));
     };
-    if version != expected {
+    if !versions.contains(&version) {
+        let expected = versions.join(" or ");
         let message = format!("unknown apiVersion {version:?} of {kind}, expected {expected}");
         return Err(problem("apiVersion", message));
     }

@@ -30,7 +30,19 @@ impl fmt::Display for Location {
     }
 }
 
-/// Something that is wrong with what a user wrote. Displays as `FILE:LINE:COLUMN: FIELD: MESSAGE`.
+/// What follows from a [`Problem`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing of what was written is applied.
+    #[default]
+    Error,
+    /// It is applied, and this part of it does less than it says.
+    Warning,
+}
+
+/// Something that is wrong with what a user wrote. Displays as `FILE:LINE:COLUMN: FIELD: MESSAGE`, a
+/// warning with `warning: ` before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 pub struct Problem {
     #[serde(flatten)]
@@ -39,20 +51,40 @@ pub struct Problem {
     pub field: String,
     /// What is wrong, and what was expected.
     pub message: String,
+    pub severity: Severity,
 }
 
 impl Problem {
+    /// An error.
     pub fn new(location: Location, field: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             location,
             field: field.into(),
             message: message.into(),
+            severity: Severity::Error,
         }
+    }
+
+    /// The same as a warning.
+    #[must_use]
+    pub fn as_warning(self) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..self
+        }
+    }
+
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        self.severity == Severity::Warning
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_warning() {
+            f.write_str("warning: ")?;
+        }
         write!(f, "{}: ", self.location)?;
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;

@@ -1,10 +1,11 @@
 //! A Service as its callers see it.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use outrider_certs::spiffe::SpiffeId;
 
-use super::error::{Cause, ModelError, each, port, required};
+use super::error::{Cause, ModelError, each, optional, port, required};
 use super::protocol::Protocol;
 use super::route::RouteGroup;
 use super::traffic::TrafficSettings;
@@ -56,6 +57,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// For people and metrics: `namespace/workload`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}/{}", self.namespace, self.workload)
+    }
+
     /// The app's port behind a port of the Service.
     #[must_use]
     pub fn target_port(&self, service_port: u16) -> Option<u16> {
@@ -80,9 +87,23 @@ impl TryFrom<proto::Destination> for Destination {
             service: required("service", wire.service)?,
             ports,
             endpoints: each("endpoints", wire.endpoints)?,
-            routes: Vec::new(),
-            traffic: TrafficSettings::default(),
+            routes: groups(wire.routes)?,
+            // Absent settings are not "no limits": refused.
+            traffic: required("traffic", wire.traffic)?,
         })
+    }
+}
+
+/// No request has two of them to choose from.
+fn groups(wire: Vec<proto::RouteGroup>) -> Result<Vec<RouteGroup>, ModelError> {
+    let groups: Vec<RouteGroup> = each("routes", wire)?;
+    let mut seen = HashSet::new();
+    let twice = groups
+        .iter()
+        .find(|group| !seen.insert((group.port, &group.consumer)));
+    match twice {
+        Some(twice) => Err(ModelError::new("routes", Cause::Duplicate(twice.port))),
+        None => Ok(groups),
     }
 }
 
@@ -92,6 +113,8 @@ impl From<&Destination> for proto::Destination {
             service: Some((&destination.service).into()),
             ports: destination.ports.iter().map(Into::into).collect(),
             endpoints: destination.endpoints.iter().map(Into::into).collect(),
+            routes: destination.routes.iter().map(Into::into).collect(),
+            traffic: Some((&destination.traffic).into()),
         }
     }
 }
@@ -138,7 +161,7 @@ impl TryFrom<proto::Endpoint> for Endpoint {
             namespace: wire.namespace,
             workload: wire.workload,
             app: wire.app,
-            zone: None,
+            zone: optional(wire.zone),
         })
     }
 }
@@ -160,6 +183,7 @@ impl From<&Endpoint> for proto::Endpoint {
             mesh_address: endpoint.mesh_address.to_string(),
             target_ports: target_ports.collect(),
             app: endpoint.app.clone(),
+            zone: endpoint.zone.clone().unwrap_or_default(),
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use std::net::AddrParseError;
 
+use http::header::{HeaderName, InvalidHeaderName, InvalidHeaderValue};
+use http::method::InvalidMethod;
 use outrider_certs::bundle::BundleError;
 use outrider_certs::spiffe::SpiffeIdError;
 
 use crate::authorization::MatchError;
 use crate::names::NameError;
+use crate::routing::{EditError, PatternError};
 
 /// A message that does not say what it must. Nothing of it is used.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,30 @@ pub enum Cause {
     Trust(#[from] BundleError),
     #[error(transparent)]
     Match(#[from] MatchError),
+    #[error("is {value}, expected {least} to {most}")]
+    Range { value: u64, least: u64, most: u64 },
+    #[error("{0:?} is not a path of a match, expected one that begins with \"/\"")]
+    Path(String),
+    #[error("{0:?} is not a prefix, expected \"\" or a path without \"/\" at its end")]
+    Prefix(String),
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    #[error("{0:?} is not an origin, expected \"*\" or SCHEME://HOST[:PORT] with http or https")]
+    Origin(String),
+    #[error(transparent)]
+    Method(#[from] InvalidMethod),
+    #[error(transparent)]
+    HeaderName(#[from] InvalidHeaderName),
+    #[error(transparent)]
+    HeaderValue(#[from] InvalidHeaderValue),
+    #[error("{0} is not a header that a route may edit")]
+    Framing(HeaderName),
+    #[error("is a rule that replaces a prefix, expected one that does not, or a match by prefix")]
+    NoPrefix,
+    #[error("is not a filter of a backend, expected an edit of headers")]
+    BackendFilter,
 }
 
 impl ModelError {
@@ -92,6 +119,22 @@ where
     M: TryFrom<W, Error = ModelError>,
 {
     let wire = wire.ok_or_else(|| ModelError::new(field, Cause::Missing))?;
+    nested(field, wire)
+}
+
+/// A message that may be there.
+pub(crate) fn maybe<W, M>(field: &str, wire: Option<W>) -> Result<Option<M>, ModelError>
+where
+    M: TryFrom<W, Error = ModelError>,
+{
+    wire.map(|wire| nested(field, wire)).transpose()
+}
+
+/// A message that is there.
+pub(crate) fn nested<W, M>(field: &str, wire: W) -> Result<M, ModelError>
+where
+    M: TryFrom<W, Error = ModelError>,
+{
     M::try_from(wire).map_err(|error| error.within(field))
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod error;
 mod protocol;
 mod route;
 pub mod traffic;
+mod units;
 mod workload;
 
 pub use destination::{Destination, Endpoint, ServicePort};

@@ -1,6 +1,10 @@
 //! How requests to a Service are routed: what HTTPRoute, GRPCRoute and TCPRoute come to, resolved
 //! and in order of precedence. What matches and what it does is [`crate::routing`]'s.
 
+mod filters;
+mod matches;
+mod wire;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -88,7 +92,7 @@ pub struct HttpRule {
     pub backends: Vec<Backend>,
     /// Instead of the Service's.
     pub timeouts: RuleTimeouts,
-    /// Instead of the Service's.
+    /// Instead of the Service's, field by field.
     pub retry: Option<RuleRetry>,
 }
 
@@ -150,13 +154,13 @@ impl From<Duration> for Timeout {
     }
 }
 
-/// GEP-1731. Connection errors are retried besides.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// GEP-1731. Connection errors are retried besides. `None`: the Service's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleRetry {
     /// Status codes, 400 to 599.
-    pub codes: Vec<u16>,
+    pub codes: Option<Vec<u16>>,
     /// Retries, besides the first attempt.
-    pub attempts: u32,
+    pub attempts: Option<u32>,
     /// The least time before a retry.
     pub backoff: Option<Duration>,
 }

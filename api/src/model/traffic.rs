@@ -3,8 +3,13 @@
 //!
 //! Durations are whole milliseconds.
 
+mod balancing;
+mod inbound;
+mod wire;
+
 use std::time::Duration;
 
+pub(super) use self::wire::retry_status;
 use crate::authorization::Source;
 
 /// Of one Service, for each of its callers. `default()` is what holds where nobody says otherwise.
@@ -64,7 +69,7 @@ pub struct Retry {
     pub on_timeout: bool,
     /// POST, PATCH and gRPC too. Default false.
     pub non_idempotent: bool,
-    /// Before the first retry; doubles with each. Default 25 ms.
+    /// The least wait before a retry; each is between this and three times the last. Default 25 ms.
     pub backoff: Duration,
     /// The longest. Default 250 ms.
     pub max_backoff: Duration,
@@ -108,7 +113,7 @@ impl Default for RetryBudget {
     }
 }
 
-/// What one sidecar may have open to the Service at once.
+/// What one worker of a sidecar may have open to the Service at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Opaque connections and upgrades. Default 10,000.
@@ -150,7 +155,8 @@ pub struct Outliers {
     pub base_ejection: Duration,
     /// The longest. Default 5 min.
     pub max_ejection: Duration,
-    /// Of the endpoints, in percent; one may always be ejected. Default 50.
+    /// Of the endpoints, in percent. One of several may always be ejected, the only one only where
+    /// this is 100. Default 50.
     pub max_ejected_percent: u8,
     /// Where every endpoint is ejected. Default refuse: `circuit_open`.
     pub when_all_ejected: WhenAllEjected,
@@ -199,6 +205,21 @@ pub struct HealthCheck {
     pub healthy_threshold: u32,
 }
 
+impl HealthCheck {
+    /// All but the path is the default.
+    #[must_use]
+    pub fn of(path: String) -> Self {
+        Self {
+            path,
+            port: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(1),
+            unhealthy_threshold: 3,
+            healthy_threshold: 2,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Balancing {
     pub algorithm: Algorithm,
@@ -210,7 +231,7 @@ pub struct Balancing {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Algorithm {
-    /// The better of two random endpoints by peak-EWMA latency times requests in flight.
+    /// One of two random endpoints, mostly the one with less peak-EWMA latency times requests in flight.
     #[default]
     PeakEwma,
     /// The better of two random endpoints by requests in flight.
@@ -235,6 +256,14 @@ pub struct Locality {
     /// While less than this share of the own zone's endpoints is available, the rest of the
     /// requests overflows to other zones in proportion. 1 to 100. Default 70.
     pub min_available_percent: u8,
+}
+
+impl Default for Locality {
+    fn default() -> Self {
+        Self {
+            min_available_percent: 70,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,10 @@ use std::time::Duration;
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
-use super::error::{Cause, ModelError, each, port, required};
+use super::error::{Cause, ModelError, each, optional, port, required};
 use super::protocol::Protocol;
 use super::traffic::InboundLimits;
+use super::units::milliseconds;
 use crate::authorization::PolicySet;
 use crate::names::{ServiceName, check_label, check_subdomain};
 use crate::proto;
@@ -113,8 +114,8 @@ impl TryFrom<proto::Workload> for Workload {
             outbound: required("outbound", wire.outbound)?,
             // Absent policy is not "no policy": refused, so that the sidecar lets nothing through.
             authorization: required("authorization", wire.authorization)?,
-            limits: InboundLimits::default(),
-            zone: None,
+            limits: required("limits", wire.limits)?,
+            zone: optional(wire.zone),
             mesh,
             trust,
         })
@@ -137,6 +138,8 @@ impl From<&Workload> for proto::Workload {
             authorization: Some((&workload.authorization).into()),
             mesh: Some((&workload.mesh).into()),
             trust_anchors_der: anchors.map(|der| der.to_vec().into()).collect(),
+            limits: Some((&workload.limits).into()),
+            zone: workload.zone.clone().unwrap_or_default(),
         }
     }
 }
@@ -228,7 +231,6 @@ impl TryFrom<proto::MeshSettings> for MeshSettings {
 
 impl From<&MeshSettings> for proto::MeshSettings {
     fn from(settings: &MeshSettings) -> Self {
-        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             trust_domain: settings.trust_domain.to_string(),
             access_log: settings.access_log,

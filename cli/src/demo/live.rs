@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::board::{Claim, Shown};
+use super::scenes::COUNT;
 use crate::telemetry::edges::Row;
+use crate::telemetry::tables;
 
 /// How often the screen is drawn.
 const FRAME: Duration = Duration::from_millis(200);
@@ -110,7 +112,10 @@ fn draw_header(frame: &mut Frame<'_>, area: Rect, shown: &Shown) {
             ]
         }
         Some(heading) => vec![
-            Line::styled(format!("{} of 6: {}", heading.number, heading.title), bold),
+            Line::styled(
+                format!("{} of {COUNT}: {}", heading.number, heading.title),
+                bold,
+            ),
             Line::from(heading.shows),
             Line::styled(shown.doing.clone(), Color::Cyan),
         ],
@@ -172,9 +177,9 @@ fn cells(row: &Row, wide: bool) -> Cells<'static> {
         Cell::from(identity(&row.edge.destination, wide)),
         Cell::from(format!("{:.1}", row.per_second)),
         success,
-        Cell::from(super::plain::latency(row.p50_ms)),
-        Cell::from(super::plain::latency(row.p99_ms)),
-        Cell::from(super::plain::refusals(row)).style(Color::Yellow),
+        Cell::from(tables::latency(row.p50_ms)),
+        Cell::from(tables::latency(row.p99_ms)),
+        Cell::from(tables::counted(&row.refused)).style(Color::Yellow),
     ])
 }
 

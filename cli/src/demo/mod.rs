@@ -1,4 +1,4 @@
-//! `outrider demo`: the example shop as a mesh, under traffic, in six scenes.
+//! `outrider demo`: the example shop as a mesh, under traffic, in eight scenes.
 //!
 //! - `stage`: the YAML it runs from, and its edits.
 //! - `traffic`, `log`: the calls, and what became of them.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use outrider_api::manifest::Problem;
 use outrider_certs::spiffe::TrustDomain;
+use outrider_control_plane::index::Mesh;
 
 use super::child::Spec;
 use super::event::ChildName;
@@ -65,6 +66,11 @@ impl Plan {
     /// Reads and checks a directory as the control plane would.
     pub fn read(directory: &Path, options: Options) -> Result<Self, Vec<Problem>> {
         let mesh = crate::policy::load(directory)?;
+        Ok(Self::of(&mesh, directory, options))
+    }
+
+    /// The plan for what was read from a directory.
+    pub fn of(mesh: &Mesh, directory: &Path, options: Options) -> Self {
         let mut names: BTreeMap<&str, usize> = BTreeMap::new();
         for name in mesh.workloads().keys() {
             *names.entry(&name.name).or_default() += 1;
@@ -76,7 +82,7 @@ impl Plan {
         });
         let (workloads, elsewhere): (Vec<_>, Vec<_>) =
             all.partition(|workload| ports::is_local(workload.address));
-        Ok(Self {
+        Self {
             directory: directory.to_path_buf(),
             state_dir: options
                 .state_dir
@@ -90,7 +96,7 @@ impl Plan {
                 .map(|workload| format!("{}/{}", workload.namespace, workload.name))
                 .collect(),
             drain_timeout: mesh.settings().drain_timeout,
-        })
+        }
     }
 
     /// Where state is kept unless someone says otherwise: hidden, so that it is not read as YAML.

@@ -121,6 +121,12 @@ impl WorkloadPlan {
         Some(SocketAddr::new(self.app_address, *port))
     }
 
+    /// Where the app listens on the port of this name.
+    pub fn app_port(&self, name: &str) -> Option<SocketAddr> {
+        let (_, port) = self.app_ports.iter().find(|(known, _)| known == name)?;
+        Some(SocketAddr::new(self.app_address, *port))
+    }
+
     pub(super) fn ports(&self) -> Vec<PortUse> {
         let owner = format!("Workload {}/{}", self.namespace, self.name);
         let used = |address, field: String| PortUse {

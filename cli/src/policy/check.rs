@@ -1,34 +1,52 @@
 //! `outrider policy check`: every mistake in a directory, with its place.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use outrider_api::manifest::Object;
 use outrider_control_plane::index::Mesh;
 use serde_json::json;
 
-use super::load;
+use super::load_objects;
 use crate::REFUSED;
 use crate::args::CheckArgs;
 use crate::output::{self, Format};
 
+/// The kinds that the summary counts besides, in this order.
+const COUNTED: [&str; 5] = [
+    "TrafficPolicy",
+    "RateLimitPolicy",
+    "HTTPRoute",
+    "GRPCRoute",
+    "TCPRoute",
+];
+
 pub(crate) fn run(args: &CheckArgs) -> ExitCode {
-    match load(&args.directory) {
-        Ok(mesh) => {
+    match load_objects(&args.directory) {
+        Ok((objects, mesh)) => {
+            let good = mesh.warnings().is_empty() || !args.deny_warnings;
             match args.output {
-                Format::Text => output::line(format_args!(
-                    "{}: good: {}",
-                    args.directory.display(),
-                    summary(&mesh)
-                )),
+                Format::Text => {
+                    mesh.warnings().iter().for_each(output::line);
+                    if good {
+                        output::line(format_args!(
+                            "{}: good: {}",
+                            args.directory.display(),
+                            summary(&objects, &mesh)
+                        ));
+                    }
+                }
                 Format::Json => output::json(&json!({
-                    "good": true,
-                    "problems": [],
+                    "good": good,
+                    "problems": mesh.warnings(),
                     "workloads": mesh.workloads().len(),
                     "services": mesh.destinations().len(),
+                    "objects": counts(&objects),
                     "trustDomain": mesh.settings().trust_domain.to_string(),
                     "defaultDeny": mesh.settings().default_deny,
                 })),
             }
-            ExitCode::SUCCESS
+            ExitCode::from(if good { 0 } else { REFUSED })
         }
         Err(problems) => {
             match args.output {
@@ -40,15 +58,28 @@ pub(crate) fn run(args: &CheckArgs) -> ExitCode {
     }
 }
 
-fn summary(mesh: &Mesh) -> String {
+/// How many there are of each kind that is there.
+fn counts(objects: &[Object]) -> BTreeMap<&'static str, usize> {
+    objects.iter().fold(BTreeMap::new(), |mut counts, object| {
+        *counts.entry(object.kind()).or_default() += 1;
+        counts
+    })
+}
+
+fn summary(objects: &[Object], mesh: &Mesh) -> String {
     let policies: std::collections::BTreeSet<String> = mesh
         .workloads()
         .values()
         .flat_map(|workload| workload.authorization.policies())
         .map(ToString::to_string)
         .collect();
+    let counts = counts(objects);
+    let others: String = COUNTED
+        .iter()
+        .filter_map(|kind| Some(format!("{} {kind}, ", counts.get(kind)?)))
+        .collect();
     format!(
-        "{} workloads, {} services, {} policies in force, trust domain {}, {} by default",
+        "{} workloads, {} services, {} policies in force, {others}trust domain {}, {} by default",
         mesh.workloads().len(),
         mesh.destinations().len(),
         policies.len(),

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use outrider_api::authorization::{Call, HttpCall};
-use outrider_api::model::{Protocol, Workload};
+use outrider_api::model::{Destination, Protocol, Workload};
 use outrider_api::names::ServiceName;
+use outrider_api::routing::RouteRequest;
 use outrider_certs::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 use outrider_control_plane::index::Mesh;
 use thiserror::Error;
@@ -26,6 +27,8 @@ pub(super) enum QuestionError {
     ToForm(String),
     #[error("--to {wanted}: there is no such Service or Workload; there are {there}")]
     ToUnknown { wanted: String, there: String },
+    #[error("--to {wanted}: there is no such Service; there are {there}")]
+    ToNoService { wanted: String, there: String },
     #[error("--to {wanted}: no port {port}; it has {there}")]
     ToPort {
         wanted: String,
@@ -40,6 +43,17 @@ pub(super) enum QuestionError {
     Header(String),
     #[error("--path {0}: expected a path that begins with /")]
     Path(String),
+}
+
+impl QuestionError {
+    /// Where only a Service will do.
+    pub(super) fn unknown_service(wanted: &str, mesh: &Mesh) -> Self {
+        let there: Vec<String> = service_names(mesh).collect();
+        Self::ToNoService {
+            wanted: wanted.to_owned(),
+            there: there.join(", "),
+        }
+    }
 }
 
 /// One workload that the call could reach, and on which port of its app.
@@ -103,6 +117,15 @@ impl Question {
         }
     }
 
+    /// The request as routes look at it; `None`: an opaque connection.
+    pub(super) fn route_request(&self) -> Option<RouteRequest<'_>> {
+        self.http.as_ref().map(|http| RouteRequest {
+            method: &http.method,
+            path_and_query: &http.path,
+            headers: &http.headers,
+        })
+    }
+
     /// What is called, for people.
     pub(super) fn what(&self) -> String {
         match &self.http {
@@ -112,7 +135,7 @@ impl Question {
     }
 }
 
-fn identity(from: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, QuestionError> {
+pub(super) fn identity(from: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, QuestionError> {
     let bad = |error| QuestionError::FromId(from.to_owned(), error);
     if from.starts_with("spiffe:") {
         return from.parse().map_err(bad);
@@ -123,7 +146,7 @@ fn identity(from: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, Question
     SpiffeId::workload(trust_domain, namespace, account).map_err(bad)
 }
 
-fn whom(to: &str) -> Result<(ServiceName, Option<u16>), QuestionError> {
+pub(super) fn whom(to: &str) -> Result<(ServiceName, Option<u16>), QuestionError> {
     let bad = || QuestionError::ToForm(to.to_owned());
     let (namespace, rest) = to.split_once('/').ok_or_else(bad)?;
     let (name, port) = match rest.split_once(':') {
@@ -148,8 +171,7 @@ fn targets(
     mesh: &Mesh,
 ) -> Result<Vec<Target>, QuestionError> {
     if let Some(service) = mesh.destination(name) {
-        let ports: Vec<u16> = service.ports.iter().map(|port| port.port).collect();
-        let port = one_port(wanted, port, &ports)?;
+        let port = service_port(wanted, port, service)?;
         let is_grpc = service
             .port(port)
             .is_some_and(|port| port.protocol == Protocol::Grpc);
@@ -168,13 +190,8 @@ fn targets(
         return Ok(targets);
     }
     let Some(workload) = mesh.workload(&name.namespace, &name.name) else {
-        let services = mesh
-            .destinations()
-            .keys()
-            .map(|name| format!("{}/{}", name.namespace, name.name));
-        let there: Vec<String> = services
-            .chain(mesh.workloads().keys().map(ToString::to_string))
-            .collect();
+        let workloads = mesh.workloads().keys().map(ToString::to_string);
+        let there: Vec<String> = service_names(mesh).chain(workloads).collect();
         return Err(QuestionError::ToUnknown {
             wanted: wanted.to_owned(),
             there: there.join(", "),
@@ -186,6 +203,21 @@ fn targets(
         one_port(wanted, port, &ports)?,
         false,
     )])
+}
+
+fn service_names(mesh: &Mesh) -> impl Iterator<Item = String> {
+    let names = mesh.destinations().keys();
+    names.map(|name| format!("{}/{}", name.namespace, name.name))
+}
+
+/// The port that was asked for, or the only one of a Service.
+pub(super) fn service_port(
+    wanted: &str,
+    asked: Option<u16>,
+    service: &Destination,
+) -> Result<u16, QuestionError> {
+    let ports: Vec<u16> = service.ports.iter().map(|port| port.port).collect();
+    one_port(wanted, asked, &ports)
 }
 
 fn target(workload: &Workload, port: u16, grpc: bool) -> Target {

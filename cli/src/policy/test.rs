@@ -1,5 +1,6 @@
 //! `outrider policy test`: would this call be allowed, and by which rule?
 
+use std::fmt;
 use std::process::ExitCode;
 
 use outrider_api::authorization::{Denial, Grant, Verdict};
@@ -15,7 +16,7 @@ use crate::{REFUSED, UNUSABLE};
 
 /// What one workload says.
 #[derive(Debug, Serialize)]
-struct Answer {
+pub(super) struct Answer {
     workload: String,
     port: u16,
     allowed: bool,
@@ -30,6 +31,16 @@ struct Answer {
     /// The AUDIT policy that would refuse it.
     #[serde(skip_serializing_if = "Option::is_none")]
     audit: Option<String>,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}: {}", self.workload, self.port, self.verdict)?;
+        match &self.audit {
+            Some(policy) => write!(f, "; AUDIT policy {policy} would refuse it"),
+            None => Ok(()),
+        }
+    }
 }
 
 pub(crate) fn run(args: &TestArgs) -> ExitCode {
@@ -53,14 +64,18 @@ pub(crate) fn run(args: &TestArgs) -> ExitCode {
             args.directory.display()
         ));
     }
-    let answers: Vec<Answer> = question
-        .targets
-        .iter()
-        .filter_map(|target| answer(&mesh, &question, target))
-        .collect();
+    let answers = answers(&mesh, &question);
     let allowed = !answers.is_empty() && answers.iter().all(|answer| answer.allowed);
     print(args.output, &question, &answers, allowed);
     ExitCode::from(if allowed { 0 } else { REFUSED })
+}
+
+/// What each workload behind the Service says.
+pub(super) fn answers(mesh: &Mesh, question: &Question) -> Vec<Answer> {
+    let targets = question.targets.iter();
+    targets
+        .filter_map(|target| answer(mesh, question, target))
+        .collect()
 }
 
 fn answer(mesh: &Mesh, question: &Question, target: &Target) -> Option<Answer> {
@@ -106,13 +121,7 @@ fn print(format: Format, question: &Question, answers: &[Answer], allowed: bool)
         Format::Text => {
             output::line(format_args!("{} from {from}", question.what()));
             for answer in answers {
-                let audit = answer.audit.as_ref().map_or_else(String::new, |policy| {
-                    format!("; AUDIT policy {policy} would refuse it")
-                });
-                output::line(format_args!(
-                    "  {} port {}: {}{audit}",
-                    answer.workload, answer.port, answer.verdict
-                ));
+                output::line(format_args!("  {answer}"));
             }
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::change::{self, increases, succeeded};
 use super::exposition::{Exposition, Sample};
 use super::quantile::Buckets;
 
@@ -106,26 +107,8 @@ fn count_calls(totals: &mut BTreeMap<Edge, Total>, before: &Exposition, now: &Ex
 }
 
 fn count_latency(totals: &mut BTreeMap<Edge, Total>, before: &Exposition, now: &Exposition) {
-    let histograms = |exposition: &Exposition| {
-        let mut found: BTreeMap<Edge, Buckets> = BTreeMap::new();
-        for sample in exposition.named("istio_request_duration_milliseconds_bucket") {
-            if sample.label("reporter") == "source"
-                && let Ok(bound) = sample.label("le").replace("+Inf", "inf").parse()
-            {
-                found
-                    .entry(edge(sample))
-                    .or_default()
-                    .add(bound, sample.value);
-            }
-        }
-        found
-    };
-    let before = histograms(before);
-    for (edge, now) in histograms(now) {
-        let counted = before
-            .get(&edge)
-            .map_or_else(|| now.clone(), |before| now.since(before));
-        totals.entry(edge).or_default().latency = counted;
+    for (edge, latency) in change::latencies(before, now, edge) {
+        totals.entry(edge).or_default().latency = latency;
     }
 }
 
@@ -136,39 +119,26 @@ fn count_refusals(
     now: &Exposition,
 ) {
     for (sample, refused) in increases(before, now, "outrider_refusals_total") {
-        if sample.label("direction") != "inbound" || refused <= 0.0 {
+        if refused <= 0.0 {
             continue;
         }
+        let peer = match sample.label("peer") {
+            "" => "unknown",
+            peer => peer,
+        };
+        let (source, destination) = match sample.label("direction") {
+            "inbound" => (peer, own),
+            _ => (own, peer),
+        };
         let edge = Edge {
-            source: sample.label("peer").to_owned(),
-            destination: own.to_owned(),
+            source: source.to_owned(),
+            destination: destination.to_owned(),
         };
         let reasons = &mut totals.entry(edge).or_default().refused;
         *reasons
             .entry(sample.label("reason").to_owned())
             .or_default() += refused;
     }
-}
-
-/// By how much each series of a counter grew; from zero when the process restarted.
-fn increases<'a>(
-    before: &'a Exposition,
-    now: &'a Exposition,
-    name: &'a str,
-) -> impl Iterator<Item = (&'a Sample, f64)> {
-    let earlier: BTreeMap<_, _> = before
-        .named(name)
-        .map(|sample| (&sample.labels, sample.value))
-        .collect();
-    now.named(name).map(move |sample| {
-        let before = earlier.get(&sample.labels).copied().unwrap_or(0.0);
-        let grown = if sample.value < before {
-            sample.value
-        } else {
-            sample.value - before
-        };
-        (sample, grown)
-    })
 }
 
 fn edge(sample: &Sample) -> Edge {
@@ -186,14 +156,6 @@ fn edge(sample: &Sample) -> Edge {
 /// Whether no instance was reached, so that there is no peer to name.
 fn unreached(sample: &Sample) -> bool {
     matches!(sample.label("destination_principal"), "" | "unknown")
-}
-
-fn succeeded(sample: &Sample) -> bool {
-    let http = sample
-        .label("response_code")
-        .parse::<u16>()
-        .is_ok_and(|code| (100..400).contains(&code));
-    http && matches!(sample.label("grpc_response_status"), "" | "0")
 }
 
 #[cfg(test)]
@@ -260,6 +222,28 @@ mod tests {
             1.0,
         );
         assert_eq!(rows[0].per_second, 30.0);
+    }
+
+    #[test]
+    fn what_a_caller_gave_up_belongs_to_its_own_edge() {
+        let text = format!(
+            "outrider_refusals_total{{direction=\"outbound\",reason=\"request_timeout\",peer=\"{ORDER}\"}} 2\n\
+             outrider_refusals_total{{direction=\"outbound\",reason=\"circuit_open\",peer=\"\"}} 3\n"
+        );
+        let rows = between(&Scrape::new(), &scrape("billing-1", &text), 1.0);
+        let told: Vec<_> = rows
+            .iter()
+            .map(|row| (row.edge.destination.as_str(), row.refused.clone()))
+            .collect();
+        let refused = |reason: &str, count| BTreeMap::from([(reason.to_owned(), count)]);
+        assert_eq!(
+            told,
+            [
+                (ORDER, refused("request_timeout", 2.0)),
+                ("unknown", refused("circuit_open", 3.0))
+            ]
+        );
+        assert!(rows.iter().all(|row| row.edge.source == BILLING));
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! What the sidecars measured: scraped from their Prometheus endpoints, and turned into one row
-//! for each edge of the mesh. Shared by every command that shows live figures.
+//! for each edge of the mesh, and one for each Service of each caller. Shared by every command that
+//! shows live figures.
 
+mod change;
 pub mod edges;
 pub mod exposition;
 pub mod quantile;
+pub mod services;
+pub mod tables;
 
 use std::net::SocketAddr;
 use std::time::Duration;

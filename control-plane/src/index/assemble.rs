@@ -7,7 +7,6 @@ use std::sync::Arc;
 use outrider_api::authorization::{Policy, PolicySet};
 use outrider_api::kinds;
 use outrider_api::manifest::Problem;
-use outrider_api::model::traffic::{InboundLimits, TrafficSettings};
 use outrider_api::model::{
     AppPort, Destination, Endpoint, MeshSettings, Outbound, Protocol, ServicePort, Upstream,
     Workload,
@@ -16,9 +15,12 @@ use outrider_api::names::ServiceName;
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
+use super::limits::WorkloadLimits;
 use super::objects::Objects;
 use super::policies::Policies;
+use super::routes::ServiceRoutes;
 use super::selection::{self, Selection};
+use super::traffic::ServiceTraffic;
 use super::{Settings, WorkloadName};
 use crate::server::tls::{NAMESPACE, SERVICE_ACCOUNT};
 
@@ -133,6 +135,9 @@ pub(super) struct Parts<'p, 'o> {
     pub(super) identities: &'p Identities,
     pub(super) selection: &'p Selection<'p>,
     pub(super) policies: Policies,
+    pub(super) routes: ServiceRoutes,
+    pub(super) traffic: ServiceTraffic,
+    pub(super) limits: WorkloadLimits,
     pub(super) trust: TrustBundle,
 }
 
@@ -170,7 +175,7 @@ impl Parts<'_, '_> {
             ports: self.app_ports(name, workload),
             outbound: outbound(name, &spec.outbound),
             authorization: PolicySet::new(self.settings.default_deny, policies),
-            limits: InboundLimits::default(),
+            limits: self.limits.get(name).cloned().unwrap_or_default(),
             zone: zone(workload),
             mesh: MeshSettings {
                 trust_domain: self.settings.trust_domain.clone(),
@@ -226,8 +231,8 @@ impl Parts<'_, '_> {
             service: name.clone(),
             ports: ports.collect(),
             endpoints,
-            routes: Vec::new(),
-            traffic: TrafficSettings::default(),
+            routes: self.routes.get(name).cloned().unwrap_or_default(),
+            traffic: self.traffic.get(name).cloned().unwrap_or_default(),
         }
     }
 
@@ -270,7 +275,7 @@ fn declared(port: &kinds::WorkloadPort) -> Protocol {
     Protocol::from_declared(port.app_protocol.as_deref(), port.name.as_deref())
 }
 
-fn declared_by_service(port: &kinds::ServicePort) -> Protocol {
+pub(super) fn declared_by_service(port: &kinds::ServicePort) -> Protocol {
     Protocol::from_declared(port.app_protocol.as_deref(), port.name.as_deref())
 }
 
@@ -280,7 +285,8 @@ fn app(name: &WorkloadName, workload: &kinds::Workload) -> String {
 }
 
 fn zone(workload: &kinds::Workload) -> Option<String> {
-    workload.metadata.labels.get(ZONE).cloned()
+    let zone = workload.metadata.labels.get(ZONE).cloned();
+    zone.filter(|zone| !zone.is_empty())
 }
 
 fn mesh_address(workload: &kinds::Workload) -> SocketAddr {

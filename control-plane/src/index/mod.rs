@@ -3,12 +3,17 @@
 //! another. Nothing here is half right: a mesh is whole, or there are problems, each with its line.
 
 mod assemble;
+pub mod explain;
+mod limits;
 mod objects;
 mod policies;
+mod report;
+mod routes;
 mod selection;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -77,6 +82,7 @@ pub struct Mesh {
     workloads: BTreeMap<WorkloadName, Arc<model::Workload>>,
     destinations: BTreeMap<ServiceName, Arc<model::Destination>>,
     identities: BTreeSet<SpiffeId>,
+    warnings: Vec<Problem>,
 }
 
 impl Mesh {
@@ -110,6 +116,11 @@ impl Mesh {
         self.destinations.get(name)
     }
 
+    /// What does less than it says, at its line.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+
     /// Whether some workload is `id`.
     pub fn has_identity(&self, id: &SpiffeId) -> bool {
         self.identities.contains(id)
@@ -122,19 +133,25 @@ impl Mesh {
 /// workloads trusting nobody: an authority of which there is no key.
 ///
 /// # Errors
-/// Everything that is wrong, at its line.
+/// Everything that is wrong, at its line; warnings are left out.
 pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Vec<Problem>> {
     let mut problems = Vec::new();
-    let objects = Objects::sort(objects, &mut problems);
+    let written = objects;
+    let objects = Objects::sort(written, &mut problems);
     let settings = settings(&objects, trust, &mut problems);
     let identities = assemble::identities(&objects, &settings.trust_domain, &mut problems);
     sockets::check(&objects, &mut problems);
     let selection = selection::select(&objects, &mut problems);
     assemble::check_upstreams(&objects, &mut problems);
     let policies = policies::resolve(&objects, &selection, &mut problems);
-    if !problems.is_empty() {
-        problems.sort_by(|a, b| a.location.cmp(&b.location));
-        return Err(problems);
+    let routes = routes::resolve(&objects, &mut problems);
+    let traffic = traffic::resolve(&objects, &mut problems);
+    routes::timeouts::check(written, &routes, &traffic, &mut problems);
+    let limits = limits::resolve(&objects, &selection, &mut problems);
+    problems.sort_by(|a, b| a.location.cmp(&b.location));
+    let (warnings, errors): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::is_warning);
+    if !errors.is_empty() {
+        return Err(errors);
     }
     let trust = match trust {
         Some(trust) => trust.clone(),
@@ -146,6 +163,9 @@ pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Ve
         identities: &identities,
         selection: &selection,
         policies,
+        routes,
+        traffic,
+        limits,
         trust,
     };
     let workloads = parts.workloads();
@@ -160,6 +180,7 @@ pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Ve
         workloads,
         destinations,
         settings,
+        warnings,
     })
 }
 

@@ -7,7 +7,7 @@ use outrider_api::kinds;
 use outrider_api::manifest::{Located, Location, Object, Problem};
 use outrider_api::names::ServiceName;
 
-use super::WorkloadName;
+use super::{WorkloadName, selection};
 
 /// Namespace and name.
 pub(super) type PolicyName = (String, String);
@@ -19,6 +19,10 @@ pub(super) struct Objects<'o> {
     pub(super) services: BTreeMap<ServiceName, &'o Located<kinds::Service>>,
     pub(super) workloads: BTreeMap<WorkloadName, &'o Located<kinds::Workload>>,
     pub(super) policies: BTreeMap<PolicyName, &'o Located<kinds::AuthorizationPolicy>>,
+    pub(super) traffic: BTreeMap<PolicyName, &'o Located<kinds::TrafficPolicy>>,
+    pub(super) limits: BTreeMap<PolicyName, &'o Located<kinds::RateLimitPolicy>>,
+    /// Of all three kinds.
+    pub(super) routes: Vec<&'o Object>,
     /// For a problem that no object has.
     first: Option<Location>,
 }
@@ -58,6 +62,15 @@ impl<'o> Objects<'o> {
             Object::AuthorizationPolicy(policy) => {
                 self.policies.insert((namespace, name), policy);
             }
+            Object::TrafficPolicy(policy) => {
+                self.traffic.insert((namespace, name), policy);
+            }
+            Object::RateLimitPolicy(policy) => {
+                self.limits.insert((namespace, name), policy);
+            }
+            Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TcpRoute(_) => {
+                self.routes.push(object);
+            }
             Object::MeshConfig(config) => match self.config {
                 None => self.config = Some(config),
                 Some(first) => problems.push(config.problem(
@@ -82,6 +95,16 @@ impl<'o> Objects<'o> {
             .range(WorkloadName::new(namespace, "")..)
             .take_while(move |(name, _)| name.namespace == namespace)
             .map(|(name, workload)| (name, *workload))
+    }
+
+    /// The numbers of a Service's ports; `None`: there is no such Service.
+    pub(super) fn ports_of(&self, service: &ServiceName) -> Option<Vec<u16>> {
+        let service = self.services.get(service)?;
+        Some(
+            selection::ports(service)
+                .map(|(_, port)| port.port)
+                .collect(),
+        )
     }
 
     /// A problem of the MeshConfig, even if there is none.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outrider_api::authorization::Policy;
-use outrider_api::kinds::{self, TargetRef};
+use outrider_api::kinds::TargetRef;
 use outrider_api::manifest::{Located, Problem};
 use outrider_api::names::ServiceName;
 
@@ -27,13 +27,18 @@ pub(super) fn resolve(
     for policy in objects.policies.values() {
         let mut targets = BTreeSet::new();
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
-            match workloads(policy, target, objects, selection) {
+            match workloads(&policy.metadata.namespace, target, objects, selection) {
                 Ok(found) => targets.extend(found),
                 Err((field, message)) => problems
                     .push(policy.problem(format!("spec.targetRefs[{index}].{field}"), message)),
             }
         }
-        check_ports(policy, &targets, objects, selection, problems);
+        let rules = policy.spec.rules.iter().enumerate();
+        let ports = rules.filter_map(|(index, rule)| {
+            let field = format!("spec.rules[{index}].networkAttributes.ports");
+            Some((field, rule.network_attributes.as_ref()?.ports.as_slice()))
+        });
+        check_port_list(policy, ports, &targets, objects, selection, problems);
         let compiled = Arc::new(policy.to_policy());
         for workload in targets {
             policies
@@ -45,20 +50,19 @@ pub(super) fn resolve(
     policies
 }
 
-type Wrong = (&'static str, String);
+pub(super) type Wrong = (&'static str, String);
 
 /// The workloads that a target means, or the field that is wrong.
-fn workloads(
-    policy: &kinds::AuthorizationPolicy,
+pub(super) fn workloads(
+    namespace: &str,
     target: &TargetRef,
     objects: &Objects<'_>,
     selection: &Selection<'_>,
 ) -> Result<Vec<WorkloadName>, Wrong> {
-    let namespace = &policy.metadata.namespace;
     match target {
         TargetRef::Service { name } => {
             let service = ServiceName {
-                namespace: namespace.clone(),
+                namespace: namespace.to_owned(),
                 name: name.clone(),
             };
             let known = objects.services.keys();
@@ -104,7 +108,7 @@ fn workloads(
 }
 
 /// Says where else there is one of that name: targets are in the policy's own namespace.
-fn missing<'n>(
+pub(super) fn missing<'n>(
     kind: &str,
     namespace: &str,
     name: &str,
@@ -133,9 +137,11 @@ fn missing<'n>(
     format!("there is no {kind} {namespace}/{name}, {expected}")
 }
 
-/// A rule about a port that no target has would never match: a DENY that denies nothing.
-fn check_ports(
-    policy: &Located<kinds::AuthorizationPolicy>,
+/// A rule about a port that no target has would never match: a DENY that denies nothing, a limit that
+/// limits nobody. Each list of ports comes with its field.
+pub(super) fn check_port_list<'p, T>(
+    policy: &Located<T>,
+    lists: impl Iterator<Item = (String, &'p [u16])>,
     targets: &BTreeSet<WorkloadName>,
     objects: &Objects<'_>,
     selection: &Selection<'_>,
@@ -153,16 +159,12 @@ fn check_ports(
     if known.is_empty() {
         return;
     }
-    for (rule_index, rule) in policy.spec.rules.iter().enumerate() {
-        let ports = rule
-            .network_attributes
-            .iter()
-            .flat_map(|network| &network.ports);
-        for (index, port) in ports.enumerate() {
+    for (field, ports) in lists {
+        for (index, port) in ports.iter().enumerate() {
             if !known.contains(port) {
                 let expected: Vec<String> = known.iter().map(u16::to_string).collect();
                 problems.push(policy.problem(
-                    format!("spec.rules[{rule_index}].networkAttributes.ports[{index}]"),
+                    format!("{field}[{index}]"),
                     format!(
                         "no workload that this policy is about has the port {port}, expected the \
                          app's port (not the Service's): one of {}",

@@ -9,6 +9,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio_stream::Iter;
 use tonic::{Request, Response, Status};
 
+use crate::control::{self, Control, ControlArgs};
 use crate::journal::Journal;
 use crate::proto::billing_server::{Billing, BillingServer};
 use crate::proto::{ChargeRequest, Invoice, InvoicesRequest};
@@ -22,6 +23,8 @@ const CREDIT_LIMIT_CENTS: u64 = 1_000_000;
 pub struct BillingArgs {
     #[command(flatten)]
     listen: Listen,
+    #[command(flatten)]
+    control: ControlArgs,
     /// Name of this instance, which its invoices carry; what stands before a / is left out
     #[arg(
         long,
@@ -35,7 +38,10 @@ pub struct BillingArgs {
 pub(crate) async fn run(args: BillingArgs) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let listener = args.listen.bind("billing").await?;
-    let service = TowerToHyperService::new(BillingServer::new(Ledger::new(&args.instance)));
+    let control = Control::start(&args.control).await?;
+    let stop = control.clone().released_by(stop);
+    let ledger = Ledger::new(&args.instance);
+    let service = TowerToHyperService::new(BillingServer::new(Counter { ledger, control }));
     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     accept::until(listener, stop, |stream| {
         server.serve_connection(stream, service.clone())
@@ -84,10 +90,17 @@ impl Ledger {
     }
 }
 
+/// Where callers come: the ledger, as long as this instance is let answer.
+struct Counter {
+    ledger: Ledger,
+    control: Control,
+}
+
 #[tonic::async_trait]
-impl Billing for Ledger {
+impl Billing for Counter {
     async fn charge(&self, request: Request<ChargeRequest>) -> Result<Response<Invoice>, Status> {
-        Ledger::charge(self, request.into_inner()).map(Response::new)
+        self.control.admit().await.map_err(control::grpc_status)?;
+        self.ledger.charge(request.into_inner()).map(Response::new)
     }
 
     type InvoicesStream = Iter<std::vec::IntoIter<Result<Invoice, Status>>>;
@@ -96,6 +109,7 @@ impl Billing for Ledger {
         &self,
         request: Request<InvoicesRequest>,
     ) -> Result<Response<Self::InvoicesStream>, Status> {
+        self.control.admit().await.map_err(control::grpc_status)?;
         let InvoicesRequest { user, limit } = request.into_inner();
         let limit = if limit == 0 {
             usize::MAX
@@ -103,6 +117,7 @@ impl Billing for Ledger {
             limit as usize
         };
         let found: Vec<_> = self
+            .ledger
             .invoices
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -6,10 +6,14 @@
 //! - [`notification`]: HTTP; tells people, and must never charge them.
 //!
 //! None of them knows about certificates, policy or the mesh: they listen on loopback and call
-//! loopback. `web` owns what the HTTP services share, `accept` what all do. State is in memory and bounded.
+//! loopback. `web` owns what the HTTP services share, `accept` what all do,
+//! [`control`] how an instance is made to fail, `context` what a call carries on. State is in memory
+//! and bounded.
 
 mod accept;
 pub mod billing;
+mod context;
+pub mod control;
 mod journal;
 pub mod notification;
 pub mod order;
@@ -42,6 +46,10 @@ pub const MESH: &[(&str, &str)] = &[
     (
         "policy-billing.yaml",
         include_str!("../mesh/policy-billing.yaml"),
+    ),
+    (
+        "traffic-billing.yaml",
+        include_str!("../mesh/traffic-billing.yaml"),
     ),
     (
         "policy-notification.yaml",

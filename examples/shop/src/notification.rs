@@ -7,6 +7,7 @@ use clap::Args;
 use http::{Method, Request, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use crate::control::{Control, ControlArgs};
 use crate::journal::Journal;
 use crate::web::{self, Answer};
 use crate::{Listen, stop_signal};
@@ -16,6 +17,8 @@ use crate::{Listen, stop_signal};
 pub struct NotificationArgs {
     #[command(flatten)]
     listen: Listen,
+    #[command(flatten)]
+    control: ControlArgs,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,7 +32,8 @@ pub(crate) struct Message {
 pub(crate) async fn run(args: NotificationArgs) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let listener = args.listen.bind("notification").await?;
-    web::serve(listener, Outbox::default(), stop).await;
+    let control = Control::start(&args.control).await?;
+    web::serve(listener, Outbox::default(), control, stop).await;
     Ok(())
 }
 

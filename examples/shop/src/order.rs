@@ -12,6 +12,8 @@ use http::{Method, Request, StatusCode};
 use serde::{Deserialize, Serialize};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::context::CallContext;
+use crate::control::{Control, ControlArgs};
 use crate::journal::Journal;
 use crate::notification::Message;
 use crate::proto::ChargeRequest;
@@ -25,6 +27,8 @@ use crate::{Listen, stop_signal};
 pub struct OrderArgs {
     #[command(flatten)]
     listen: Listen,
+    #[command(flatten)]
+    control: ControlArgs,
     /// The sidecar's HTTP port, which routes by Host: for user and notification
     #[arg(long, env = "OUTRIDER_OUTBOUND_HTTP", value_name = "URL", value_parser = parse_url)]
     via: Authority,
@@ -47,7 +51,9 @@ pub(crate) async fn run(args: OrderArgs) -> anyhow::Result<()> {
         .tcp_nodelay(true)
         .connect_lazy();
     let listener = args.listen.bind("order").await?;
-    web::serve(listener, Orders::new(Mesh::new(args.via), billing), stop).await;
+    let control = Control::start(&args.control).await?;
+    let orders = Orders::new(Mesh::new(args.via), billing);
+    web::serve(listener, orders, control, stop).await;
     Ok(())
 }
 
@@ -83,10 +89,14 @@ struct Orders {
 impl web::Service for Orders {
     async fn answer(&self, request: Request<Bytes>) -> Answer {
         let path = request.uri().path();
+        let context = CallContext::of(request.headers());
         let id = path.strip_prefix("/orders/");
         match (request.method(), path, id) {
             (&Method::POST, "/orders", _) => match web::parse(request.body()) {
-                Ok(order) => self.take(order).await.unwrap_or_else(|refused| *refused),
+                Ok(order) => {
+                    let taken = self.take(order, &context).await;
+                    taken.unwrap_or_else(|refused| *refused)
+                }
                 Err(answer) => *answer,
             },
             (&Method::GET, "/orders", _) => web::json(
@@ -126,8 +136,8 @@ impl Orders {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn take(&self, new: NewOrder) -> Result<Answer, Box<Answer>> {
-        let user = self.user(&new.user).await?;
+    async fn take(&self, new: NewOrder, context: &CallContext) -> Result<Answer, Box<Answer>> {
+        let user = self.user(&new.user, context).await?;
         let id = format!(
             "{:x}-{}",
             self.epoch,
@@ -141,14 +151,19 @@ impl Orders {
         let invoice = self
             .billing
             .clone()
-            .charge(charge)
+            .charge(context.request(charge))
             .await
             .map_err(|status| {
                 let message = format!("billing: {:?}: {}", status.code(), status.message());
                 web::refusal(StatusCode::BAD_GATEWAY, &message)
             })?
             .into_inner();
-        let notified = self.notify(&id, &user.email, &new.item).await;
+        let message = Message {
+            order: id.clone(),
+            email: user.email,
+            text: format!("your {} is on its way", new.item),
+        };
+        let notified = self.notify(&message, context).await;
         let order = Order {
             id: id.clone(),
             user: new.user,
@@ -163,7 +178,7 @@ impl Orders {
         Ok(answer)
     }
 
-    async fn user(&self, id: &str) -> Result<User, Box<Answer>> {
+    async fn user(&self, id: &str, context: &CallContext) -> Result<User, Box<Answer>> {
         if id.is_empty()
             || !id
                 .bytes()
@@ -177,7 +192,13 @@ impl Orders {
         let gateway = |message: String| web::refusal(StatusCode::BAD_GATEWAY, &message);
         let (status, body) = self
             .mesh
-            .call(Method::GET, "user", &format!("/users/{id}"), Bytes::new())
+            .call(
+                Method::GET,
+                "user",
+                &format!("/users/{id}"),
+                Bytes::new(),
+                context,
+            )
             .await
             .map_err(|error| gateway(error.to_string()))?;
         match status {
@@ -193,18 +214,20 @@ impl Orders {
     }
 
     /// An order stands even when nobody can be told about it.
-    async fn notify(&self, order: &str, email: &str, item: &str) -> bool {
-        let message = Message {
-            order: order.to_owned(),
-            email: email.to_owned(),
-            text: format!("your {item} is on its way"),
-        };
-        let Ok(body) = serde_json::to_vec(&message) else {
+    async fn notify(&self, message: &Message, context: &CallContext) -> bool {
+        let order = &message.order;
+        let Ok(body) = serde_json::to_vec(message) else {
             return false;
         };
         match self
             .mesh
-            .call(Method::POST, "notification", "/notifications", body.into())
+            .call(
+                Method::POST,
+                "notification",
+                "/notifications",
+                body.into(),
+                context,
+            )
             .await
         {
             Ok((StatusCode::ACCEPTED, _)) => true,

@@ -5,6 +5,7 @@ use clap::Args;
 use http::{Method, Request, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use crate::control::{Control, ControlArgs};
 use crate::web::{self, Answer};
 use crate::{Listen, stop_signal};
 
@@ -13,6 +14,8 @@ use crate::{Listen, stop_signal};
 pub struct UserArgs {
     #[command(flatten)]
     listen: Listen,
+    #[command(flatten)]
+    control: ControlArgs,
 }
 
 /// The people who shop here; `outrider demo` orders in their names.
@@ -27,7 +30,8 @@ pub(crate) struct User {
 pub(crate) async fn run(args: UserArgs) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let listener = args.listen.bind("user").await?;
-    web::serve(listener, Users, stop).await;
+    let control = Control::start(&args.control).await?;
+    web::serve(listener, Users, control, stop).await;
     Ok(())
 }
 

@@ -16,6 +16,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 
+use crate::context::CallContext;
+use crate::control::Control;
+
 /// The largest request body and answer that a service reads.
 const BODY_LIMIT: usize = 64 * 1024;
 
@@ -27,22 +30,29 @@ pub(crate) trait Service: Send + Sync + 'static {
     fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Answer> + Send;
 }
 
-/// Serves until `stop` resolves, then finishes the requests in flight.
+/// Serves as `control` lets it until `stop` resolves, then finishes the requests in flight.
 pub(crate) async fn serve(
     listener: TcpListener,
     service: impl Service,
+    control: Control,
     stop: impl Future<Output = ()>,
 ) {
     let service = Arc::new(service);
+    let stop = control.clone().released_by(stop);
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new());
     crate::accept::until(listener, stop, |stream| {
-        let service = Arc::clone(&service);
+        let (service, control) = (Arc::clone(&service), control.clone());
         server.serve_connection(
             stream,
             service_fn(move |request| {
-                let service = Arc::clone(&service);
-                async move { Ok::<_, Infallible>(read_and_answer(&*service, request).await) }
+                let (service, control) = (Arc::clone(&service), control.clone());
+                async move {
+                    if let Err(status) = control.admit().await {
+                        return Ok(problem(status, "asked to fail"));
+                    }
+                    Ok::<_, Infallible>(read_and_answer(&*service, request).await)
+                }
             }),
         )
     })
@@ -127,16 +137,18 @@ impl Mesh {
         }
     }
 
-    /// Sends one request to `service`; the sidecar finds the instance by the Host header.
+    /// Sends one request to `service`, on behalf of the one whose `context` it carries; the sidecar
+    /// finds the instance by the Host header.
     pub(crate) async fn call(
         &self,
         method: Method,
         service: &'static str,
         path: &str,
         body: Bytes,
+        context: &CallContext,
     ) -> Result<(StatusCode, Bytes), CallFailed> {
         let failed = |error: &dyn std::fmt::Display| CallFailed(format!("{service}: {error}"));
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.via))
             .header(header::HOST, HeaderValue::from_static(service))
@@ -146,6 +158,7 @@ impl Mesh {
             )
             .body(Full::new(body))
             .map_err(|error| failed(&error))?;
+        context.write_to(request.headers_mut());
         let answer = self
             .client
             .request(request)

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -9,27 +10,51 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::headers;
+use super::idle::Idle;
+use super::replay::{Attempt, Copied};
 use crate::inbound::app::Lease;
+use crate::refusal::Refusal;
 use crate::telemetry::exchange::Exchange;
 
 /// What goes on to the next hop. Trailers lose the headers that only sidecars may set.
 #[derive(Debug)]
 pub enum RequestBody {
     Streaming(Incoming),
+    /// It may be sent again.
+    Replayed(Attempt),
+    /// A mirror's.
+    Copied(Copied),
     Empty,
+}
+
+/// Why a body does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error(transparent)]
+    Source(#[from] hyper::Error),
+    #[error("another attempt has taken the body over")]
+    Superseded,
+    #[error("the copy is not whole")]
+    Lost,
+    #[error("nothing came for as long as may be")]
+    Idle,
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Streaming(body) => Pin::new(body).poll_frame(cx).map_ok(without_identity),
+            Self::Streaming(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|polled| polled.map(|frame| Ok(without_identity(frame?)))),
+            Self::Replayed(attempt) => attempt.poll_next(cx),
+            Self::Copied(copied) => copied.poll_next(cx),
         }
     }
 
@@ -37,6 +62,8 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Streaming(body) => body.is_end_stream(),
+            Self::Replayed(attempt) => attempt.is_end_stream(),
+            Self::Copied(_) => false,
         }
     }
 
@@ -44,11 +71,13 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streaming(body) => body.size_hint(),
+            Self::Replayed(attempt) => attempt.size_hint(),
+            Self::Copied(_) => SizeHint::default(),
         }
     }
 }
 
-fn without_identity(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+pub(super) fn without_identity(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         headers::strip_identity(trailers);
     }
@@ -66,24 +95,28 @@ pub struct ResponseBody {
 
 #[derive(Debug)]
 enum Source {
-    Streaming(Incoming),
+    Streaming(Incoming, Option<Idle>),
     Whole(Bytes),
 }
 
 impl ResponseBody {
-    /// Passes `body` on, and tells `exchange` how it ended.
-    pub fn streaming(body: Incoming, exchange: Exchange) -> Self {
-        Self::leased(body, exchange, None)
+    /// Passes `body` on, and tells `exchange` how it ended. It may pause for as long as `idle`.
+    pub fn streaming(body: Incoming, exchange: Exchange, idle: Option<Duration>) -> Self {
+        Self::passing(Source::Streaming(body, idle.map(Idle::new)), exchange, None)
     }
 
-    /// The same, and gives `lease` back when the body has ended.
+    /// The same without a limit, and gives `lease` back when the body has ended.
     pub fn leased(body: Incoming, exchange: Exchange, lease: Option<Lease>) -> Self {
-        let ended = body.is_end_stream();
+        Self::passing(Source::Streaming(body, None), exchange, lease)
+    }
+
+    fn passing(source: Source, exchange: Exchange, lease: Option<Lease>) -> Self {
         let mut this = Self {
-            source: Source::Streaming(body),
+            source,
             exchange: Some(exchange),
             lease,
         };
+        let ended = this.is_end_stream();
         if ended {
             this.finish(None);
         }
@@ -113,12 +146,12 @@ impl ResponseBody {
         }
     }
 
-    fn fail(&mut self) {
+    fn fail(&mut self, why: Refusal) {
         if let Some(lease) = self.lease.take() {
             lease.discard();
         }
         if let Some(exchange) = self.exchange.take() {
-            exchange.broken();
+            exchange.broken(why);
         }
     }
 }
@@ -134,19 +167,19 @@ impl Drop for ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let body = match &mut this.source {
+        let (body, idle) = match &mut this.source {
             Source::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Source::Whole(bytes) => {
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
-            Source::Streaming(body) => body,
+            Source::Streaming(body, idle) => (body, idle),
         };
         let polled = Pin::new(&mut *body).poll_frame(cx);
         let ended = body.is_end_stream();
@@ -155,23 +188,35 @@ impl Body for ResponseBody {
                 this.finish(frame.trailers_ref())
             }
             Poll::Ready(Some(Ok(_))) if ended => this.finish(None),
-            Poll::Ready(Some(Err(_))) => this.fail(),
+            Poll::Ready(Some(Err(_))) => this.fail(Refusal::UpstreamReset),
             Poll::Ready(None) => this.finish(None),
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+            Poll::Ready(Some(Ok(_))) => {
+                if let Some(idle) = idle {
+                    idle.progressed();
+                }
+            }
+            Poll::Pending => {
+                if let Some(idle) = idle
+                    && idle.poll_expired(cx).is_ready()
+                {
+                    this.fail(Refusal::StreamIdleTimeout);
+                    return Poll::Ready(Some(Err(BodyError::Idle)));
+                }
+            }
         }
-        polled
+        polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Source)))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Streaming(body) => body.is_end_stream(),
+            Source::Streaming(body, _) => body.is_end_stream(),
             Source::Whole(bytes) => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Streaming(body) => body.size_hint(),
+            Source::Streaming(body, _) => body.size_hint(),
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }

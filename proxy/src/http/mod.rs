@@ -4,6 +4,8 @@ pub mod body;
 pub mod framing;
 pub mod guarded;
 pub mod headers;
+pub mod idle;
+pub mod replay;
 pub mod rewind;
 pub mod serve;
 pub mod wire;

@@ -3,6 +3,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use crate::refusal::Refusal;
+
 /// Set by the outbound sidecar, removed by the inbound one: `<port>;h1` or `<port>;h2`.
 pub const TARGET: HeaderName = HeaderName::from_static("x-outrider-target");
 
@@ -20,6 +22,32 @@ pub fn set_declined(status: StatusCode, headers: &mut HeaderMap) {
 /// The status of the app that declined an upgrade.
 pub fn take_declined(headers: &mut HeaderMap) -> Option<StatusCode> {
     StatusCode::from_bytes(headers.remove(&DECLINED)?.as_bytes()).ok()
+}
+
+/// Set by the inbound sidecar on what it answers itself: the reason. What came from the app has none.
+const REASON: HeaderName = HeaderName::from_static("x-outrider-reason");
+/// Set by the inbound sidecar on an error answer of an app whose own call was retried already, nearer
+/// the failure.
+const RETRIED: HeaderName = HeaderName::from_static("x-outrider-retried");
+
+/// Marks an answer as the sidecar's own.
+pub fn set_reason(headers: &mut HeaderMap, refusal: Refusal) {
+    headers.insert(REASON, HeaderValue::from_static(refusal.reason()));
+}
+
+/// Why the peer's sidecar answered instead of its app.
+pub fn take_reason(headers: &mut HeaderMap) -> Option<Refusal> {
+    Refusal::from_reason(headers.remove(&REASON)?.as_bytes())
+}
+
+/// Marks an error answer as one that was retried for already.
+pub fn set_retried(headers: &mut HeaderMap) {
+    headers.insert(RETRIED, HeaderValue::from_static("1"));
+}
+
+/// Whether the failure was retried for already, nearer to where it happened.
+pub fn take_retried(headers: &mut HeaderMap) -> bool {
+    headers.remove(&RETRIED).is_some()
 }
 
 /// The HTTP version between a sidecar and its app.

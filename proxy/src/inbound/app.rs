@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use crate::http::body::RequestBody;
 use crate::http::serve::{http1_client, http2_client};
 use crate::http::wire::AppVersion;
+use crate::outbound::verdict::is_unprocessed;
 use crate::refusal::Refusal;
 
 /// Below the keep-alive times that servers have (Node 5 s, gunicorn 2 s, nginx 75 s): mostly it is
@@ -237,18 +238,6 @@ impl Replay {
             _ => Err(reset(error)),
         }
     }
-}
-
-/// The app says that it has not looked at the stream: it was beyond GOAWAY's last one, or refused
-/// (RFC 9113, section 8.7).
-fn is_unprocessed(error: &hyper::Error) -> bool {
-    let source =
-        std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    source.is_some_and(|error| {
-        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        let gone = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
-        refused || gone
-    })
 }
 
 /// An answer that two readers could end differently is none (RFC 9112, section 6.3).

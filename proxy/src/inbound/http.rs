@@ -15,6 +15,8 @@ use outrider_api::authorization::HttpCall;
 use super::Connection;
 use super::app::Answered;
 use super::authorize::{Allowed, authorize};
+use super::limits::{self, Told};
+use super::work::Work;
 use crate::http::body::{RequestBody, ResponseBody};
 use crate::http::headers::{self, FORWARDED_CLIENT_CERT};
 use crate::http::wire::{self, AppVersion, Target};
@@ -27,20 +29,37 @@ pub async fn answer(
     request: Request<Incoming>,
     upgrade: Option<Protocol>,
 ) -> Response<ResponseBody> {
-    let grpc = headers::is_grpc(request.headers());
+    let arrival = Arrival {
+        at: Instant::now(),
+        grpc: headers::is_grpc(request.headers()),
+    };
     let log = connection
         .worker
         .access_log()
         .then(|| LogEntry::new(&request));
-    let exchange = Exchange::begin(Rc::clone(&connection.edge), grpc, Instant::now(), log);
+    let exchange = Exchange::begin(Rc::clone(&connection.edge), arrival.grpc, arrival.at, log);
+    let mut told = Told::default();
     let result = match upgrade {
-        None => plain(connection, request, exchange).await,
-        Some(protocol) => switching(connection, request, protocol, exchange).await,
+        None => plain(connection, request, arrival, exchange, &mut told).await,
+        Some(protocol) => {
+            switching(connection, request, protocol, arrival, exchange, &mut told).await
+        }
     };
-    result.unwrap_or_else(|(refusal, exchange)| {
+    let mut response = result.unwrap_or_else(|(refusal, exchange)| {
         exchange.refused(refusal);
-        refusal.response(grpc, Version::HTTP_2)
-    })
+        let mut response = refusal.response(arrival.grpc, Version::HTTP_2);
+        wire::set_reason(response.headers_mut(), refusal);
+        response
+    });
+    told.write(response.headers_mut());
+    response
+}
+
+/// What is known of a request from its first moment on.
+#[derive(Clone, Copy)]
+struct Arrival {
+    at: Instant,
+    grpc: bool,
 }
 
 /// A refusal gives the exchange back, to be recorded as refused.
@@ -49,23 +68,30 @@ type Refused = (Refusal, Exchange);
 async fn plain(
     connection: &Connection,
     mut request: Request<Incoming>,
+    arrival: Arrival,
     mut exchange: Exchange,
+    told: &mut Told,
 ) -> Result<Response<ResponseBody>, Refused> {
     let target = match admit(connection, &mut request) {
         Ok(target) => target,
+        Err(refusal) => return Err((refusal, exchange)),
+    };
+    match limits::admit(connection, target.port, told).await {
+        Ok(permit) => exchange.permitted(permit),
+        Err(refusal) => return Err((refusal, exchange)),
+    }
+    let worker = &connection.worker;
+    let work = match Work::begin(worker, request.headers_mut(), arrival.at, arrival.grpc) {
+        Ok(work) => work,
         Err(refusal) => return Err((refusal, exchange)),
     };
     let request = match for_app(connection, request.map(RequestBody::Streaming), target) {
         Ok(request) => request,
         Err(refusal) => return Err((refusal, exchange)),
     };
-    let app = &connection.worker.app;
-    match app
-        .send(
-            connection.worker.app_address(target.port),
-            target.version,
-            request,
-        )
+    match worker
+        .app
+        .send(worker.app_address(target.port), target.version, request)
         .await
     {
         Ok(Answered {
@@ -75,6 +101,7 @@ async fn plain(
             headers::strip_hop_by_hop(response.headers_mut());
             headers::strip_identity(response.headers_mut());
             exchange.head(response.status(), response.headers());
+            work.answered(response.status(), response.headers_mut());
             *response.version_mut() = Version::HTTP_2;
             Ok(response.map(|body| ResponseBody::leased(body, exchange, lease)))
         }
@@ -174,26 +201,37 @@ async fn switching(
     connection: &Rc<Connection>,
     mut request: Request<Incoming>,
     protocol: Protocol,
+    arrival: Arrival,
     mut exchange: Exchange,
+    told: &mut Told,
 ) -> Result<Response<ResponseBody>, Refused> {
     let (target, allowed) = match admit_upgrade(connection, &mut request) {
         Ok(admitted) => admitted,
+        Err(refusal) => return Err((refusal, exchange)),
+    };
+    match limits::admit(connection, target.port, told).await {
+        Ok(permit) => exchange.permitted(permit),
+        Err(refusal) => return Err((refusal, exchange)),
+    }
+    let worker = &connection.worker;
+    let work = match Work::begin(worker, request.headers_mut(), arrival.at, arrival.grpc) {
+        Ok(work) => work,
         Err(refusal) => return Err((refusal, exchange)),
     };
     let asked = match as_upgrade(connection, &mut request, &protocol, target) {
         Ok(asked) => asked,
         Err(refusal) => return Err((refusal, exchange)),
     };
-    let app = &connection.worker.app;
-    let mut response = match app
-        .send_upgrade(connection.worker.app_address(target.port), asked)
-        .await
-    {
+    let sent = worker
+        .app
+        .send_upgrade(worker.app_address(target.port), asked);
+    let mut response = match sent.await {
         Ok(response) => response,
         Err(refusal) => return Err((refusal, exchange)),
     };
     exchange.head(response.status(), response.headers());
     headers::strip_identity(response.headers_mut());
+    work.answered(response.status(), response.headers_mut());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(declined(response, exchange));
     }
@@ -247,7 +285,7 @@ fn declined(mut response: Response<Incoming>, exchange: Exchange) -> Response<Re
     wire::set_declined(status, response.headers_mut());
     *response.status_mut() = wire::DECLINED_STATUS;
     *response.version_mut() = Version::HTTP_2;
-    response.map(|body| ResponseBody::streaming(body, exchange))
+    response.map(|body| ResponseBody::streaming(body, exchange, None))
 }
 
 async fn carry(
@@ -260,12 +298,12 @@ async fn carry(
     let both =
         futures_util::future::join(hyper::upgrade::on(request), hyper::upgrade::on(response)).await;
     let (Ok(peer), Ok(app)) = both else {
-        exchange.broken();
+        exchange.broken(Refusal::AppReset);
         return;
     };
     let (mut peer, mut app) = (TokioIo::new(peer), TokioIo::new(app));
     tokio::select! {
-        ended = crate::tunnel::carry(&mut peer, &mut app, |_| {}, |_| {}) => {
+        ended = crate::tunnel::carry(&mut peer, &mut app, None, |_| {}, |_| {}) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "an upgraded connection ended");
             }

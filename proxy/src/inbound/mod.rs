@@ -1,12 +1,14 @@
 //! From other sidecars to this workload's app.
 //!
 //! [`serve`] is the way of a connection: the handshake yields the peer's identity, and each stream
-//! on it is authorized on its own, as [`http`] or as an [`opaque`] connection.
+//! on it is authorized and counted ([`limits`]) on its own, as [`http`] or as an [`opaque`] connection.
 
 pub mod app;
 pub mod authorize;
 pub mod http;
+pub mod limits;
 pub mod opaque;
+pub mod work;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -50,6 +52,7 @@ pub struct Connection {
     pub edge: Rc<Edge>,
     /// `x-forwarded-client-cert` for every request on it.
     pub forwarded: Option<HeaderValue>,
+    pub limits: limits::OfPeer,
 }
 
 /// Handshakes that are going on, and the edges of peers that were seen.
@@ -166,6 +169,7 @@ impl Connection {
             source,
             edge,
             forwarded,
+            limits: limits::OfPeer::default(),
         }
     }
 }

@@ -11,7 +11,9 @@ use tokio::net::TcpStream;
 use super::Connection;
 use super::app::connect as connect_app;
 use super::authorize::{Allowed, authorize};
+use super::limits;
 use crate::http::body::ResponseBody;
+use crate::http::wire;
 use crate::refusal::Refusal;
 use crate::tunnel;
 
@@ -30,7 +32,9 @@ pub async fn answer(
                 .worker
                 .metrics
                 .refused("inbound", refusal, connection.edge.peer());
-            refusal.response(false, Version::HTTP_2)
+            let mut response = refusal.response(false, Version::HTTP_2);
+            wire::set_reason(response.headers_mut(), refusal);
+            response
         }
     }
 }
@@ -46,6 +50,7 @@ async fn connect(
         .and_then(|authority| authority.port_u16())
         .ok_or(Refusal::BadAuthority)?;
     authorize(connection, &workload, port, None)?;
+    limits::admit_opaque(connection, port)?;
     let app = SocketAddr::new(workload.app_address, port);
     let stream = connect_app(app).await?;
     Ok((stream, Allowed::opaque(connection, port)))
@@ -66,6 +71,7 @@ async fn carry(
     let carrying = tunnel::carry(
         &mut peer,
         &mut app,
+        None,
         |bytes| handles.received.inc_by(bytes),
         |bytes| handles.sent.inc_by(bytes),
     );

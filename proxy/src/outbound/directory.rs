@@ -7,16 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrider_api::model::{Destination, Protocol};
+use outrider_api::model::Destination;
 use outrider_api::names::ServiceName;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::endpoint::Endpoint;
+use super::service::{Caller, Service};
 use crate::control::DestinationState;
 use crate::control::discovery::Subscription;
 use crate::refusal::Refusal;
-use crate::telemetry::edge::{Edge, Party, Reporter};
-use crate::telemetry::metrics::Metrics;
 
 /// The first request to a Service waits this long for the control plane's answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -25,32 +23,11 @@ const MAX_SERVICES: usize = 4096;
 /// A Service that was not used for so long is let go.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// A Service, ready for the data path.
-#[derive(Debug)]
-pub struct Service {
-    ports: Vec<(u16, Protocol)>,
-    pub endpoints: Vec<Rc<Endpoint>>,
-    /// For requests that reach no endpoint.
-    pub edge: Rc<Edge>,
-    compiled_from: Arc<Destination>,
-}
-
-impl Service {
-    /// What the port of the Service speaks; `None` if there is no such port.
-    pub fn protocol(&self, port: u16) -> Option<Protocol> {
-        self.ports
-            .iter()
-            .find(|(known, _)| *known == port)
-            .map(|(_, protocol)| *protocol)
-    }
-}
-
 /// Belongs to one worker.
 #[derive(Debug)]
 pub struct Directory {
     subscriptions: mpsc::Sender<Subscription>,
     slots: RefCell<HashMap<ServiceName, Rc<Slot>>>,
-    metrics: Arc<Metrics>,
 }
 
 /// A subscription, with what was compiled last.
@@ -60,14 +37,15 @@ pub struct Slot {
     state: RefCell<watch::Receiver<DestinationState>>,
     service: RefCell<Option<Rc<Service>>>,
     used: Cell<Instant>,
+    /// It was used since the last sweep: that costs no look at the clock.
+    in_use: Cell<bool>,
 }
 
 impl Directory {
-    pub fn new(subscriptions: mpsc::Sender<Subscription>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(subscriptions: mpsc::Sender<Subscription>) -> Self {
         Self {
             subscriptions,
             slots: RefCell::default(),
-            metrics,
         }
     }
 
@@ -94,13 +72,14 @@ impl Directory {
             state: RefCell::new(state),
             service: RefCell::default(),
             used: Cell::new(Instant::now()),
+            in_use: Cell::default(),
         });
         let mut slots = self.slots.borrow_mut();
         Ok(Rc::clone(slots.entry(name.clone()).or_insert(slot)))
     }
 
     /// The Service in `slot` as it is now. Waits only for the very first answer about it.
-    pub async fn service(&self, slot: &Slot, source: &Party) -> Result<Rc<Service>, Refusal> {
+    pub async fn service(&self, slot: &Slot, caller: Caller<'_>) -> Result<Rc<Service>, Refusal> {
         slot.used.set(Instant::now());
         if let Some(service) = slot.current() {
             return Ok(service);
@@ -120,75 +99,48 @@ impl Directory {
                 slot.service.take();
                 Err(Refusal::UnknownDestination)
             }
-            DestinationState::Ready(destination) => Ok(self.compile(slot, &destination, source)),
+            DestinationState::Ready(destination) => Ok(slot.compile(&destination, caller)),
+        }
+    }
+
+    /// Every Service that is known here, for what is counted now and then.
+    pub fn each(&self, mut look: impl FnMut(&Service)) {
+        for slot in self.slots.borrow().values() {
+            if let Some(service) = slot.service.borrow().as_deref() {
+                look(service);
+            }
         }
     }
 
     /// Lets go what was not used for long; connections in use are not touched.
     pub fn sweep(&self, now: Instant) {
         self.slots.borrow_mut().retain(|_, slot| {
+            if slot.in_use.take() {
+                slot.used.set(now);
+            }
             Rc::strong_count(slot) > 1 || now.saturating_duration_since(slot.used.get()) < IDLE
         });
-    }
-
-    fn compile(&self, slot: &Slot, destination: &Arc<Destination>, source: &Party) -> Rc<Service> {
-        let before = slot.service.borrow().clone();
-        if let Some(service) = &before
-            && Arc::ptr_eq(&service.compiled_from, destination)
-        {
-            return Rc::clone(service);
-        }
-        let edge = |to| {
-            Edge::new(
-                &self.metrics,
-                Reporter::Source,
-                source.clone(),
-                to,
-                Some(slot.name.clone()),
-            )
-        };
-        let endpoints = destination
-            .endpoints
-            .iter()
-            .map(|model| {
-                // What is known of an endpoint, and its warm connections, outlive a change of others.
-                let known = before
-                    .iter()
-                    .flat_map(|service| &service.endpoints)
-                    .find(|known| known.model == *model);
-                known.cloned().unwrap_or_else(|| {
-                    let to = Party {
-                        workload: model.workload.clone(),
-                        namespace: model.namespace.clone(),
-                        principal: model.id.to_string(),
-                        app: model.app.clone(),
-                    };
-                    Endpoint::new(model.clone(), edge(to))
-                })
-            })
-            .collect();
-        let service = Rc::new(Service {
-            ports: destination
-                .ports
-                .iter()
-                .map(|port| (port.port, port.protocol))
-                .collect(),
-            endpoints,
-            edge: edge(Party::unknown()),
-            compiled_from: Arc::clone(destination),
-        });
-        slot.service.replace(Some(Rc::clone(&service)));
-        service
     }
 }
 
 impl Slot {
+    fn compile(&self, destination: &Arc<Destination>, caller: Caller<'_>) -> Rc<Service> {
+        let before = self.service.borrow().clone();
+        if let Some(service) = before.as_ref().filter(|service| service.is_of(destination)) {
+            return Rc::clone(service);
+        }
+        let service = Service::compile(&self.name, destination, caller, before.as_deref());
+        self.service.replace(Some(Rc::clone(&service)));
+        service
+    }
+
     pub fn name(&self) -> &ServiceName {
         &self.name
     }
 
     /// What was compiled last, unless something newer has come.
     pub fn current(&self) -> Option<Rc<Service>> {
+        self.in_use.set(true);
         let unchanged = self
             .state
             .borrow()
@@ -199,5 +151,32 @@ impl Slot {
             .as_ref()
             .filter(|_| unchanged)
             .cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_is_not_let_go() {
+        let directory = Directory::new(mpsc::channel(1).0);
+        let (_state, state) = watch::channel(DestinationState::Pending);
+        let name = ServiceName::new("shop", "billing").expect("a name");
+        let now = Instant::now();
+        let slot = Rc::new(Slot {
+            name: name.clone(),
+            state: RefCell::new(state),
+            service: RefCell::default(),
+            used: Cell::new(now),
+            in_use: Cell::default(),
+        });
+        directory.slots.borrow_mut().insert(name, Rc::clone(&slot));
+        slot.current();
+        drop(slot);
+        directory.sweep(now + IDLE);
+        assert_eq!(directory.slots.borrow().len(), 1);
+        directory.sweep(now + 2 * IDLE);
+        assert!(directory.slots.borrow().is_empty());
     }
 }

@@ -1,5 +1,5 @@
-//! One endpoint of a Service as a worker sees it: what is in flight to it, whether it can be
-//! connected to, and the warm connections to its sidecar.
+//! One endpoint of a Service as a worker sees it: what is in flight to it, what its answers say of
+//! its health, and the warm connections to its sidecar.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,22 +10,24 @@ use http::HeaderValue;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::TokioIo;
 use outrider_api::model;
+use outrider_api::model::traffic::{HealthCheck, Outliers, TrafficSettings};
 use outrider_certs::tls;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::balance::{self, Candidate};
+use super::attempt::Attempt;
 use crate::http::body::RequestBody;
 use crate::http::serve;
 use crate::http::wire::{AppVersion, Target};
 use crate::refusal::Refusal;
 use crate::telemetry::edge::Edge;
 use crate::tls::ClientTls;
-
-/// For TCP and TLS together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::traffic::balance::{self, Candidate, Latency, Load};
+use crate::traffic::health::{
+    Admission, Ejections, EndpointHealth, Outcome, Status, Ticket, Transition,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -33,9 +35,14 @@ pub struct Endpoint {
     pub model: model::Endpoint,
     pub edge: Rc<Edge>,
     ports: Vec<PortTarget>,
-    in_flight: Rc<Cell<u32>>,
-    failures: Cell<u32>,
-    paused_until: Cell<Option<Instant>>,
+    identity: u64,
+    pub(super) load: Load,
+    pub(super) health: RefCell<EndpointHealth>,
+    /// How its Service is treated now.
+    outliers: Cell<Outliers>,
+    connect_timeout: Cell<Duration>,
+    /// When it is to be asked next whether it is healthy, where that is asked.
+    pub(super) check_due: Cell<Option<Instant>>,
     requests: Slot,
     tunnels: Slot,
 }
@@ -92,41 +99,139 @@ struct Warm {
 
 /// Something in flight to an endpoint, until it is dropped.
 #[derive(Debug)]
-pub struct InFlight(Rc<Cell<u32>>);
+pub struct InFlight(Rc<Endpoint>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.load.end();
     }
 }
 
 impl Candidate for Rc<Endpoint> {
-    fn load(&self) -> u32 {
-        self.in_flight.get()
+    fn identity(&self) -> u64 {
+        self.identity
     }
 
-    fn paused_until(&self) -> Option<Instant> {
-        self.paused_until.get()
+    fn zone(&self) -> Option<&str> {
+        self.model.zone.as_deref()
+    }
+
+    fn admission(&self, now: Instant) -> Admission {
+        self.health.borrow().admit(now)
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.load.in_flight()
+    }
+
+    fn latency(&self, now: Instant) -> Latency {
+        self.load.latency(now)
+    }
+
+    fn since(&self) -> Instant {
+        self.health.borrow().since()
     }
 }
 
 impl Endpoint {
-    pub fn new(model: model::Endpoint, edge: Rc<Edge>) -> Rc<Self> {
+    pub fn new(
+        model: model::Endpoint,
+        edge: Rc<Edge>,
+        ejections: Rc<Ejections>,
+        traffic: &TrafficSettings,
+        now: Instant,
+    ) -> Rc<Self> {
         let ports = model
             .target_ports
             .iter()
             .filter_map(|&(service, target)| PortTarget::new(service, target))
             .collect();
-        Rc::new(Self {
-            model,
+        let identity = format!("{}/{}", model.namespace, model.workload);
+        let endpoint = Rc::new(Self {
+            identity: balance::hash(identity.as_bytes()),
             edge,
             ports,
-            in_flight: Rc::default(),
-            failures: Cell::new(0),
-            paused_until: Cell::new(None),
+            load: Load::new(now),
+            health: RefCell::new(EndpointHealth::new(ejections, now)),
+            outliers: Cell::new(traffic.outliers),
+            connect_timeout: Cell::new(traffic.timeouts.connect),
+            check_due: Cell::default(),
             requests: Slot::default(),
             tunnels: Slot::default(),
-        })
+            model,
+        });
+        endpoint.show(None, Some(Status::Closed));
+        endpoint
+    }
+
+    /// Its Service is treated in another way from now on.
+    pub fn update(&self, traffic: &TrafficSettings) {
+        self.outliers.set(traffic.outliers);
+        self.connect_timeout.set(traffic.timeouts.connect);
+        if traffic.health_check.is_none() {
+            let changed = self.health.borrow_mut().unchecked(Instant::now());
+            self.tell(changed);
+        }
+    }
+
+    /// What an active health check found.
+    pub fn checked(&self, check: &HealthCheck, healthy: bool) {
+        let outliers = self.outliers.get();
+        let now = Instant::now();
+        let changed = self
+            .health
+            .borrow_mut()
+            .checked(check, &outliers, now, healthy);
+        self.tell(changed);
+    }
+
+    /// An attempt begins.
+    pub fn attempt(self: &Rc<Self>, now: Instant) -> Attempt {
+        let (ticket, changed) = self.health.borrow_mut().begin(now);
+        self.tell(changed);
+        Attempt::new(self, ticket, now)
+    }
+
+    /// Something is in flight to the endpoint from now on.
+    pub fn begin(self: &Rc<Self>) -> InFlight {
+        self.load.begin();
+        InFlight(Rc::clone(self))
+    }
+
+    /// What an attempt that began with `ticket` showed.
+    pub(super) fn learn(&self, ticket: Ticket, now: Instant, outcome: Outcome, latency: Duration) {
+        let outliers = self.outliers.get();
+        let changed = self
+            .health
+            .borrow_mut()
+            .record(&outliers, ticket, now, outcome, latency);
+        if changed.is_some_and(|change| change.to == Status::Closed) {
+            self.load.recovered(now, latency);
+        }
+        self.tell(changed);
+    }
+
+    fn tell(&self, changed: Option<Transition>) {
+        let Some(change) = changed else {
+            return;
+        };
+        let (service, endpoint) = (self.edge.service_label(), self.model.label());
+        tracing::info!(
+            service,
+            endpoint,
+            from = change.from.label(),
+            to = change.to.label(),
+            reason = change.reason.label(),
+            "an endpoint's breaker"
+        );
+        let metrics = &self.edge.metrics().traffic;
+        metrics.changed(&service, &endpoint, change);
+    }
+
+    fn show(&self, from: Option<Status>, to: Option<Status>) {
+        let (service, endpoint) = (self.edge.service_label(), self.model.label());
+        let metrics = &self.edge.metrics().traffic;
+        metrics.moves(&service, &endpoint, from, to);
     }
 
     pub fn port(&self, service_port: u16) -> Option<&PortTarget> {
@@ -135,25 +240,42 @@ impl Endpoint {
             .find(|target| target.service_port == service_port)
     }
 
-    pub fn begin(&self) -> InFlight {
-        self.in_flight.set(self.in_flight.get() + 1);
-        InFlight(Rc::clone(&self.in_flight))
+    /// A connection that is there already.
+    pub fn warm(&self, purpose: Purpose, client: &ClientTls) -> Option<SendRequest<RequestBody>> {
+        self.slot(purpose).warm(client)
+    }
+
+    fn slot(&self, purpose: Purpose) -> &Slot {
+        match purpose {
+            Purpose::Requests => &self.requests,
+            Purpose::Tunnels => &self.tunnels,
+        }
     }
 
     /// A warm connection to the endpoint's sidecar, made if there is none. Whoever comes while it
     /// is being made waits for it, and shares its failure.
     pub async fn connection(
+        self: &Rc<Self>,
+        purpose: Purpose,
+        client: &Rc<ClientTls>,
+    ) -> Result<SendRequest<RequestBody>, Refusal> {
+        if let Some(sender) = self.warm(purpose, client) {
+            return Ok(sender);
+        }
+        let (endpoint, client) = (Rc::clone(self), Rc::clone(client));
+        // Of its own: where attempts have less time than a handshake takes, each would take the
+        // unfinished connection with it, and nobody would ever have one.
+        let making =
+            tokio::task::spawn_local(async move { endpoint.connected(purpose, &client).await });
+        making.await.unwrap_or(Err(Refusal::ConnectFailed))
+    }
+
+    async fn connected(
         &self,
         purpose: Purpose,
         client: &ClientTls,
     ) -> Result<SendRequest<RequestBody>, Refusal> {
-        let slot = match purpose {
-            Purpose::Requests => &self.requests,
-            Purpose::Tunnels => &self.tunnels,
-        };
-        if let Some(sender) = slot.warm(client) {
-            return Ok(sender);
-        }
+        let slot = self.slot(purpose);
         let arrived = Instant::now();
         let _turn = slot.connecting.lock().await;
         if let Some(sender) = slot.warm(client) {
@@ -164,29 +286,20 @@ impl Endpoint {
         }
         match self.connect(client).await {
             Ok(warm) => {
-                self.failures.set(0);
-                self.paused_until.set(None);
                 let sender = warm.sender.clone();
                 slot.ready.replace(Some(warm));
                 Ok(sender)
             }
             Err(refusal) => {
                 slot.failed_at.set(Some(Instant::now()));
-                self.pause();
                 Err(refusal)
             }
         }
     }
 
-    fn pause(&self) {
-        self.failures.set(self.failures.get().saturating_add(1));
-        self.paused_until
-            .set(Some(Instant::now() + balance::pause(self.failures.get())));
-    }
-
     async fn connect(&self, client: &ClientTls) -> Result<Warm, Refusal> {
         let connecting = self.handshake(client);
-        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        match tokio::time::timeout(self.connect_timeout.get(), connecting).await {
             Ok(result) => result,
             Err(_) => {
                 tracing::debug!(endpoint = %self.model.mesh_address, "connecting timed out");
@@ -259,5 +372,12 @@ impl Slot {
             ready.take();
         }
         ready.as_ref().map(|warm| warm.sender.clone())
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        let status = self.health.borrow().status();
+        self.show(Some(status), None);
     }
 }

@@ -1,37 +1,49 @@
-//! A request on its way out: cleaned, routed, balanced, sent, and its answer brought back.
+//! A request on its way out: its Service and rule are found, filters are applied, and what remains
+//! is sent by [`super::attempts`].
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
-use http::uri::Authority;
+use http::header::{HOST, HeaderValue, UPGRADE};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use outrider_api::routing::RouteRequest;
 
-use super::balance;
-use super::directory::Service;
-use super::endpoint::{Endpoint, Purpose};
+use super::answer::{Caller, Edits, Upgrading};
+use super::attempts::{self, Outgoing};
+use super::filters::{self, Filtered};
+use super::hash;
+use super::message::{Head, Message};
+use super::mirror;
 use super::route::{self, Listener, Route};
-use crate::http::body::{RequestBody, ResponseBody};
+use super::routes::Met;
+use super::service::Service;
+use super::time::TimeLeft;
+use crate::http::body::ResponseBody;
 use crate::http::guarded::{self, Gate};
 use crate::http::headers;
-use crate::http::wire::{self, AppVersion};
-use crate::listen::Open;
+use crate::http::wire::AppVersion;
 use crate::refusal::Refusal;
 use crate::telemetry::exchange::{Exchange, LogEntry};
+use crate::traffic::faults::Abort;
+use crate::traffic::traceparent;
 use crate::worker::Worker;
 
 /// A connection of the app, and where its requests went last: most go there again.
 pub struct Connection {
-    worker: Rc<Worker>,
+    pub worker: Rc<Worker>,
     listener: Rc<Listener>,
+    /// Whose connection it is.
+    source: IpAddr,
     gate: Option<Arc<Gate>>,
     last: RefCell<Option<Last>>,
 }
@@ -44,38 +56,41 @@ struct Last {
 }
 
 impl Connection {
-    pub fn new(worker: Rc<Worker>, listener: Rc<Listener>, gate: Option<Arc<Gate>>) -> Self {
+    pub fn new(
+        worker: Rc<Worker>,
+        listener: Rc<Listener>,
+        source: IpAddr,
+        gate: Option<Arc<Gate>>,
+    ) -> Self {
         Self {
             worker,
             listener,
+            source,
             gate,
             last: RefCell::default(),
         }
     }
+
+    /// Why an exchange that had begun broke off: the app's own bytes, or the other side.
+    pub fn broken(&self) -> Refusal {
+        match &self.gate {
+            Some(gate) if gate.is_body_broken() => Refusal::BadRequest,
+            _ => Refusal::UpstreamReset,
+        }
+    }
 }
 
-/// A request that is ready to leave.
-struct Outgoing {
-    request: Request<RequestBody>,
-    service: Rc<Service>,
-    port: u16,
-    version: AppVersion,
-    upgrade: Option<Upgrading>,
+/// What a request comes to before anything is sent.
+enum Prepared {
+    Outgoing(Box<Outgoing>),
+    /// A filter has answered it.
+    Answered(Box<Response<ResponseBody>>, Rc<Service>),
+    /// A fault was injected.
+    Aborted(Abort, Rc<Service>),
 }
 
-/// An upgrade that the app asked for.
-struct Upgrading {
-    protocol: HeaderValue,
-    downstream: OnUpgrade,
-}
-
-/// What the app said of itself, kept for its answer.
-#[derive(Clone, Copy)]
-struct Caller {
-    started: Instant,
-    version: Version,
-    grpc: bool,
-}
+/// Why there is nothing to send, and whose request it was, as far as that is known.
+type Refused = (Refusal, Option<Rc<Service>>);
 
 /// Answers one request of the app.
 pub async fn handle(
@@ -91,14 +106,30 @@ pub async fn handle(
     let asks_upgrade =
         request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT;
     let log = worker.access_log().then(|| LogEntry::new(&request));
-    let response = match connection.prepare(request).await {
-        Ok(outgoing) => send(&connection, outgoing, caller, log).await,
+    let begin = |edge| Exchange::begin(edge, caller.grpc, caller.started, log);
+    let response = match connection.prepare(request, caller).await {
+        Ok(Prepared::Outgoing(outgoing)) => {
+            // From here on, so that a caller that leaves before the answer is recorded, too.
+            let exchange = begin(Rc::clone(&outgoing.service.edge));
+            attempts::send(&connection, *outgoing, caller, exchange).await
+        }
+        Ok(Prepared::Answered(response, service)) => {
+            let mut exchange = begin(Rc::clone(&service.edge));
+            exchange.head(response.status(), response.headers());
+            exchange.completed(None);
+            *response
+        }
+        Ok(Prepared::Aborted(abort, service)) => {
+            let exchange = begin(Rc::clone(&service.edge));
+            exchange.aborted(abort.status, abort.grpc);
+            Refusal::aborted(abort.status, abort.grpc, caller.grpc, caller.version)
+        }
         Err((refusal, service)) => {
             let edge = service.map_or_else(
                 || Rc::clone(&worker.unrouted),
                 |service| Rc::clone(&service.edge),
             );
-            Exchange::begin(edge, caller.grpc, caller.started, log).refused(refusal);
+            begin(edge).refused(refusal);
             refusal.response(caller.grpc, caller.version)
         }
     };
@@ -109,19 +140,13 @@ pub async fn handle(
 }
 
 impl Connection {
-    /// Why an exchange that had begun broke off: the app's own bytes, or the other side.
-    fn broken(&self) -> Refusal {
-        match &self.gate {
-            Some(gate) if gate.is_body_broken() => Refusal::BadRequest,
-            _ => Refusal::UpstreamReset,
-        }
-    }
-
-    /// Cleans the request and finds its Service.
+    /// Finds the Service and the rule, applies the filters, and picks whose endpoints are asked.
     async fn prepare(
         &self,
         request: Request<Incoming>,
-    ) -> Result<Outgoing, (Refusal, Option<Rc<Service>>)> {
+        caller: Caller,
+    ) -> Result<Prepared, Refused> {
+        let worker = &self.worker;
         let unrouted = |refusal| (refusal, None);
         if let Some(refusal) = guarded::refused(request.headers()) {
             return Err(unrouted(refusal));
@@ -131,23 +156,81 @@ impl Connection {
         }
         let host = route::authority(&request).map_err(unrouted)?;
         let (authority, route) = self.route(host).await.map_err(unrouted)?;
-        let service = self.worker.service(&route.slot).await.map_err(unrouted)?;
+        let service = worker.service(&route.slot).await.map_err(unrouted)?;
+        let refused = |refusal| (refusal, Some(Rc::clone(&service)));
         if service.protocol(route.port).is_none() {
-            return Err((Refusal::UnknownPort, Some(service)));
+            return Err(refused(Refusal::UnknownPort));
         }
-        let version = if request.version() == Version::HTTP_2 {
-            AppVersion::Http2
-        } else {
-            AppVersion::Http1
+        let met = meets(&service, route.port, &request).map_err(refused)?;
+        let (mut parts, body) = request.into_parts();
+        let mut edits = Edits::default();
+        let (authority, backend) = match met {
+            None => (authority, (Rc::clone(&service), route.port)),
+            Some(met) => {
+                let filtered = filters::apply(&met, &mut parts, authority, route.port, &mut edits);
+                let authority = match filtered.map_err(refused)? {
+                    Filtered::On(authority) => authority,
+                    Filtered::Answered(response) => {
+                        return Ok(Prepared::Answered(response, service));
+                    }
+                };
+                let backend = self.backend(&met, &mut parts, &mut edits).await;
+                (authority, backend.map_err(refused)?)
+            }
         };
-        let (request, upgrade) = clean(request, authority).map_err(unrouted)?;
-        Ok(Outgoing {
-            request,
-            service,
-            port: route.port,
+        if let Some(abort) = filters::inject_faults(worker, service.traffic()).await {
+            return Ok(Prepared::Aborted(abort, service));
+        }
+        let rule = edits.rule();
+        let timeouts = rule.map_or(service.traffic().timeouts, |rule| rule.timeouts);
+        let time = TimeLeft::of(worker, &parts.headers, &timeouts, caller).map_err(refused)?;
+        let upgrade = clean(&mut parts, body.is_end_stream(), authority).map_err(refused)?;
+        let version = match caller.version {
+            Version::HTTP_2 => AppVersion::Http2,
+            _ => AppVersion::Http1,
+        };
+        traceparent::ensure(&mut parts.headers, |below| worker.random(below));
+        let message = Message::new(Head::from(parts), body, upgrade.is_some());
+        mirror::send(worker, &edits, &message, version, &time);
+        let (backend, port) = backend;
+        let algorithm = &backend.traffic().balancing.algorithm;
+        let key = hash::key(algorithm, &message.head.headers, self.source);
+        Ok(Prepared::Outgoing(Box::new(Outgoing {
+            message,
+            called: service,
+            service: backend,
+            port,
             version,
             upgrade,
-        })
+            edits,
+            timeouts,
+            time,
+            key,
+        })))
+    }
+
+    /// Whose endpoints answer, by the weights of the rule.
+    async fn backend(
+        &self,
+        met: &Met,
+        parts: &mut Parts,
+        edits: &mut Edits,
+    ) -> Result<(Rc<Service>, u16), Refusal> {
+        let worker = &self.worker;
+        let (index, share) = met.rule.split.choose(|below| worker.random(below))?;
+        edits.share = Some(index);
+        filters::apply_to_share(&share.model.filters, parts)?;
+        let (slot, port) = share.resolve(worker).await?;
+        let service = worker.service(&slot).await;
+        // The app called a Service that exists: what is missing is its route's fault.
+        let service = service.map_err(|refusal| match refusal {
+            Refusal::UnknownDestination => Refusal::BackendInvalid,
+            other => other,
+        })?;
+        match service.protocol(port) {
+            Some(_) => Ok((service, port)),
+            None => Err(Refusal::BackendInvalid),
+        }
     }
 
     async fn route(&self, host: Option<HeaderValue>) -> Result<(Authority, Route), Refusal> {
@@ -173,192 +256,46 @@ impl Connection {
     }
 }
 
+/// The rule that a request meets, where the Service has routes.
+fn meets(
+    service: &Service,
+    port: u16,
+    request: &Request<Incoming>,
+) -> Result<Option<Met>, Refusal> {
+    let Some(routes) = service.routes(port) else {
+        return Ok(None);
+    };
+    let path = request.uri().path_and_query();
+    routes.http(&RouteRequest {
+        method: request.method().as_str(),
+        path_and_query: path.map_or("/", PathAndQuery::as_str),
+        headers: request.headers(),
+    })
+}
+
 /// Removes what ends at this hop, and gives the request the form that it has between sidecars.
 fn clean(
-    request: Request<Incoming>,
+    parts: &mut Parts,
+    has_no_body: bool,
     authority: Authority,
-) -> Result<(Request<RequestBody>, Option<Upgrading>), Refusal> {
-    let (mut parts, body) = request.into_parts();
+) -> Result<Option<Upgrading>, Refusal> {
     let protocol = headers::upgrade_protocol(&parts.headers)
-        .filter(|_| parts.method == Method::GET && body.is_end_stream());
+        .filter(|_| parts.method == Method::GET && has_no_body);
     let downstream = parts.extensions.remove::<OnUpgrade>();
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_identity(&mut parts.headers);
     parts.headers.remove(HOST);
-    parts.uri = route::absolute(parts.uri, authority)?;
+    parts.uri = route::absolute(std::mem::take(&mut parts.uri), authority)?;
     parts.version = Version::HTTP_2;
-    let upgrade = match (protocol, downstream) {
-        (Some(protocol), Some(downstream)) => {
-            // RFC 8441: an upgrade of HTTP/1.1 is an extended CONNECT in HTTP/2.
-            let name = protocol.to_str().map_err(|_| Refusal::BadRequest)?;
-            parts.extensions.insert(Protocol::from(name));
-            parts.method = Method::CONNECT;
-            Some(Upgrading {
-                protocol,
-                downstream,
-            })
-        }
-        _ => None,
+    let (Some(protocol), Some(downstream)) = (protocol, downstream) else {
+        return Ok(None);
     };
-    let body = if upgrade.is_some() {
-        RequestBody::Empty
-    } else {
-        RequestBody::Streaming(body)
-    };
-    Ok((Request::from_parts(parts, body), upgrade))
-}
-
-/// Sends to one endpoint after the other for as long as nothing of the request has left.
-async fn send(
-    connection: &Connection,
-    mut outgoing: Outgoing,
-    caller: Caller,
-    log: Option<Box<LogEntry>>,
-) -> Response<ResponseBody> {
-    let worker = &connection.worker;
-    let mut tried: Vec<usize> = Vec::new();
-    let mut refusal = Refusal::NoEndpoints;
-    let edge = Rc::clone(&outgoing.service.edge);
-    // From here on, so that a caller that leaves before the answer is recorded, too.
-    let mut exchange = Exchange::begin(edge, caller.grpc, caller.started, log);
-    loop {
-        let endpoints = &outgoing.service.endpoints;
-        let picked = balance::pick(endpoints, &tried, caller.started, |below| {
-            worker.random(below)
-        });
-        let Some((index, endpoint)) = picked.map(|(index, endpoint)| (index, Rc::clone(endpoint)))
-        else {
-            exchange.refused(refusal);
-            return refusal.response(caller.grpc, caller.version);
-        };
-        if !tried.is_empty() {
-            worker
-                .metrics
-                .retries
-                .with_label_values(&[refusal.reason()])
-                .inc();
-        }
-        tried.push(index);
-        exchange.retarget(Rc::clone(&endpoint.edge));
-        match attempt(
-            worker,
-            &endpoint,
-            outgoing.request,
-            outgoing.port,
-            outgoing.version,
-        )
-        .await
-        {
-            Attempt::Answered(response) => {
-                exchange.carries(endpoint.begin());
-                let open = worker.outbound.open();
-                return answer(response, outgoing.upgrade, caller, exchange, open);
-            }
-            Attempt::Broken => {
-                let broken = connection.broken();
-                exchange.refused(broken);
-                return broken.response(caller.grpc, caller.version);
-            }
-            Attempt::Unsent(request, why) => {
-                refusal = why;
-                outgoing.request = request;
-            }
-        }
-    }
-}
-
-enum Attempt {
-    Answered(Response<Incoming>),
-    /// Something of it may have left: it is not ours to send it again.
-    Broken,
-    Unsent(Request<RequestBody>, Refusal),
-}
-
-async fn attempt(
-    worker: &Worker,
-    endpoint: &Rc<Endpoint>,
-    mut request: Request<RequestBody>,
-    port: u16,
-    version: AppVersion,
-) -> Attempt {
-    let Some(target) = endpoint.port(port) else {
-        return Attempt::Unsent(request, Refusal::UnknownPort);
-    };
-    let _in_flight = endpoint.begin();
-    let mut sender = match endpoint.connection(Purpose::Requests, &worker.tls).await {
-        Ok(sender) => sender,
-        Err(refusal) => return Attempt::Unsent(request, refusal),
-    };
-    request
-        .headers_mut()
-        .insert(wire::TARGET, target.header(version));
-    match sender.try_send_request(request).await {
-        Ok(response) => Attempt::Answered(response),
-        Err(mut error) => match error.take_message() {
-            Some(request) => Attempt::Unsent(request, Refusal::ConnectFailed),
-            None => {
-                tracing::debug!(error = %error.error(), endpoint = %endpoint.model.mesh_address, "no answer");
-                Attempt::Broken
-            }
-        },
-    }
-}
-
-/// Brings the answer back in the version that the app speaks.
-fn answer(
-    mut response: Response<Incoming>,
-    upgrade: Option<Upgrading>,
-    caller: Caller,
-    mut exchange: Exchange,
-    open: Open,
-) -> Response<ResponseBody> {
-    let restored = wire::take_declined(response.headers_mut());
-    if let Some(status) = restored.filter(|_| upgrade.is_some()) {
-        *response.status_mut() = status;
-    } else if let Some(upgrade) = upgrade.filter(|_| response.status() == StatusCode::OK) {
-        return switch(response, upgrade, exchange, open);
-    }
-    headers::strip_hop_by_hop(response.headers_mut());
-    headers::strip_identity(response.headers_mut());
-    exchange.head(response.status(), response.headers());
-    *response.version_mut() = caller.version;
-    response.map(|body| ResponseBody::streaming(body, exchange))
-}
-
-/// The other side has agreed to the upgrade: from here on both sides are bytes.
-fn switch(
-    mut response: Response<Incoming>,
-    upgrade: Upgrading,
-    mut exchange: Exchange,
-    open: Open,
-) -> Response<ResponseBody> {
-    let upstream = hyper::upgrade::on(&mut response);
-    let downstream = upgrade.downstream;
-    exchange.head(StatusCode::SWITCHING_PROTOCOLS, response.headers());
-    tokio::task::spawn_local(async move {
-        // The HTTP connection has ended with the switch: a drain waits for what came of it.
-        let _open = open;
-        let (Ok(downstream), Ok(upstream)) = futures_util::future::join(downstream, upstream).await
-        else {
-            exchange.broken();
-            return;
-        };
-        let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-        if let Err(error) =
-            crate::tunnel::carry(&mut downstream, &mut upstream, |_| {}, |_| {}).await
-        {
-            tracing::debug!(%error, "an upgraded connection ended");
-        }
-        exchange.completed(None);
-    });
-    let mut switched = Response::new(ResponseBody::empty());
-    *switched.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *switched.headers_mut() = std::mem::take(response.headers_mut());
-    headers::strip_hop_by_hop(switched.headers_mut());
-    headers::strip_identity(switched.headers_mut());
-    switched
-        .headers_mut()
-        .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    switched.headers_mut().insert(UPGRADE, upgrade.protocol);
-    switched
+    // RFC 8441: an upgrade of HTTP/1.1 is an extended CONNECT in HTTP/2.
+    let name = protocol.to_str().map_err(|_| Refusal::BadRequest)?;
+    parts.extensions.insert(Protocol::from(name));
+    parts.method = Method::CONNECT;
+    Ok(Some(Upgrading {
+        protocol,
+        downstream,
+    }))
 }

@@ -3,13 +3,25 @@
 //! [`serve`] is the way of a connection: what it speaks is declared or detected, then HTTP goes
 //! request by request through [`forward`], and everything else through [`opaque`].
 
-pub mod balance;
+pub mod answer;
+pub mod attempt;
+pub mod attempts;
 pub mod directory;
 pub mod endpoint;
+pub mod filters;
 pub mod forward;
+pub mod hash;
+pub mod health_check;
+pub mod message;
+pub mod mirror;
 pub mod opaque;
 pub mod route;
+pub mod routes;
+pub mod service;
+pub mod time;
+pub mod verdict;
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,27 +57,29 @@ enum Spoken {
 }
 
 /// Serves one connection of the app until it ends.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, listener: Rc<Listener>) {
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, source: IpAddr, listener: Rc<Listener>) {
     let _open = worker.outbound.open();
     let spoken = tokio::select! {
-        spoken = spoken(&worker, stream, &listener) => spoken,
+        spoken = spoken(&worker, stream, &listener, source) => spoken,
         // It has said nothing yet that could be lost.
         () = worker.outbound.started() => return,
     };
     match spoken {
-        Spoken::Http1(stream, first) => serve_http1(worker, stream, first, listener).await,
-        Spoken::Http2(stream, first) => serve_http2(worker, stream, first, listener).await,
-        Spoken::Opaque(stream, first) => opaque::serve(&worker, stream, first, &listener).await,
+        Spoken::Http1(stream, first) => serve_http1(worker, stream, first, listener, source).await,
+        Spoken::Http2(stream, first) => serve_http2(worker, stream, first, listener, source).await,
+        Spoken::Opaque(stream, first) => {
+            opaque::serve(&worker, stream, first, &listener, source).await
+        }
         Spoken::ServerFirst(stream, tunnel) => opaque::carry(stream, tunnel).await,
         Spoken::Closed => {}
     }
 }
 
 /// What the connection speaks: declared, or detected.
-async fn spoken(worker: &Worker, stream: TcpStream, listener: &Listener) -> Spoken {
+async fn spoken(worker: &Worker, stream: TcpStream, listener: &Listener, source: IpAddr) -> Spoken {
     match listener.protocol(worker).await {
         Protocol::Tcp | Protocol::Tls => Spoken::Opaque(stream, Bytes::new()),
-        Protocol::Detect => detected(worker, stream, listener).await,
+        Protocol::Detect => detected(worker, stream, listener, source).await,
         Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
             declared_http(stream).await
         }
@@ -77,6 +91,7 @@ async fn serve_http1(
     stream: TcpStream,
     first: BytesMut,
     listener: Rc<Listener>,
+    source: IpAddr,
 ) {
     let drained = worker.outbound.started();
     let stream = Guarded::new(stream, first);
@@ -84,6 +99,7 @@ async fn serve_http1(
     let connection = Rc::new(Connection::new(
         Rc::clone(&worker),
         listener,
+        source,
         Some(gate.clone()),
     ));
     let service = service_fn(move |request| forward::handle(Rc::clone(&connection), request));
@@ -110,9 +126,15 @@ async fn serve_http1(
     }
 }
 
-async fn serve_http2(worker: Rc<Worker>, stream: TcpStream, first: Bytes, listener: Rc<Listener>) {
+async fn serve_http2(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    first: Bytes,
+    listener: Rc<Listener>,
+    source: IpAddr,
+) {
     let drained = worker.outbound.started();
-    let connection = Rc::new(Connection::new(worker, listener, None));
+    let connection = Rc::new(Connection::new(worker, listener, source, None));
     let service = service_fn(move |request| forward::handle(Rc::clone(&connection), request));
     let stream = crate::http::rewind::Rewind::new(stream, first);
     let serving = http2_server().serve_connection(TokioIo::new(stream), service);
@@ -150,7 +172,12 @@ async fn declared_http(mut stream: TcpStream) -> Spoken {
 
 /// Nothing is declared. The client's first bytes decide; where it stays silent, the tunnel to the
 /// server is opened and the server's first bytes may decide instead. Neither waits for the other.
-async fn detected(worker: &Worker, mut stream: TcpStream, listener: &Listener) -> Spoken {
+async fn detected(
+    worker: &Worker,
+    mut stream: TcpStream,
+    listener: &Listener,
+    source: IpAddr,
+) -> Spoken {
     let mut first = BytesMut::with_capacity(FIRST_READ);
     let limit = worker
         .settings()
@@ -160,14 +187,19 @@ async fn detected(worker: &Worker, mut stream: TcpStream, listener: &Listener) -
         Ok(verdict) => verdict,
         // It has begun something, and not HTTP as it is sent by anyone.
         Err(_) if !first.is_empty() => Some(Detected::Opaque),
-        Err(_) => return silent(worker, stream, listener).await,
+        Err(_) => return silent(worker, stream, listener, source).await,
     };
     settle(worker, stream, first, verdict)
 }
 
-async fn silent(worker: &Worker, mut stream: TcpStream, listener: &Listener) -> Spoken {
+async fn silent(
+    worker: &Worker,
+    mut stream: TcpStream,
+    listener: &Listener,
+    source: IpAddr,
+) -> Spoken {
     let mut first = BytesMut::with_capacity(FIRST_READ);
-    match opaque::open(worker, listener).await {
+    match opaque::open(worker, listener, source).await {
         Ok(mut tunnel) => {
             tokio::select! {
                 spoke = tunnel.server_first() => {

@@ -1,27 +1,34 @@
 //! Opaque connections: each is a CONNECT stream to `address:port` on a warm connection to the
 //! endpoint's sidecar.
 
+use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::balance;
-use super::directory::Service;
+use super::attempt::Attempt;
 use super::endpoint::{Endpoint, InFlight, Purpose};
+use super::hash;
 use super::route::Listener;
+use super::service::Service;
 use crate::http::body::RequestBody;
+use crate::http::wire;
 use crate::refusal::Refusal;
 use crate::telemetry::edge::Edge;
+use crate::traffic::health::Outcome;
+use crate::traffic::limits::Held;
 use crate::tunnel;
 use crate::worker::Worker;
 
+/// The other sidecar gives up its app after 5 s; one that takes longer to say so is not there.
+const CONNECT_ANSWER: Duration = Duration::from_secs(7);
 /// Room for the first bytes of a server.
 const FIRST_READ: usize = 4 * 1024;
 
@@ -31,7 +38,8 @@ pub struct Tunnel {
     /// The server's first bytes, where it spoke before the client.
     greeting: BytesMut,
     edge: Rc<Edge>,
-    _in_flight: InFlight,
+    idle: Option<Duration>,
+    _carried: (InFlight, Held),
 }
 
 impl Tunnel {
@@ -43,8 +51,14 @@ impl Tunnel {
 }
 
 /// Serves a connection that is opaque from its first byte on.
-pub async fn serve(worker: &Worker, stream: TcpStream, first: Bytes, listener: &Listener) {
-    match open(worker, listener).await {
+pub async fn serve(
+    worker: &Worker,
+    stream: TcpStream,
+    first: Bytes,
+    listener: &Listener,
+    source: IpAddr,
+) {
+    match open(worker, listener, source).await {
         Ok(mut tunnel) => {
             if !first.is_empty() {
                 if tunnel.upstream.write_all(&first).await.is_err() {
@@ -70,6 +84,7 @@ pub async fn carry(mut stream: TcpStream, mut tunnel: Tunnel) {
         tunnel::carry(
             &mut stream,
             &mut tunnel.upstream,
+            tunnel.idle,
             |bytes| handles.received.inc_by(bytes),
             |bytes| handles.sent.inc_by(bytes),
         )
@@ -82,7 +97,7 @@ pub async fn carry(mut stream: TcpStream, mut tunnel: Tunnel) {
 }
 
 /// Opens a stream to one of the endpoints, trying each for as long as none has answered.
-pub async fn open(worker: &Worker, listener: &Listener) -> Result<Tunnel, Refusal> {
+pub async fn open(worker: &Worker, listener: &Listener, source: IpAddr) -> Result<Tunnel, Refusal> {
     let refused = |edge: &Edge, refusal: Refusal| {
         worker.metrics.refused("outbound", refusal, edge.peer());
         refusal
@@ -95,40 +110,112 @@ pub async fn open(worker: &Worker, listener: &Listener) -> Result<Tunnel, Refusa
         .service(&route.slot)
         .await
         .map_err(|refusal| refused(&worker.unrouted, refusal))?;
-    if service.protocol(route.port).is_none() {
-        return Err(refused(&service.edge, Refusal::UnknownPort));
-    }
-    open_to(worker, &service, route.port)
+    let (service, port) = backend(worker, &service, route.port)
+        .await
+        .map_err(|refusal| refused(&service.edge, refusal))?;
+    open_to(worker, &service, port, source)
         .await
         .map_err(|(refusal, edge)| refused(&edge, refusal))
+}
+
+/// Whose endpoints are asked: the Service's own, or those of a backend where it has TCP routes.
+async fn backend(
+    worker: &Worker,
+    called: &Rc<Service>,
+    port: u16,
+) -> Result<(Rc<Service>, u16), Refusal> {
+    let (service, port) = match called.tcp_routes(port) {
+        None => (Rc::clone(called), port),
+        Some(split) => {
+            let (_, share) = split.choose(|below| worker.random(below))?;
+            let (slot, port) = share.resolve(worker).await?;
+            (worker.service(&slot).await?, port)
+        }
+    };
+    match service.protocol(port) {
+        Some(_) => Ok((service, port)),
+        None => Err(Refusal::UnknownPort),
+    }
 }
 
 async fn open_to(
     worker: &Worker,
     service: &Service,
     port: u16,
+    source: IpAddr,
 ) -> Result<Tunnel, (Refusal, Rc<Edge>)> {
+    let refused = |refusal| (refusal, Rc::clone(&service.edge));
+    let traffic = service.traffic();
+    let held = service.state.usage.connection(&traffic.limits);
+    let held = held.map_err(|reached| refused(reached.into()))?;
+    let key = hash::key(&traffic.balancing.algorithm, &HeaderMap::new(), source);
     let mut tried: Vec<usize> = Vec::new();
-    let mut failed = (Refusal::NoEndpoints, Rc::clone(&service.edge));
+    let mut failed = None;
     loop {
-        let picked = balance::pick(&service.endpoints, &tried, Instant::now(), |below| {
-            worker.random(below)
-        });
-        let Some((index, endpoint)) = picked else {
-            return Err(failed);
+        let now = Instant::now();
+        let (index, endpoint) = match service.pick(worker, &tried, key, now) {
+            Ok(picked) => picked,
+            Err(refusal) => return Err(failed.unwrap_or_else(|| refused(refusal))),
         };
         tried.push(index);
-        match connect(worker, endpoint, port).await {
-            Ok(response) => return switch(response, endpoint).await,
-            Err(refusal) => failed = (refusal, Rc::clone(&endpoint.edge)),
+        let in_flight = endpoint.begin();
+        let mut attempt = endpoint.attempt(now);
+        let connected = connect(worker, endpoint, port, &mut attempt).await;
+        let now = Instant::now();
+        match connected {
+            Ok(mut response) => {
+                let is_error = response.status().is_server_error();
+                attempt.answered(now, !is_error);
+                attempt.ended(now, outcome(response.status()));
+                let refusal = refusal(&mut response);
+                match refusal.map(|refusal| (refusal, Rc::clone(&endpoint.edge))) {
+                    // Its app has seen nothing of the connection: that of another may.
+                    Some(refused) if is_error => failed = Some(refused),
+                    Some(refused) => return Err(refused),
+                    None => {
+                        let idle = traffic.timeouts.tcp_idle;
+                        return switch(response, endpoint, idle, (in_flight, held)).await;
+                    }
+                }
+            }
+            Err(refusal) => {
+                match refusal {
+                    Refusal::ConnectFailed | Refusal::TlsHandshakeFailed => {
+                        attempt.ended(now, Outcome::ConnectFailed);
+                    }
+                    Refusal::UpstreamReset => attempt.ended(now, Outcome::GatewayError),
+                    // The fault is the caller's.
+                    _ => drop(attempt),
+                }
+                failed = Some((refusal, Rc::clone(&endpoint.edge)));
+            }
         }
     }
+}
+
+/// What the answer to CONNECT says of the endpoint: its sidecar answers 503 where its app does not.
+fn outcome(status: StatusCode) -> Outcome {
+    if status.is_server_error() {
+        Outcome::GatewayError
+    } else {
+        Outcome::Success
+    }
+}
+
+/// Why the endpoint's sidecar did not open the connection; `None`: it did.
+fn refusal<B>(response: &mut Response<B>) -> Option<Refusal> {
+    if response.status() == StatusCode::OK {
+        return None;
+    }
+    let reason = wire::take_reason(response.headers_mut());
+    Some(reason.unwrap_or(Refusal::AppUnreachable))
 }
 
 async fn connect(
     worker: &Worker,
     endpoint: &Rc<Endpoint>,
     port: u16,
+    attempt: &mut Attempt,
 ) -> Result<Response<Incoming>, Refusal> {
     let target = endpoint.port(port).ok_or(Refusal::UnknownPort)?;
     let authority =
@@ -139,8 +226,11 @@ async fn connect(
         .body(RequestBody::Empty);
     let request = request.map_err(|_| Refusal::BadAuthority)?;
     let mut sender = endpoint.connection(Purpose::Tunnels, &worker.tls).await?;
+    attempt.sent(Instant::now());
     // A CONNECT carries nothing of the client yet: another endpoint may always be tried.
-    sender.try_send_request(request).await.map_err(|error| {
+    let asked = tokio::time::timeout(CONNECT_ANSWER, sender.try_send_request(request));
+    let answered = asked.await.map_err(|_| Refusal::UpstreamReset)?;
+    answered.map_err(|error| {
         tracing::debug!(error = %error.error(), "no answer to CONNECT");
         Refusal::UpstreamReset
     })
@@ -149,21 +239,36 @@ async fn connect(
 async fn switch(
     mut response: Response<Incoming>,
     endpoint: &Rc<Endpoint>,
+    idle: Option<Duration>,
+    carried: (InFlight, Held),
 ) -> Result<Tunnel, (Refusal, Rc<Edge>)> {
-    let refused = |refusal| (refusal, Rc::clone(&endpoint.edge));
-    match response.status() {
-        StatusCode::OK => {}
-        StatusCode::FORBIDDEN => return Err(refused(Refusal::AuthorizationDenied)),
-        StatusCode::NOT_FOUND => return Err(refused(Refusal::UnknownPort)),
-        _ => return Err(refused(Refusal::AppUnreachable)),
-    }
     let upgraded = hyper::upgrade::on(&mut response)
         .await
-        .map_err(|_| refused(Refusal::UpstreamReset))?;
+        .map_err(|_| (Refusal::UpstreamReset, Rc::clone(&endpoint.edge)))?;
     Ok(Tunnel {
         upstream: TokioIo::new(upgraded),
         greeting: BytesMut::new(),
         edge: Rc::clone(&endpoint.edge),
-        _in_flight: endpoint.begin(),
+        idle,
+        _carried: carried,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_refused_for_the_reason_that_the_other_side_gives() {
+        let mut opened = Response::new(());
+        assert_eq!(refusal(&mut opened), None);
+        for given in [Refusal::RateLimited, Refusal::AuthorizationDenied] {
+            let mut response = given.response(false, http::Version::HTTP_2);
+            wire::set_reason(response.headers_mut(), given);
+            assert_eq!(refusal(&mut response), Some(given));
+        }
+        let mut silent = Response::new(());
+        *silent.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        assert_eq!(refusal(&mut silent), Some(Refusal::AppUnreachable));
+    }
 }

@@ -4,6 +4,7 @@ use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use outrider_api::model;
 use outrider_api::names::ServiceName;
 use outrider_certs::spiffe::SpiffeId;
 use prometheus::{Histogram, IntCounter};
@@ -29,6 +30,16 @@ impl Party {
             namespace: id.namespace().to_owned(),
             principal: id.to_string(),
             app: id.service_account().to_owned(),
+        }
+    }
+
+    /// An endpoint of a Service.
+    pub fn endpoint(model: &model::Endpoint) -> Self {
+        Self {
+            workload: model.workload.clone(),
+            namespace: model.namespace.clone(),
+            principal: model.id.to_string(),
+            app: model.app.clone(),
         }
     }
 
@@ -157,6 +168,13 @@ impl Edge {
 
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// For our own metrics: `namespace/service`.
+    pub fn service_label(&self) -> String {
+        self.service
+            .as_ref()
+            .map_or_else(|| UNKNOWN.to_owned(), ServiceName::label)
     }
 
     /// Counts a request that has ended. `grpc_status` values above 16 are counted as one.

@@ -7,12 +7,17 @@ use std::time::Instant;
 use http::{HeaderMap, Request, StatusCode};
 
 use super::edge::{Answer, Edge, Spoken};
+use crate::inbound::limits::gate::Permit;
+use crate::outbound::attempt::Attempt;
 use crate::outbound::endpoint::InFlight;
+use crate::outbound::verdict;
 use crate::refusal::Refusal;
+use crate::traffic::health::Outcome;
+use crate::traffic::limits::Held;
+use crate::traffic::retry::{NoRetry, RetryReason};
 
-/// Istio's flags for an answer that broke off, and for a caller that went away.
+/// Istio's flags for an answer that is whole, and for a caller that went away.
 const FLAG_NONE: &str = "-";
-const FLAG_BROKEN: &str = "UC";
 const FLAG_CALLER_GONE: &str = "DC";
 
 /// See the module.
@@ -25,7 +30,12 @@ pub struct Exchange {
     grpc_status: Option<u16>,
     recorded: bool,
     log: Option<Box<LogEntry>>,
-    in_flight: Option<InFlight>,
+    in_flight: Option<(InFlight, Held)>,
+    /// Of a gRPC call: its trailers say what it showed of its endpoint.
+    judged: Option<Attempt>,
+    retried: Option<RetryReason>,
+    not_retried: Option<NoRetry>,
+    permit: Option<Permit>,
 }
 
 /// What the access log needs of a request that is gone by the time it is written.
@@ -70,6 +80,10 @@ impl Exchange {
             recorded: false,
             log,
             in_flight: None,
+            judged: None,
+            retried: None,
+            not_retried: None,
+            permit: None,
         }
     }
 
@@ -79,8 +93,28 @@ impl Exchange {
     }
 
     /// The exchange counts as load of an endpoint until it has ended.
-    pub fn carries(&mut self, in_flight: InFlight) {
-        self.in_flight = Some(in_flight);
+    pub fn carries(&mut self, in_flight: InFlight, held: Held) {
+        self.in_flight = Some((in_flight, held));
+    }
+
+    /// The end of the exchange says what the attempt showed of its endpoint.
+    pub fn judges(&mut self, attempt: Attempt) {
+        self.judged = Some(attempt);
+    }
+
+    /// It is sent again, for this reason.
+    pub fn retried(&mut self, why: RetryReason) {
+        self.retried = Some(why);
+    }
+
+    /// A failure stands, for this reason.
+    pub fn not_retried(&mut self, why: NoRetry) {
+        self.not_retried = Some(why);
+    }
+
+    /// The exchange has room in the app until it has ended.
+    pub fn permitted(&mut self, permit: Option<Permit>) {
+        self.permit = permit;
     }
 
     /// The head of the answer has arrived.
@@ -90,14 +124,24 @@ impl Exchange {
     }
 
     /// The sidecar answers itself.
-    pub fn refused(mut self, refusal: Refusal) {
+    pub fn refused(self, refusal: Refusal) {
+        let row = refusal.row();
+        self.refused_as(refusal, row.status.as_u16(), row.grpc);
+    }
+
+    /// A fault is injected, with the statuses that its policy names.
+    pub fn aborted(self, status: u16, grpc: u8) {
+        self.refused_as(Refusal::FaultInjected, status, grpc);
+    }
+
+    fn refused_as(mut self, refusal: Refusal, status: u16, grpc: u8) {
         let row = refusal.row();
         match self.spoken {
             Spoken::Grpc => {
                 self.status = 200;
-                self.grpc_status = Some(u16::from(row.grpc));
+                self.grpc_status = Some(u16::from(grpc));
             }
-            Spoken::Http | Spoken::Tcp => self.status = row.status.as_u16(),
+            Spoken::Http | Spoken::Tcp => self.status = status,
         }
         self.edge
             .metrics()
@@ -110,12 +154,26 @@ impl Exchange {
         if let Some(status) = trailers.and_then(grpc_status) {
             self.grpc_status = Some(status);
         }
+        if let Some(attempt) = self.judged.take() {
+            attempt.ended(Instant::now(), verdict::of_trailers(trailers));
+        }
         self.record(FLAG_NONE, "");
     }
 
     /// The answer broke off.
-    pub fn broken(mut self) {
-        self.record(FLAG_BROKEN, "upstream_reset");
+    pub fn broken(mut self, why: Refusal) {
+        // A stream that was quiet for too long says nothing of its endpoint.
+        let judged = self.judged.take();
+        if let Some(attempt) = judged.filter(|_| why != Refusal::StreamIdleTimeout) {
+            attempt.ended(Instant::now(), Outcome::GatewayError);
+        }
+        if why == Refusal::StreamIdleTimeout {
+            self.edge
+                .metrics()
+                .refused(self.edge.reporter().direction(), why, self.edge.peer());
+        }
+        let row = why.row();
+        self.record(row.flag, row.reason);
     }
 
     fn record(&mut self, flag: &'static str, reason: &'static str) {
@@ -138,6 +196,8 @@ impl Exchange {
                 status = self.status,
                 grpc_status = self.grpc_status,
                 reason,
+                retried = self.retried.map(RetryReason::label),
+                not_retried = self.not_retried.map(NoRetry::label),
                 flag,
                 milliseconds,
             );
@@ -153,6 +213,6 @@ impl Drop for Exchange {
     }
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

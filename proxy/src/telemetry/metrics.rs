@@ -7,6 +7,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::traffic::TrafficMetrics;
 use crate::refusal::Refusal;
 
 /// The labels that tell one edge of the mesh from another, in the order in which
@@ -48,8 +49,10 @@ pub struct Metrics {
     pub refusals: IntCounterVec,
     pub audit: IntCounterVec,
     pub handshakes: IntCounterVec,
-    pub retries: IntCounterVec,
+    pub traffic: TrafficMetrics,
     pub detections: IntCounterVec,
+    pub rate_limits: IntCounterVec,
+    pub queued_requests: IntGauge,
     pub open_connections: IntGaugeVec,
     pub certificate_expiry: IntGauge,
     pub certificate_renewals: IntCounterVec,
@@ -121,17 +124,23 @@ impl Metrics {
                 "TLS handshakes between sidecars, by result.",
                 &["direction", "result"],
             )?,
-            retries: counters(
-                &registry,
-                "outrider_retries_total",
-                "Requests sent again since nothing of them had left.",
-                &["reason"],
-            )?,
+            traffic: TrafficMetrics::new(&registry)?,
             detections: counters(
                 &registry,
                 "outrider_detection_total",
                 "Connections of undeclared protocol, by what they turned out to be.",
                 &["result"],
+            )?,
+            rate_limits: counters(
+                &registry,
+                "outrider_rate_limit_total",
+                "Requests and opaque connections that a rate limit counted, by result.",
+                &["policy", "limit", "result"],
+            )?,
+            queued_requests: gauge(
+                &registry,
+                "outrider_queued_requests",
+                "Requests that wait for room in the app.",
             )?,
             open_connections: gauges(
                 &registry,
@@ -206,7 +215,7 @@ fn resident_bytes() -> Option<i64> {
         .map(|pages| pages * 4096)
 }
 
-fn counters(
+pub(super) fn counters(
     registry: &Registry,
     name: &str,
     help: &str,
@@ -223,7 +232,7 @@ fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<In
     Ok(metric)
 }
 
-fn gauges(
+pub(super) fn gauges(
     registry: &Registry,
     name: &str,
     help: &str,

@@ -4,3 +4,4 @@ pub mod edge;
 pub mod exchange;
 pub mod metrics;
 pub mod server;
+pub mod traffic;

@@ -52,9 +52,13 @@ var cases = map[string]struct {
 	"deadline":      {"Slow", empty},
 	"was_cancelled": {"WasCancelled", one},
 	"unknown":       {"NoSuchMethod", one},
+	"behave":        {"Behave", one},
+	"seen":          {"Seen", empty},
+	"via":           {"Via", one},
+	"via_for":       {"Via", viaRemaining},
 }
 
-func call(address, authority string, calls []string) {
+func dial(address, authority string) *grpc.ClientConn {
 	channel, err := grpc.Dial(
 		address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -66,6 +70,11 @@ func call(address, authority string, calls []string) {
 	if err != nil {
 		fail(err)
 	}
+	return channel
+}
+
+func call(address, authority string, calls []string) {
+	channel := dial(address, authority)
 	defer channel.Close()
 	for _, text := range calls {
 		name, argument, _ := strings.Cut(text, ":")
@@ -81,7 +90,7 @@ func answerTo(channel *grpc.ClientConn, name, argument string) answer {
 		fail("no case " + name)
 	}
 	limit := 20 * time.Second
-	if name == "deadline" || name == "remaining" {
+	if name == "deadline" || name == "remaining" || name == "via_for" {
 		seconds, err := strconv.ParseFloat(argument, 64)
 		if err != nil {
 			fail(err)
@@ -159,6 +168,10 @@ func one(talk *exchange, argument string) error {
 
 func empty(talk *exchange, _ string) error {
 	return one(talk, "")
+}
+
+func viaRemaining(talk *exchange, _ string) error {
+	return one(talk, "Remaining")
 }
 
 func large(talk *exchange, argument string) error {

@@ -1,9 +1,11 @@
 // A gRPC server and client on grpc-go. Messages are plain bytes, so nothing has to be generated.
 //
-//	grpc-go server --port PORT
+//	grpc-go server --port PORT [--next PORT --authority NAME]
 //	grpc-go client --port PORT --authority NAME CASE[:ARGUMENT]...
+//	grpc-go load --port PORT --authority NAME --rate N
 //
-// It does exactly what ../grpc_peer.py does.
+// It does exactly what ../grpc_peer.py does, and more: its server can be made slow or failing (behave.go) and
+// be a hop in a chain (via.go), and it can call at a steady rate (load.go).
 package main
 
 import (
@@ -37,14 +39,22 @@ func main() {
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	port := flags.Int("port", 0, "on loopback")
-	authority := flags.String("authority", "", "of the Service")
+	authority := flags.String("authority", "", "of the Service that is called")
+	nextPort := flags.Int("next", 0, "on loopback, where Via calls")
+	rate := flags.Int("rate", 100, "calls a second")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		fail(err)
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", *port)
-	if os.Args[1] == "server" {
+	switch os.Args[1] {
+	case "server":
+		if *nextPort != 0 {
+			next = dial(fmt.Sprintf("127.0.0.1:%d", *nextPort), *authority)
+		}
 		serve(address)
-	} else {
+	case "load":
+		load(address, *authority, *rate)
+	default:
 		call(address, *authority, flags.Args())
 	}
 }

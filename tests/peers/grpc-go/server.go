@@ -20,7 +20,7 @@ var cancelled = make(chan struct{}, 1)
 
 // Every method by its name: each gets the stream, whatever its kind.
 var methods = map[string]func(grpc.ServerStream) error{
-	"Unary":        unary(echo),
+	"Unary":        unary(behaving(echo)),
 	"ServerStream": serverStream,
 	"ClientStream": clientStream,
 	"Bidi":         bidi,
@@ -31,6 +31,9 @@ var methods = map[string]func(grpc.ServerStream) error{
 	"Metadata":     unary(showMetadata),
 	"Slow":         unary(slow),
 	"WasCancelled": unary(wasCancelled),
+	"Behave":       unary(behave),
+	"Seen":         unary(seenSoFar),
+	"Via":          unary(via),
 }
 
 func serve(address string) {
@@ -44,7 +47,7 @@ func serve(address string) {
 		grpc.UnknownServiceHandler(dispatch),
 	)
 	fmt.Println("listening")
-	fail(server.Serve(listener))
+	fail(server.Serve(remembering{listener}))
 }
 
 func dispatch(_ any, stream grpc.ServerStream) error {

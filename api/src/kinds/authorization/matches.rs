@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
@@ -39,15 +40,23 @@ pub(super) fn grpc<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Grp
     Ok(written.into_iter().map(|WrittenGrpc(grpc)| grpc).collect())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WrittenHttp {
+pub(super) struct WrittenHttp {
+    /// Uppercase letters, digits, `-`, `_`, such as `GET`. Left out: any.
+    #[schemars(with = "Vec<String>")]
     #[serde(default, deserialize_with = "field::non_empty")]
     methods: Vec<Given<Method>>,
+    /// Left out: any.
+    #[schemars(with = "Vec<PathFields>")]
     #[serde(default, deserialize_with = "field::non_empty")]
     paths: Vec<WrittenPath>,
+    /// DNS names, `*.` and a DNS name, or IP addresses, without a port. Left out: any.
+    #[schemars(with = "Vec<String>")]
     #[serde(default, deserialize_with = "field::non_empty")]
     hosts: Vec<Given<HostMatch>>,
+    /// All of them must match. Left out: any.
+    #[schemars(with = "Vec<HeaderFields>")]
     #[serde(default, deserialize_with = "field::non_empty")]
     headers: Vec<WrittenHeader>,
 }
@@ -78,14 +87,16 @@ fn text<'de, D: Deserializer<'de>, T, E: Display>(
 #[serde(try_from = "PathFields")]
 struct WrittenPath(PathMatch);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct PathFields {
+    /// A prefix counts by segment: `/v1` is one of `/v1` and `/v1/x`, not of `/v1x`.
     r#type: PathType,
+    /// Canonical, without a query.
     value: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 enum PathType {
     Exact,
     PathPrefix,
@@ -107,17 +118,20 @@ impl TryFrom<PathFields> for WrittenPath {
 #[serde(try_from = "HeaderFields")]
 struct WrittenHeader(HeaderMatch);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct HeaderFields {
+    /// Not `host`.
     name: String,
+    /// How `value` is compared. Default Exact.
     #[serde(default)]
     r#type: HeaderType,
+    /// Required but for Present, where it must be left out.
     #[serde(default, deserialize_with = "field::present")]
     value: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 enum HeaderType {
     #[default]
     Exact,
@@ -144,14 +158,16 @@ impl TryFrom<HeaderFields> for WrittenHeader {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "GrpcFields")]
-struct WrittenGrpc(GrpcMatch);
+pub(super) struct WrittenGrpc(#[schemars(with = "GrpcFields")] GrpcMatch);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct GrpcFields {
+    /// Full name with its package, such as `shop.Billing`.
     service: String,
+    /// Left out: every method of the service.
     #[serde(default, deserialize_with = "field::present")]
     method: Option<String>,
 }

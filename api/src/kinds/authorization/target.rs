@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 use crate::kinds::field;
 
 /// At most this many targets (GEP-713).
-const TARGETS_MAX: usize = 16;
+pub(in crate::kinds) const TARGETS_MAX: usize = 16;
 
 /// In the policy's own namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "Written")]
 pub enum TargetRef {
     /// The workloads that a Service selects.
@@ -24,7 +25,7 @@ pub enum TargetRef {
     },
 }
 
-pub(super) fn target_refs<'de, D: Deserializer<'de>>(
+pub(in crate::kinds) fn target_refs<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<TargetRef>, D::Error> {
     let targets = Vec::deserialize(deserializer)?;
@@ -37,20 +38,25 @@ pub(super) fn target_refs<'de, D: Deserializer<'de>>(
     Ok(targets)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Written {
+    /// `""`; of a Workload `outrider.mesh`.
     group: String,
+    /// `Service`, `Workload` or `Pod`.
     kind: String,
+    /// Of a Service or Workload.
     #[serde(default, deserialize_with = "some_subdomain")]
     name: Option<String>,
+    /// Of kind Pod: the workloads with these labels.
     #[serde(default, deserialize_with = "field::present")]
     selector: Option<WrittenSelector>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenSelector {
+    /// Left out or empty: every one of the namespace.
     #[serde(default, deserialize_with = "field::labels")]
     match_labels: BTreeMap<String, String>,
 }

@@ -1,12 +1,15 @@
-//! The six scenes. Each states what it shows, does it to the running mesh, and claims only what it
+//! The eight scenes. Each states what it shows, does it to the running mesh, and claims only what it
 //! then measured from traffic and from the sidecars' own metrics.
 
 mod allowed;
+mod billing;
 mod edited;
+mod failing;
 mod killed;
 mod outage;
 mod refused;
 mod rotated;
+mod slow;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +27,10 @@ use crate::telemetry::{self, Target};
 /// How often a condition of another process is looked at: it cannot be awaited.
 const POLL: Duration = Duration::from_millis(25);
 
-const HEADINGS: [Heading; 6] = [
+/// How many there are.
+pub(super) const COUNT: usize = HEADINGS.len();
+
+const HEADINGS: [Heading; 8] = [
     Heading {
         number: 1,
         title: "An allowed call",
@@ -47,11 +53,21 @@ const HEADINGS: [Heading; 6] = [
     },
     Heading {
         number: 5,
+        title: "An instance fails",
+        shows: "billing-2 answers UNAVAILABLE. What fails is tried on billing-1, and billing-2 is ejected until a probe passes.",
+    },
+    Heading {
+        number: 6,
+        title: "An instance is slow",
+        shows: "billing-2 takes two seconds. Attempts are cut and tried on billing-1, and billing-2 is left out until a probe is fast.",
+    },
+    Heading {
+        number: 7,
         title: "A certificate rotated",
         shows: "Every sidecar replaces its certificate under load, without losing a request.",
     },
     Heading {
-        number: 6,
+        number: 8,
         title: "The control plane killed",
         shows: "Sidecars keep their last good policy and certificates, and reconnect when it is back.",
     },
@@ -83,7 +99,9 @@ impl Show<'_> {
                 2 => self.refused().await,
                 3 => self.edited().await,
                 4 => self.killed().await,
-                5 => self.rotated().await,
+                5 => self.failing().await,
+                6 => self.slow().await,
+                7 => self.rotated().await,
                 _ => self.outage().await,
             };
             if let Err(error) = played {

@@ -1,4 +1,4 @@
-//! Scene 6: the mesh without its control plane.
+//! Scene 8: the mesh without its control plane.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{Show, poll_until};
 use crate::demo::log::Kind;
 use crate::mesh::ChildName;
 
-const SCENE: usize = 6;
+const SCENE: usize = 8;
 /// So long the control plane is away at least.
 const OUTAGE: Duration = Duration::from_secs(3);
 /// How long a change of the connections is waited for.

@@ -1,4 +1,4 @@
-//! Scene 5: certificates are replaced under load.
+//! Scene 7: certificates are replaced under load.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Show, poll_until};
 
-const SCENE: usize = 5;
+const SCENE: usize = 7;
 /// Certificates of the demo live 30 s, and are renewed before half of that.
 const LIMIT: Duration = Duration::from_secs(25);
 const EXPIRY: &str = "outrider_certificate_expiry_timestamp_seconds";

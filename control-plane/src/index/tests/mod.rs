@@ -8,6 +8,10 @@ use outrider_api::model::{Protocol, Workload};
 
 use super::*;
 
+mod routes;
+mod traffic;
+mod wire;
+
 const SHOP: &str = "
 apiVersion: outrider.mesh/v1alpha1
 kind: MeshConfig

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod spoiled;
+mod traffic;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -11,7 +14,7 @@ use outrider_api::authorization::{
     Action, GrpcMatch, HeaderMatch, HeaderValueMatch, HostMatch, HttpMatch, IpBlock, Method,
     PathMatch, PathMatchKind, Policy, PolicySet, Rule, Source,
 };
-use outrider_api::model::traffic::{InboundLimits, TrafficSettings};
+use outrider_api::model::traffic::TrafficSettings;
 use outrider_api::model::{
     AppPort, Destination, Endpoint, MeshSettings, Outbound, Protocol, ServicePort, Upstream,
     Workload,
@@ -152,25 +155,33 @@ fn destination() -> impl Strategy<Value = Destination> {
         id(),
         address(),
         vec((1u16.., 1u16..), 0..3),
+        option::of(label()),
     )
         .prop_map(
-            |(namespace, workload, app, id, mesh_address, target_ports)| Endpoint {
+            |(namespace, workload, app, id, mesh_address, target_ports, zone)| Endpoint {
                 namespace,
                 workload,
                 app,
                 id,
                 mesh_address,
                 target_ports,
-                zone: None,
+                zone,
             },
         );
-    (service(), ports, vec(endpoint, 0..4)).prop_map(|(service, ports, endpoints)| Destination {
-        service,
+    (
+        service(),
         ports,
-        endpoints,
-        routes: Vec::new(),
-        traffic: TrafficSettings::default(),
-    })
+        vec(endpoint, 0..4),
+        traffic::route_groups(),
+        traffic::settings(),
+    )
+        .prop_map(|(service, ports, endpoints, routes, traffic)| Destination {
+            service,
+            ports,
+            endpoints,
+            routes,
+            traffic,
+        })
 }
 
 fn trust() -> TrustBundle {
@@ -224,6 +235,7 @@ fn workload() -> impl Strategy<Value = Workload> {
         ports,
         outbound,
         policies(),
+        (traffic::inbound_limits(), option::of(label())),
         mesh,
     )
         .prop_map(
@@ -234,6 +246,7 @@ fn workload() -> impl Strategy<Value = Workload> {
                 ports,
                 outbound,
                 authorization,
+                (limits, zone),
                 mesh,
             )| {
                 let trust = trust.clone();
@@ -248,8 +261,8 @@ fn workload() -> impl Strategy<Value = Workload> {
                     ports,
                     outbound,
                     authorization,
-                    limits: InboundLimits::default(),
-                    zone: None,
+                    limits,
+                    zone,
                     mesh,
                     trust,
                 }
@@ -320,6 +333,7 @@ fn wire() -> proto::Workload {
             default_deny: true,
             policies: vec![policy],
         }),
+        limits: Some(spoiled::limits()),
         mesh: Some(proto::MeshSettings {
             trust_domain: "shop.example".into(),
             ..Default::default()
@@ -347,13 +361,17 @@ fn rule_of(wire: &mut proto::Workload) -> &mut proto::Rule {
     &mut policy(wire).rules[0]
 }
 
+fn rate(wire: &mut proto::Workload) -> &mut proto::RateLimit {
+    &mut wire.limits.as_mut().unwrap().rates[0]
+}
+
 type Break = fn(&mut proto::Workload);
 
 #[test]
 fn what_is_wrong_is_refused_whole_and_named() {
     assert!(Workload::try_from(wire()).is_ok());
     let in_rule = "authorization.policies[0].rules[0]";
-    let table: [(&str, Break); 27] = [
+    let table: [(&str, Break); 34] = [
         ("namespace", |w| w.namespace = "Shop".into()),
         ("name", |w| w.name.clear()),
         ("spiffe_id", |w| w.spiffe_id.push('/')),
@@ -375,6 +393,19 @@ fn what_is_wrong_is_refused_whole_and_named() {
                 .push(Default::default())
         }),
         ("authorization", |w| w.authorization = None),
+        ("limits", |w| w.limits = None),
+        ("limits.rates[0].requests", |w| rate(w).requests = 0),
+        ("limits.rates[0].interval_ms", |w| rate(w).interval_ms = 0),
+        ("limits.rates[0].burst", |w| rate(w).burst = 0),
+        ("limits.rates[0].ports[0]", |w| rate(w).ports = vec![65536]),
+        ("limits.rates[0].sources[0].kind", |w| {
+            rate(w).sources = Some(proto::Sources {
+                sources: vec![proto::Source { kind: None }],
+            })
+        }),
+        ("limits.concurrency.max_requests", |w| {
+            w.limits.as_mut().unwrap().concurrency = Some(proto::Concurrency::default())
+        }),
         ("mesh", |w| w.mesh = None),
         ("mesh.trust_domain", |w| {
             w.mesh.as_mut().unwrap().trust_domain.clear()
