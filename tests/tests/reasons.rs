@@ -135,7 +135,7 @@ fn a_refusal_has_one_reason_everywhere() -> Result<()> {
 
 #[test]
 fn an_open_circuit_has_one_reason_everywhere() -> Result<()> {
-    let spec = "retry: {attempts: 0}\noutlierDetection: {consecutiveGatewayErrors: 1, baseEjection: 1h, maxEjection: 1h}";
+    let spec = "retry: {attempts: 0}\noutlierDetection: {consecutiveGatewayErrors: 1, maxEjectedPercent: 100, baseEjection: 1h, maxEjection: 1h}";
     let file = ("traffic.yaml", traffic_policy("billing", spec));
     let (app, mut mesh) = logged_mesh(&[file])?;
     app.behave(Behaviour::Status(503));
