@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::programs;
-use crate::wait::{eventually, until};
+use crate::wait::{PATIENCE, eventually, until};
 
 /// How many lines of a process's output a failing test shows.
 const TAIL: usize = 120;
@@ -194,7 +194,17 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id())?;
         let pid = Pid::from_raw(pid).context("a process has a number")?;
-        kill_process(pid, signal).with_context(|| format!("send {signal:?} to {}", self.name))
+        kill_process(pid, signal).with_context(|| format!("send {signal:?} to {}", self.name))?;
+        if signal == Signal::STOP {
+            // It may run for a moment longer.
+            let stat = format!("/proc/{}/stat", self.child.id());
+            until(&format!("{} is stopped", self.name), PATIENCE, || {
+                let stat = std::fs::read_to_string(&stat)?;
+                let state = stat.rsplit(')').next().map(str::trim_start);
+                Ok(state.is_some_and(|state| state.starts_with('T')))
+            })?;
+        }
+        Ok(())
     }
 
     /// Asks it to end (SIGTERM), without waiting.

@@ -29,7 +29,8 @@ pub struct TrafficSettings {
 /// `None`: disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the request's head to the answer's head, over all attempts. Default 15 s.
+    /// From the last part of the request that went out to the answer's head, over all attempts.
+    /// Default 15 s.
     pub request: Option<Duration>,
     /// The same for each attempt. Not longer than `request`. Default none.
     pub backend_request: Option<Duration>,

@@ -46,7 +46,8 @@ pub struct Traffic {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Timeouts {
-    /// From the request's head to the answer's head, over all attempts. `0s`: none.
+    /// From the last part of the request that went out to the answer's head, over all attempts.
+    /// `0s`: none.
     pub request: Option<Span<0, DAY>>,
     /// The same for each attempt; not longer than `request`. `0s`: none.
     pub backend_request: Option<Span<0, DAY>>,
