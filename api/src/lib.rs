@@ -9,6 +9,7 @@
 //! | [`duration`] | durations as the Gateway API writes them |
 //! | [`model`] | what the wire means: validated and immutable |
 //! | [`authorization`] | who may call what: [`authorization::PolicySet::authorize`] |
+//! | [`sidecar`] | the ports of every sidecar, and its user |
 //! | [`routing`] | where a request goes, and what its filters make of it |
 //!
 //! [`kinds`] and [`manifest`] are there with the feature `manifest`, which sidecars do without.
@@ -24,6 +25,7 @@ pub mod manifest;
 pub mod model;
 pub mod names;
 pub mod routing;
+pub mod sidecar;
 
 /// The wire protocol, generated from `proto/outrider.proto`.
 #[allow(clippy::all, missing_docs, unreachable_pub)]

@@ -272,6 +272,7 @@ async fn messages_out_of_order_end_the_stream() {
     let ack = |version| {
         Some(Kind::Ack(Ack {
             destination: None,
+            address: None,
             version,
         }))
     };

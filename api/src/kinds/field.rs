@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -91,6 +92,25 @@ where
     from_str(deserializer).map(Some)
 }
 
+/// IPv4 within IPv6 is IPv4.
+pub(super) fn some_address<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<IpAddr>, D::Error> {
+    let address: IpAddr = from_str(deserializer)?;
+    Ok(Some(address.to_canonical()))
+}
+
+pub(super) fn addresses<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<IpAddr>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(transparent)]
+    struct Address(#[serde(deserialize_with = "from_str")] IpAddr);
+    let addresses: Vec<Address> = Vec::deserialize(deserializer)?;
+    let canonical = |Address(address): Address| address.to_canonical();
+    Ok(addresses.into_iter().map(canonical).collect())
+}
+
 pub(super) fn label<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     named(deserializer, names::check_label)
 }
@@ -135,11 +155,18 @@ pub(super) fn some_port<'de, D: Deserializer<'de>>(
     port(deserializer).map(Some)
 }
 
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Port(#[serde(deserialize_with = "port")] u16);
+
 pub(super) fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
-    #[derive(serde::Deserialize)]
-    #[serde(transparent)]
-    struct Port(#[serde(deserialize_with = "port")] u16);
     let ports: Vec<Port> = non_empty(deserializer)?;
+    Ok(ports.into_iter().map(|Port(port)| port).collect())
+}
+
+/// Empty: none.
+pub(super) fn port_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+    let ports: Vec<Port> = Vec::deserialize(deserializer)?;
     Ok(ports.into_iter().map(|Port(port)| port).collect())
 }
 

@@ -11,6 +11,11 @@ use super::bounded::Span;
 use super::field::{self, Accepted};
 use super::meta::ObjectMeta;
 use super::traffic::Traffic;
+use crate::model;
+
+mod network;
+
+pub use network::{Network, Ranges};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -46,6 +51,12 @@ pub struct MeshConfigSpec {
     #[schemars(with = "Span<1, 10_000>")]
     #[serde(deserialize_with = "detect_timeout")]
     pub detect_timeout: Duration,
+    /// What becomes of plaintext that comes to an app, where its Workload says nothing. Default Strict.
+    pub mtls: Mtls,
+    /// What becomes of a connection of an app to what is not of the mesh. Default Allow.
+    pub unknown_destinations: UnknownDestinations,
+    /// Where addresses that are not written come from.
+    pub network: Network,
     /// For every Service, where its TrafficPolicy says nothing.
     pub traffic: Traffic,
 }
@@ -59,7 +70,48 @@ impl Default for MeshConfigSpec {
             access_log: false,
             drain_timeout: Duration::from_secs(10),
             detect_timeout: Duration::from_millis(50),
+            mtls: Mtls::default(),
+            unknown_destinations: UnknownDestinations::default(),
+            network: Network::default(),
             traffic: Traffic::default(),
+        }
+    }
+}
+
+/// What becomes of a call that has no identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum Mtls {
+    /// It is refused.
+    #[default]
+    Strict,
+    /// It is let in without an identity, and counted: a policy may still refuse it.
+    Permissive,
+}
+
+impl From<Mtls> for model::Mtls {
+    fn from(mtls: Mtls) -> Self {
+        match mtls {
+            Mtls::Strict => Self::Strict,
+            Mtls::Permissive => Self::Permissive,
+        }
+    }
+}
+
+/// What becomes of a connection of an app to what is not of the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum UnknownDestinations {
+    /// It passes through as it is, and is counted.
+    #[default]
+    Allow,
+    /// It is refused.
+    Deny,
+}
+
+impl From<UnknownDestinations> for model::UnknownDestinations {
+    fn from(unknown: UnknownDestinations) -> Self {
+        match unknown {
+            UnknownDestinations::Allow => Self::Allow,
+            UnknownDestinations::Deny => Self::Deny,
         }
     }
 }

@@ -24,14 +24,19 @@ pub use authorization::{
     AuthorizationPolicy, AuthorizationPolicySpec, NetworkAttributes, Rule, TargetRef,
 };
 pub use bounded::{Count, Percent, Span};
-pub use mesh_config::{MeshConfig, MeshConfigSpec};
+pub use mesh_config::{MeshConfig, MeshConfigSpec, Mtls, Network, Ranges, UnknownDestinations};
 pub use meta::ObjectMeta;
 pub use rate_limit::{Concurrency, Limit, RateLimitPolicy, RateLimitPolicySpec};
 pub use route::{GrpcRoute, HttpRoute, TcpRoute};
-pub use service::{Service, ServiceAccount, ServicePort, ServiceSpec, TargetPort, Transport};
+pub use service::{
+    ClusterIp, Service, ServiceAccount, ServicePort, ServiceSpec, ServiceType, TargetPort,
+    Transport,
+};
 pub use source::Source;
 pub use traffic::{ServiceRef, Traffic, TrafficPolicy, TrafficPolicySpec, Wrong};
-pub use workload::{Outbound, Upstream, Workload, WorkloadPort, WorkloadSpec};
+pub use workload::{
+    Interception, Mode, Outbound, Probe, Upstream, Workload, WorkloadPort, WorkloadSpec,
+};
 
 /// The types of which routes are made.
 pub use gateway_api::experimental as gateway;

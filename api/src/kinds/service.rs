@@ -1,6 +1,7 @@
 //! Kubernetes' Service and ServiceAccount, as far as a mesh reads them (core v1).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
@@ -26,11 +27,13 @@ pub struct ServiceSpec {
     #[serde(default)]
     pub ports: Vec<ServicePort>,
     #[serde(default, rename = "type")]
-    _type: Accepted,
-    #[serde(default, rename = "clusterIP")]
-    _cluster_ip: Accepted,
+    pub service_type: ServiceType,
+    /// Left out, or empty: assigned.
+    #[serde(default, rename = "clusterIP", deserialize_with = "some_cluster_ip")]
+    pub cluster_ip: Option<ClusterIp>,
+    /// The first is `clusterIP`, where both are given.
     #[serde(default, rename = "clusterIPs")]
-    _cluster_ips: Accepted,
+    pub cluster_ips: Vec<ClusterIp>,
     #[serde(default, rename = "externalIPs")]
     _external_ips: Accepted,
     #[serde(default, rename = "externalName")]
@@ -61,6 +64,53 @@ pub struct ServiceSpec {
     _session_affinity: Accepted,
     #[serde(default, rename = "sessionAffinityConfig")]
     _session_affinity_config: Accepted,
+}
+
+/// The `type` of a Service. To a mesh, only an alias for a name outside is different.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum ServiceType {
+    #[default]
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+/// A `clusterIP`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterIp {
+    /// `None`: the Service is headless.
+    Headless,
+    Address(IpAddr),
+}
+
+impl ClusterIp {
+    fn read<E: Error>(text: &str) -> Result<Self, E> {
+        if text == "None" {
+            return Ok(Self::Headless);
+        }
+        let address: Result<IpAddr, _> = text.parse();
+        let address = address
+            .map_err(|_| E::custom(format!("{text:?} is not an address, expected one, or None")))?;
+        Ok(Self::Address(address.to_canonical()))
+    }
+}
+
+impl<'de> Deserialize<'de> for ClusterIp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(&String::deserialize(deserializer)?)
+    }
+}
+
+/// Kubernetes takes the empty text, and null, for left out.
+fn some_cluster_ip<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ClusterIp>, D::Error> {
+    match Option::<String>::deserialize(deserializer)?.as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => ClusterIp::read(text).map(Some),
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -1,13 +1,22 @@
 //! `Workload`: an instance outside Kubernetes, the file source's stand-in for a Pod.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 
 use super::field::{self, Accepted};
+use super::mesh_config::Mtls;
 use super::meta::ObjectMeta;
+use crate::sidecar;
+
+mod interception;
+mod probe;
+
+pub use interception::{Interception, Mode};
+pub use probe::Probe;
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -24,20 +33,32 @@ pub struct WorkloadSpec {
     /// A DNS subdomain; with the namespace, the identity.
     #[serde(deserialize_with = "field::subdomain")]
     pub service_account: String,
-    /// What peers dial.
-    #[schemars(with = "String")]
-    #[serde(deserialize_with = "field::from_str")]
-    pub address: IpAddr,
+    /// What peers dial. Left out: one of each family of `MeshConfig.spec.network.workloads`.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, deserialize_with = "field::some_address")]
+    pub address: Option<IpAddr>,
+    /// Further ones of its own, for instance of the other family.
+    #[schemars(with = "Vec<String>")]
+    #[serde(default, deserialize_with = "field::addresses")]
+    pub addresses: Vec<IpAddr>,
     /// Where the sidecar listens for peers. Default 15008.
     #[serde(default = "default_mesh_port", deserialize_with = "field::port")]
     pub mesh_port: u16,
-    /// Where the app listens. Default 127.0.0.1.
-    #[schemars(with = "String")]
-    #[serde(default = "default_app_address", deserialize_with = "field::from_str")]
-    pub app_address: IpAddr,
+    /// Where the app listens. Left out: 127.0.0.1 where `address` is given, else the address that is
+    /// assigned.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, deserialize_with = "field::some_address")]
+    pub app_address: Option<IpAddr>,
+    /// What becomes of plaintext that comes to its ports. Left out: as `MeshConfig.spec.mtls` says.
+    #[serde(default, deserialize_with = "field::present")]
+    pub mtls: Option<Mtls>,
     /// The app's ports.
     #[serde(default)]
     pub ports: Vec<WorkloadPort>,
+    /// What is answered without an identity, and without a policy: these and nothing else.
+    #[schemars(with = "Vec<probe::Written>")]
+    #[serde(default)]
+    pub probes: Vec<Probe>,
     /// What the sidecar listens on for the app, on loopback.
     #[serde(default)]
     pub outbound: Outbound,
@@ -53,6 +74,13 @@ pub struct WorkloadSpec {
     /// The app's environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// The app's user, for `outrider up --netns`; not 2102, which is the sidecar's. Left out: that of
+    /// `outrider up`.
+    #[serde(default, deserialize_with = "user")]
+    pub run_as_user: Option<u32>,
+    /// What `outrider up --netns` leaves alone, and how it takes the rest.
+    #[serde(default)]
+    pub interception: Interception,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -67,6 +95,9 @@ pub struct WorkloadPort {
     /// What is spoken.
     #[serde(default)]
     pub app_protocol: Option<String>,
+    /// What becomes of plaintext that comes to this port. Default: the Workload's.
+    #[serde(default, deserialize_with = "field::present")]
+    pub mtls: Option<Mtls>,
 }
 
 /// What the sidecar listens on for the app, on loopback.
@@ -100,17 +131,28 @@ pub struct Upstream {
 }
 
 fn default_mesh_port() -> u16 {
-    15008
+    sidecar::MESH_PORT
 }
 
 fn default_admin_port() -> u16 {
-    15000
+    sidecar::ADMIN_PORT
 }
 
 fn default_telemetry_port() -> u16 {
-    15020
+    sidecar::TELEMETRY_PORT
 }
 
-fn default_app_address() -> IpAddr {
-    Ipv4Addr::LOCALHOST.into()
+fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    match u32::try_from(number) {
+        Ok(sidecar::UID) => Err(D::Error::custom(format!(
+            "is {number}, the sidecar's own, whose connections are not taken; expected another"
+        ))),
+        // The last one is "no user" to the kernel.
+        Ok(user) if user != u32::MAX => Ok(Some(user)),
+        _ => Err(D::Error::custom(format!(
+            "{number} is not a user, expected 0 to {}",
+            u32::MAX - 1
+        ))),
+    }
 }

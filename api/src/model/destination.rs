@@ -21,6 +21,9 @@ pub struct Destination {
     /// At most one for each port and group of callers.
     pub routes: Vec<RouteGroup>,
     pub traffic: TrafficSettings,
+    /// Ports that are not listed lead to the same port of the endpoint, and their protocol is
+    /// detected.
+    pub any_port: bool,
 }
 
 impl Destination {
@@ -90,6 +93,7 @@ impl TryFrom<proto::Destination> for Destination {
             routes: groups(wire.routes)?,
             // Absent settings are not "no limits": refused.
             traffic: required("traffic", wire.traffic)?,
+            any_port: wire.any_port,
         })
     }
 }
@@ -115,6 +119,7 @@ impl From<&Destination> for proto::Destination {
             endpoints: destination.endpoints.iter().map(Into::into).collect(),
             routes: destination.routes.iter().map(Into::into).collect(),
             traffic: Some((&destination.traffic).into()),
+            any_port: destination.any_port,
         }
     }
 }

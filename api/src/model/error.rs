@@ -1,6 +1,6 @@
 //! Why a message is no model, and the helpers that name the field.
 
-use std::net::AddrParseError;
+use std::net::{AddrParseError, IpAddr};
 
 use http::header::{HeaderName, InvalidHeaderName, InvalidHeaderValue};
 use http::method::InvalidMethod;
@@ -31,6 +31,12 @@ pub enum Cause {
     Port(u32),
     #[error("{0} more than once")]
     Duplicate(u16),
+    #[error("{0} more than once")]
+    Twice(IpAddr),
+    #[error("does not begin with {0}, expected the mesh address first")]
+    NotFirst(IpAddr),
+    #[error("{0:?} is not the target of a request, expected a path that begins with \"/\"")]
+    Target(String),
     #[error(transparent)]
     Address(#[from] AddrParseError),
     #[error(transparent)]

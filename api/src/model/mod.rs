@@ -3,8 +3,11 @@
 //! Owns the way from [`crate::proto`] and back. Each conversion parses everything, and an error
 //! names the field. Nothing that is wrong is skipped: the whole message is refused.
 
+pub mod address;
 mod destination;
 pub(crate) mod error;
+mod mtls;
+pub(crate) mod probe;
 mod protocol;
 mod route;
 pub mod traffic;
@@ -13,13 +16,15 @@ mod workload;
 
 pub use destination::{Destination, Endpoint, ServicePort};
 pub use error::{Cause, ModelError};
+pub use mtls::Mtls;
+pub use probe::{Probe, ProbeKind};
 pub use protocol::Protocol;
 pub use route::{
     Backend, Cors, Filter, HeaderEdit, HeaderMatch, HttpRoutes, HttpRule, Mirror, PathEdit,
     PathMatch, QueryMatch, Redirect, Rewrite, RouteGroup, RouteMatch, Routes, RuleOrigin,
     RuleRetry, RuleTimeouts, Target, Timeout, ValueMatch,
 };
-pub use workload::{AppPort, MeshSettings, Outbound, Upstream, Workload};
+pub use workload::{AppPort, MeshSettings, Outbound, UnknownDestinations, Upstream, Workload};
 
 use crate::names::ServiceName;
 use crate::proto;

@@ -1,12 +1,15 @@
 //! A sidecar's own workload: what it listens on, and who may call it.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
-use super::error::{Cause, ModelError, each, optional, port, required};
+use super::error::{Cause, ModelError, each, optional, parsed, port, required};
+use super::mtls::Mtls;
+use super::probe::Probe;
 use super::protocol::Protocol;
 use super::traffic::InboundLimits;
 use super::units::milliseconds;
@@ -25,10 +28,16 @@ pub struct Workload {
     pub services: Vec<ServiceName>,
     /// What other sidecars dial.
     pub mesh_address: SocketAddr,
+    /// All of its own, none twice; the first is that of `mesh_address`.
+    pub addresses: Vec<IpAddr>,
     /// Where the app listens.
     pub app_address: IpAddr,
     /// No port twice.
     pub ports: Vec<AppPort>,
+    /// Of ports that are not listed.
+    pub mtls: Mtls,
+    /// What is answered without an identity.
+    pub probes: Vec<Probe>,
     pub outbound: Outbound,
     pub authorization: PolicySet,
     /// How much it takes of each peer.
@@ -46,6 +55,7 @@ pub struct AppPort {
     /// 1 to 65535.
     pub port: u16,
     pub protocol: Protocol,
+    pub mtls: Mtls,
 }
 
 /// What the sidecar listens on for its app, on loopback.
@@ -75,6 +85,17 @@ pub struct MeshSettings {
     /// How long the first bytes of a connection are waited for where the protocol is not declared;
     /// whole milliseconds.
     pub detect_timeout: Duration,
+    pub unknown_destinations: UnknownDestinations,
+}
+
+/// What becomes of a connection of the app to what is not of the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum UnknownDestinations {
+    /// It passes through, and is counted.
+    #[default]
+    Allow,
+    /// It is refused.
+    Deny,
 }
 
 impl TryFrom<proto::Workload> for Workload {
@@ -83,7 +104,10 @@ impl TryFrom<proto::Workload> for Workload {
     fn try_from(wire: proto::Workload) -> Result<Self, ModelError> {
         check_label(&wire.namespace).map_err(ModelError::at("namespace"))?;
         check_subdomain(&wire.name).map_err(ModelError::at("name"))?;
-        let mesh_address = wire.mesh_address.parse();
+        let mesh_address: SocketAddr = wire
+            .mesh_address
+            .parse()
+            .map_err(ModelError::at("mesh_address"))?;
         let app_address = wire.app_address.parse();
         let mesh: MeshSettings = required("mesh", wire.mesh)?;
         let anchors = wire
@@ -108,9 +132,12 @@ impl TryFrom<proto::Workload> for Workload {
                 .map_err(ModelError::at("spiffe_id"))?,
             app: wire.app,
             services: each("services", wire.services)?,
-            mesh_address: mesh_address.map_err(ModelError::at("mesh_address"))?,
+            mesh_address,
+            addresses: addresses(wire.addresses, mesh_address.ip())?,
             app_address: app_address.map_err(ModelError::at("app_address"))?,
             ports,
+            mtls: wire.mtls.try_into()?,
+            probes: each("probes", wire.probes)?,
             outbound: required("outbound", wire.outbound)?,
             // Absent policy is not "no policy": refused, so that the sidecar lets nothing through.
             authorization: required("authorization", wire.authorization)?,
@@ -119,6 +146,19 @@ impl TryFrom<proto::Workload> for Workload {
             mesh,
             trust,
         })
+    }
+}
+
+fn addresses(wire: Vec<String>, first: IpAddr) -> Result<Vec<IpAddr>, ModelError> {
+    let addresses: Vec<IpAddr> = parsed("addresses", wire, |text| text.parse())?;
+    let error = |cause| Err(ModelError::new("addresses", cause));
+    if addresses.first() != Some(&first) {
+        return error(Cause::NotFirst(first));
+    }
+    let mut seen = HashSet::new();
+    match addresses.iter().find(|address| !seen.insert(**address)) {
+        Some(twice) => error(Cause::Twice(*twice)),
+        None => Ok(addresses),
     }
 }
 
@@ -134,6 +174,9 @@ impl From<&Workload> for proto::Workload {
             mesh_address: workload.mesh_address.to_string(),
             app_address: workload.app_address.to_string(),
             ports: workload.ports.iter().map(Into::into).collect(),
+            addresses: workload.addresses.iter().map(IpAddr::to_string).collect(),
+            mtls: proto::Mtls::from(workload.mtls).into(),
+            probes: workload.probes.iter().map(Into::into).collect(),
             outbound: Some((&workload.outbound).into()),
             authorization: Some((&workload.authorization).into()),
             mesh: Some((&workload.mesh).into()),
@@ -152,6 +195,7 @@ impl TryFrom<proto::AppPort> for AppPort {
             name: wire.name,
             port: port(wire.port).map_err(ModelError::at("port"))?,
             protocol: wire.protocol.try_into()?,
+            mtls: wire.mtls.try_into()?,
         })
     }
 }
@@ -162,6 +206,7 @@ impl From<&AppPort> for proto::AppPort {
             name: port.name.clone(),
             port: port.port.into(),
             protocol: proto::Protocol::from(port.protocol).into(),
+            mtls: proto::Mtls::from(port.mtls).into(),
         }
     }
 }
@@ -225,6 +270,7 @@ impl TryFrom<proto::MeshSettings> for MeshSettings {
             access_log: wire.access_log,
             drain_timeout: Duration::from_millis(wire.drain_timeout_ms),
             detect_timeout: Duration::from_millis(wire.detect_timeout_ms),
+            unknown_destinations: wire.unknown_destinations.try_into()?,
         })
     }
 }
@@ -236,6 +282,31 @@ impl From<&MeshSettings> for proto::MeshSettings {
             access_log: settings.access_log,
             drain_timeout_ms: milliseconds(settings.drain_timeout),
             detect_timeout_ms: milliseconds(settings.detect_timeout),
+            unknown_destinations: proto::UnknownDestinations::from(settings.unknown_destinations)
+                .into(),
+        }
+    }
+}
+
+impl TryFrom<i32> for UnknownDestinations {
+    type Error = ModelError;
+
+    fn try_from(wire: i32) -> Result<Self, ModelError> {
+        match proto::UnknownDestinations::try_from(wire) {
+            Ok(proto::UnknownDestinations::Allow) => Ok(Self::Allow),
+            Ok(proto::UnknownDestinations::Deny) => Ok(Self::Deny),
+            Ok(proto::UnknownDestinations::Unspecified) | Err(_) => {
+                Err(ModelError::new("unknown_destinations", Cause::Number(wire)))
+            }
+        }
+    }
+}
+
+impl From<UnknownDestinations> for proto::UnknownDestinations {
+    fn from(unknown: UnknownDestinations) -> Self {
+        match unknown {
+            UnknownDestinations::Allow => Self::Allow,
+            UnknownDestinations::Deny => Self::Deny,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use outrider_api::authorization::{Action, Source};
-use outrider_api::kinds::{TargetPort, TargetRef};
+use outrider_api::kinds::{ClusterIp, TargetPort, TargetRef};
 use outrider_api::manifest::{Object, Problem, parse, parse_bytes};
 
 mod authorization;
@@ -114,7 +114,9 @@ fn a_whole_file() {
         Some(TargetPort::Name("db".into()))
     );
     assert_eq!(workload.spec.mesh_port, 15008);
-    assert_eq!(workload.spec.app_address, IpAddr::from([127, 0, 0, 1]));
+    assert_eq!(workload.spec.address, Some(IpAddr::from([127, 0, 0, 1])));
+    assert_eq!(workload.spec.app_address, None);
+    assert_eq!(service.spec.cluster_ip, Some(ClusterIp::Headless));
     assert_eq!(workload.spec.outbound.upstreams[0].namespace, None);
     assert_eq!(policy.spec.action, Action::Allow);
     assert_eq!(

@@ -14,17 +14,18 @@ use outrider_api::authorization::{
     Action, GrpcMatch, HeaderMatch, HeaderValueMatch, HostMatch, HttpMatch, IpBlock, Method,
     PathMatch, PathMatchKind, Policy, PolicySet, Rule, Source,
 };
+use outrider_api::model::address::{Address, AddressTarget};
 use outrider_api::model::traffic::TrafficSettings;
 use outrider_api::model::{
-    AppPort, Destination, Endpoint, MeshSettings, Outbound, Protocol, ServicePort, Upstream,
-    Workload,
+    AppPort, Destination, Endpoint, MeshSettings, Mtls, Outbound, Probe, ProbeKind, Protocol,
+    ServicePort, UnknownDestinations, Upstream, Workload,
 };
 use outrider_api::names::ServiceName;
 use outrider_api::proto;
 use outrider_certs::authority::CertificateAuthority;
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::SpiffeId;
-use proptest::collection::{btree_set, vec};
+use proptest::collection::{btree_set, hash_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -52,6 +53,19 @@ fn service() -> impl Strategy<Value = ServiceName> {
 fn protocol() -> impl Strategy<Value = Protocol> {
     use Protocol::{Detect, Grpc, Http, Http1, Http2, Tcp, Tls};
     select(&[Detect, Http, Http1, Http2, Grpc, Tcp, Tls][..])
+}
+
+fn mtls() -> impl Strategy<Value = Mtls> {
+    select(&[Mtls::Strict, Mtls::Permissive][..])
+}
+
+fn probe() -> impl Strategy<Value = Probe> {
+    let kind = prop_oneof![
+        "(/[a-z%-]{1,5}){1,3}(\\?[a-z=&]{0,5})?".prop_map(|path| ProbeKind::Http { path }),
+        Just(ProbeKind::Tcp),
+        ".{0,9}".prop_map(|service| ProbeKind::Grpc { service }),
+    ];
+    (1u16.., kind).prop_map(|(port, kind)| Probe { port, kind })
 }
 
 fn source() -> impl Strategy<Value = Source> {
@@ -174,14 +188,27 @@ fn destination() -> impl Strategy<Value = Destination> {
         vec(endpoint, 0..4),
         traffic::route_groups(),
         traffic::settings(),
+        any::<bool>(),
     )
-        .prop_map(|(service, ports, endpoints, routes, traffic)| Destination {
-            service,
-            ports,
-            endpoints,
-            routes,
-            traffic,
-        })
+        .prop_map(
+            |(service, ports, endpoints, routes, traffic, any_port)| Destination {
+                service,
+                ports,
+                endpoints,
+                routes,
+                traffic,
+                any_port,
+            },
+        )
+}
+
+fn address_of() -> impl Strategy<Value = Address> {
+    let target = prop_oneof![
+        service().prop_map(AddressTarget::Service),
+        destination().prop_map(|instance| AddressTarget::Instance(Box::new(instance))),
+        Just(AddressTarget::Unknown),
+    ];
+    (any::<IpAddr>(), target).prop_map(|(address, target)| Address { address, target })
 }
 
 fn trust() -> TrustBundle {
@@ -200,10 +227,11 @@ fn workload() -> impl Strategy<Value = Workload> {
     let trust = trust();
     let ports = btree_set(1u16.., 0..4).prop_flat_map(|ports| {
         let port = |port| {
-            (".{0,5}", protocol()).prop_map(move |(name, protocol)| AppPort {
+            (".{0,5}", protocol(), mtls()).prop_map(move |(name, protocol, mtls)| AppPort {
                 name,
                 port,
                 protocol,
+                mtls,
             })
         };
         ports.into_iter().map(port).collect::<Vec<_>>()
@@ -218,21 +246,23 @@ fn workload() -> impl Strategy<Value = Workload> {
             http_port,
             upstreams,
         });
-    let mesh =
-        (any::<bool>(), any::<u32>(), any::<u32>()).prop_map(|(access_log, drain, detect)| {
-            MeshSettings {
-                trust_domain: "shop.example".parse().unwrap(),
-                access_log,
-                drain_timeout: Duration::from_millis(drain.into()),
-                detect_timeout: Duration::from_millis(detect.into()),
-            }
-        });
+    let unknown = select(&[UnknownDestinations::Allow, UnknownDestinations::Deny][..]);
+    let mesh = (any::<bool>(), any::<u32>(), any::<u32>(), unknown).prop_map(
+        |(access_log, drain, detect, unknown_destinations)| MeshSettings {
+            trust_domain: "shop.example".parse().unwrap(),
+            access_log,
+            drain_timeout: Duration::from_millis(drain.into()),
+            detect_timeout: Duration::from_millis(detect.into()),
+            unknown_destinations,
+        },
+    );
+    let addresses = (address(), hash_set(any::<IpAddr>(), 0..3));
     let names = (label(), name(), id(), ".{0,9}", vec(service(), 0..3));
     (
         names,
-        address(),
+        addresses,
         any::<IpAddr>(),
-        ports,
+        (ports, mtls(), vec(probe(), 0..3)),
         outbound,
         policies(),
         (traffic::inbound_limits(), option::of(label())),
@@ -241,15 +271,17 @@ fn workload() -> impl Strategy<Value = Workload> {
         .prop_map(
             move |(
                 (namespace, name, id, app, services),
-                mesh_address,
+                (mesh_address, others),
                 app_address,
-                ports,
+                (ports, mtls, probes),
                 outbound,
                 authorization,
                 (limits, zone),
                 mesh,
             )| {
                 let trust = trust.clone();
+                let first = mesh_address.ip();
+                let others = others.into_iter().filter(|address| *address != first);
                 Workload {
                     namespace,
                     name,
@@ -257,8 +289,11 @@ fn workload() -> impl Strategy<Value = Workload> {
                     app,
                     services,
                     mesh_address,
+                    addresses: [first].into_iter().chain(others).collect(),
                     app_address,
                     ports,
+                    mtls,
+                    probes,
                     outbound,
                     authorization,
                     limits,
@@ -275,6 +310,12 @@ proptest! {
     fn a_destination_comes_back(destination in destination()) {
         let wire = proto::Destination::from(&destination);
         prop_assert_eq!(Destination::try_from(wire).unwrap(), destination);
+    }
+
+    #[test]
+    fn an_address_comes_back(address in address_of()) {
+        let wire = proto::Address::from(&address);
+        prop_assert_eq!(Address::try_from(wire).unwrap(), address);
     }
 
     #[test]
@@ -323,11 +364,15 @@ fn wire() -> proto::Workload {
             name: "billing".into(),
         }],
         mesh_address: "127.0.0.1:15008".into(),
+        addresses: vec!["127.0.0.1".into(), "::1".into()],
         app_address: "127.0.0.1".into(),
         ports: vec![proto::AppPort {
             port: 80,
+            mtls: proto::Mtls::Permissive.into(),
             ..Default::default()
         }],
+        mtls: proto::Mtls::Strict.into(),
+        probes: vec![probe_of("/live?full")],
         outbound: Some(proto::Outbound::default()),
         authorization: Some(proto::AuthorizationPolicies {
             default_deny: true,
@@ -336,6 +381,7 @@ fn wire() -> proto::Workload {
         limits: Some(spoiled::limits()),
         mesh: Some(proto::MeshSettings {
             trust_domain: "shop.example".into(),
+            unknown_destinations: proto::UnknownDestinations::Deny.into(),
             ..Default::default()
         }),
         trust_anchors_der: trust()
@@ -344,6 +390,13 @@ fn wire() -> proto::Workload {
             .map(|der| der.to_vec().into())
             .collect(),
         ..Default::default()
+    }
+}
+
+fn probe_of(path: &str) -> proto::Probe {
+    proto::Probe {
+        port: 80,
+        kind: Some(proto::probe::Kind::HttpPath(path.into())),
     }
 }
 
@@ -371,13 +424,26 @@ type Break = fn(&mut proto::Workload);
 fn what_is_wrong_is_refused_whole_and_named() {
     assert!(Workload::try_from(wire()).is_ok());
     let in_rule = "authorization.policies[0].rules[0]";
-    let table: [(&str, Break); 34] = [
+    let table: [(&str, Break); 48] = [
         ("namespace", |w| w.namespace = "Shop".into()),
         ("name", |w| w.name.clear()),
         ("spiffe_id", |w| w.spiffe_id.push('/')),
         ("services[0].name", |w| w.services[0].name = "a.b".into()),
         ("mesh_address", |w| w.mesh_address = "localhost:1".into()),
+        ("addresses", |w| w.addresses.clear()),
+        ("addresses", |w| w.addresses.reverse()),
+        ("addresses", |w| w.addresses.push("::1".into())),
+        ("addresses[1]", |w| w.addresses[1] = "[::1]".into()),
         ("app_address", |w| w.app_address.clear()),
+        ("mtls", |w| w.mtls = 0),
+        ("mtls", |w| w.mtls = 3),
+        ("ports[0].mtls", |w| w.ports[0].mtls = 0),
+        ("probes[0].kind", |w| w.probes[0].kind = None),
+        ("probes[0].port", |w| w.probes[0].port = 0),
+        ("probes[0].http_path", |w| w.probes[0] = probe_of("")),
+        ("probes[0].http_path", |w| w.probes[0] = probe_of("live")),
+        ("probes[0].http_path", |w| w.probes[0] = probe_of("/a b")),
+        ("probes[0].http_path", |w| w.probes[0] = probe_of("/a#b")),
         ("ports[0].port", |w| w.ports[0].port = 0),
         ("ports[0].protocol", |w| w.ports[0].protocol = 99),
         ("ports", |w| w.ports.push(w.ports[0].clone())),
@@ -409,6 +475,9 @@ fn what_is_wrong_is_refused_whole_and_named() {
         ("mesh", |w| w.mesh = None),
         ("mesh.trust_domain", |w| {
             w.mesh.as_mut().unwrap().trust_domain.clear()
+        }),
+        ("mesh.unknown_destinations", |w| {
+            w.mesh.as_mut().unwrap().unknown_destinations = 0
         }),
         ("trust_anchors_der", |w| {
             w.trust_anchors_der = vec!["x".into()]
@@ -474,6 +543,7 @@ fn ports_of_a_destination_and_its_endpoints() {
         endpoints: vec![endpoint],
         routes: Vec::new(),
         traffic: TrafficSettings::default(),
+        any_port: false,
     };
     assert_eq!(
         (destination.port(80), destination.port(81)),

@@ -1,14 +1,15 @@
 //! A destination whose every message is there, and what it must not say.
 
 use outrider_api::model::Destination;
+use outrider_api::model::address::Address;
 use outrider_api::model::traffic::TrafficSettings;
 use outrider_api::proto::{
-    Backend, Balancing, Cors, Destination as Wire, Fault, FaultAbort, Filter, HashOn, HeaderEdit,
-    HeaderField, HealthCheck, HttpRoutes, HttpRule, InboundLimits, Locality, Mirror, PathEdit,
-    RateLimit, Redirect, RetryCodes, Rewrite, RouteGroup, RouteHeader, RouteMatch, RoutePath,
-    RouteQuery, RouteTarget, RouteValue, RuleOrigin, RuleRetry, ServiceRef, ServiceTarget,
-    TcpRoutes, TrafficSettings as Settings, balancing, fault, filter::Kind, hash_on, path_edit,
-    route_group, route_path, route_target, route_value,
+    Address as WireAddress, Backend, Balancing, Cors, Destination as Wire, Fault, FaultAbort,
+    Filter, HashOn, HeaderEdit, HeaderField, HealthCheck, HttpRoutes, HttpRule, InboundLimits,
+    Locality, Mirror, PathEdit, RateLimit, Redirect, RetryCodes, Rewrite, RouteGroup, RouteHeader,
+    RouteMatch, RoutePath, RouteQuery, RouteTarget, RouteValue, RuleOrigin, RuleRetry, ServiceRef,
+    ServiceTarget, TcpRoutes, TrafficSettings as Settings, address, balancing, fault, filter::Kind,
+    hash_on, path_edit, route_group, route_path, route_target, route_value,
 };
 
 pub(super) fn limits() -> InboundLimits {
@@ -263,6 +264,41 @@ fn wrong_routes_are_refused_whole_and_named() {
         let mut wire = wire();
         spoil(&mut wire);
         refused(wire, &field.replace('*', "routes[0].http"));
+    }
+}
+
+#[test]
+fn wrong_addresses_are_refused_whole_and_named() {
+    type At = address::Kind;
+    let at = |address: &str, kind| WireAddress {
+        address: address.into(),
+        kind,
+    };
+    let table = [
+        ("address", at("", Some(At::Unknown(Default::default())))),
+        (
+            "address",
+            at("10.0.0.1:80", Some(At::Unknown(Default::default()))),
+        ),
+        ("kind", at("10.0.0.1", None)),
+        (
+            "service.namespace",
+            at("10.0.0.1", Some(At::Service(ServiceRef::default()))),
+        ),
+        (
+            "instance.traffic",
+            at(
+                "10.0.0.1",
+                Some(At::Instance(Wire {
+                    traffic: None,
+                    ..wire()
+                })),
+            ),
+        ),
+    ];
+    for (field, wire) in table {
+        let error = Address::try_from(wire).expect_err(field);
+        assert_eq!(error.field, field, "{error}");
     }
 }
 

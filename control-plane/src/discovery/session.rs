@@ -200,6 +200,9 @@ impl Stream {
                 self.ledger.forget(&Resource::Destination(name));
                 Ok(())
             }
+            Kind::Resolve(_) | Kind::Forget(_) | Kind::Draining(_) => {
+                Err(End::Protocol("expected no addresses and no drain"))
+            }
             Kind::Ack(ack) => self.acknowledged(resource(ack.destination)?, ack.version),
             Kind::Nack(nack) => {
                 self.rejected(&resource(nack.destination)?, nack.version, &nack.reason)

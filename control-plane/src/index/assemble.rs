@@ -1,15 +1,15 @@
 //! Identities, and the models themselves, once everything they name is known to exist.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use outrider_api::authorization::{Policy, PolicySet};
 use outrider_api::kinds;
 use outrider_api::manifest::Problem;
 use outrider_api::model::{
-    AppPort, Destination, Endpoint, MeshSettings, Outbound, Protocol, ServicePort, Upstream,
-    Workload,
+    AppPort, Destination, Endpoint, MeshSettings, Mtls, Outbound, Probe, Protocol, ServicePort,
+    Upstream, Workload,
 };
 use outrider_api::names::ServiceName;
 use outrider_certs::bundle::TrustBundle;
@@ -27,6 +27,8 @@ use crate::server::tls::{NAMESPACE, SERVICE_ACCOUNT};
 /// The label that says where a workload runs.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 pub(super) type Identities = BTreeMap<WorkloadName, SpiffeId>;
 
 /// Who each workload is. Nobody but the control plane is the control plane.
@@ -37,6 +39,10 @@ pub(super) fn identities(
 ) -> Identities {
     let mut identities = Identities::new();
     for (name, workload) in &objects.workloads {
+        if workload.spec.address.is_none() {
+            let message = "is missing, expected an address";
+            problems.push(workload.problem("spec.address", message));
+        }
         let account = &workload.spec.service_account;
         let mut refuse = |message: String| {
             problems.push(workload.problem("spec.serviceAccount", message));
@@ -171,8 +177,11 @@ impl Parts<'_, '_> {
             app: app(name, workload),
             services: services.iter().map(|&service| service.clone()).collect(),
             mesh_address: mesh_address(workload),
-            app_address: spec.app_address,
+            addresses: vec![address(workload)],
+            app_address: spec.app_address.unwrap_or(LOOPBACK),
             ports: self.app_ports(name, workload),
+            mtls: self.mtls(workload),
+            probes: probes(workload),
             outbound: outbound(name, &spec.outbound),
             authorization: PolicySet::new(self.settings.default_deny, policies),
             limits: self.limits.get(name).cloned().unwrap_or_default(),
@@ -182,6 +191,7 @@ impl Parts<'_, '_> {
                 access_log: self.settings.access_log,
                 drain_timeout: self.settings.drain_timeout,
                 detect_timeout: self.settings.detect_timeout,
+                unknown_destinations: self.settings.unknown_destinations,
             },
             trust: self.trust.clone(),
         }
@@ -190,6 +200,7 @@ impl Parts<'_, '_> {
     /// What a workload does not declare of its own port, a Service that leads to it may (in Kubernetes
     /// only Services have `appProtocol`).
     fn app_ports(&self, name: &WorkloadName, workload: &kinds::Workload) -> Vec<AppPort> {
+        let mtls = self.mtls(workload);
         let mut ports: Vec<AppPort> = workload
             .spec
             .ports
@@ -198,6 +209,7 @@ impl Parts<'_, '_> {
                 name: port.name.clone().unwrap_or_default(),
                 port: port.port,
                 protocol: declared(port),
+                mtls: port.mtls.map_or(mtls, Mtls::from),
             })
             .collect();
         for (service_port, target) in targets(name, self.objects, self.selection) {
@@ -209,10 +221,16 @@ impl Parts<'_, '_> {
                     name: String::new(),
                     port: target,
                     protocol,
+                    mtls,
                 }),
             }
         }
         ports
+    }
+
+    /// Of ports that say nothing.
+    fn mtls(&self, workload: &kinds::Workload) -> Mtls {
+        workload.spec.mtls.map_or(self.settings.mtls, Mtls::from)
     }
 
     fn destination(&self, name: &ServiceName, service: &kinds::Service) -> Destination {
@@ -233,6 +251,7 @@ impl Parts<'_, '_> {
             endpoints,
             routes: self.routes.get(name).cloned().unwrap_or_default(),
             traffic: self.traffic.get(name).cloned().unwrap_or_default(),
+            any_port: false,
         }
     }
 
@@ -290,7 +309,21 @@ fn zone(workload: &kinds::Workload) -> Option<String> {
 }
 
 fn mesh_address(workload: &kinds::Workload) -> SocketAddr {
-    SocketAddr::new(workload.spec.address, workload.spec.mesh_port)
+    SocketAddr::new(address(workload), workload.spec.mesh_port)
+}
+
+/// Checked before.
+fn address(workload: &kinds::Workload) -> IpAddr {
+    workload.spec.address.unwrap_or(LOOPBACK)
+}
+
+fn probes(workload: &kinds::Workload) -> Vec<Probe> {
+    let probes = workload.spec.probes.iter().filter_map(|probe| {
+        let port = selection::port_number(&probe.port, workload)?;
+        let kind = probe.kind.clone();
+        Some(Probe { port, kind })
+    });
+    probes.collect()
 }
 
 fn outbound(workload: &WorkloadName, outbound: &kinds::Outbound) -> Outbound {

@@ -72,6 +72,10 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// How long the first bytes of a connection of undeclared protocol are waited for.
     pub detect_timeout: Duration,
+    /// What becomes of plaintext that comes to an app, where its Workload says nothing.
+    pub mtls: model::Mtls,
+    /// What becomes of a connection of an app to what is not of the mesh.
+    pub unknown_destinations: model::UnknownDestinations,
 }
 
 /// A whole mesh: valid, and immutable.
@@ -216,6 +220,8 @@ fn settings(
         access_log: spec.access_log,
         drain_timeout: spec.drain_timeout,
         detect_timeout: spec.detect_timeout,
+        mtls: spec.mtls.into(),
+        unknown_destinations: spec.unknown_destinations.into(),
     }
 }
 

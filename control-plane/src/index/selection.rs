@@ -76,8 +76,15 @@ pub(super) fn ports(
 pub(super) fn target_port(port: &kinds::ServicePort, workload: &kinds::Workload) -> Option<u16> {
     match &port.target_port {
         None => Some(port.port),
-        Some(TargetPort::Number(number)) => Some(*number),
-        Some(TargetPort::Name(name)) => workload
+        Some(target) => port_number(target, workload),
+    }
+}
+
+/// A port of the app; `None`: the workload has no port of that name.
+pub(super) fn port_number(port: &TargetPort, workload: &kinds::Workload) -> Option<u16> {
+    match port {
+        TargetPort::Number(number) => Some(*number),
+        TargetPort::Name(name) => workload
             .spec
             .ports
             .iter()

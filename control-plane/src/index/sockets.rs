@@ -70,7 +70,7 @@ fn clash(socket: &Socket<'_>, other: &Socket<'_>) -> String {
 }
 
 fn host(workload: &kinds::Workload) -> Host {
-    let address = workload.spec.address;
+    let address = workload.spec.address.unwrap_or(LOOPBACK);
     if address.is_loopback() {
         Host::This
     } else {
@@ -91,9 +91,18 @@ fn sockets<'o>(name: &'o WorkloadName, workload: &Located<kinds::Workload>) -> V
     let mut sockets: Vec<Socket<'o>> = Vec::new();
     for (index, port) in spec.ports.iter().enumerate() {
         let field = format!("spec.ports[{index}].port");
-        sockets.push(socket(field, Some(spec.app_address), port.port, true));
+        sockets.push(socket(
+            field,
+            Some(spec.app_address.unwrap_or(LOOPBACK)),
+            port.port,
+            true,
+        ));
     }
-    sockets.push(sidecar("spec.meshPort", Some(spec.address), spec.mesh_port));
+    sockets.push(sidecar(
+        "spec.meshPort",
+        Some(spec.address.unwrap_or(LOOPBACK)),
+        spec.mesh_port,
+    ));
     sockets.push(sidecar("spec.adminPort", Some(LOOPBACK), spec.admin_port));
     sockets.push(sidecar("spec.telemetryPort", None, spec.telemetry_port));
     if let Some(port) = spec.outbound.http_port {

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
+use outrider_api::proto::address::Kind as At;
 use outrider_api::proto::discovery_client::DiscoveryClient;
 use outrider_api::proto::discovery_request::Kind;
 use outrider_api::proto::discovery_response::Resource;
 use outrider_api::proto::identity_client::IdentityClient;
 use outrider_api::proto::{
-    Ack, DiscoveryRequest, DiscoveryResponse, Hello, Nack, ServiceRef, SignRequest, SignResponse,
+    Ack, AddressRef, DiscoveryRequest, DiscoveryResponse, Hello, Nack, ServiceRef, SignRequest,
+    SignResponse,
 };
 use outrider_certs::CertificateDer;
 use outrider_certs::key::PrivateKey;
@@ -153,6 +155,7 @@ impl Sidecar {
     pub async fn ack(&self, response: &DiscoveryResponse) {
         self.send(Some(Kind::Ack(Ack {
             destination: destination(response),
+            address: address(response),
             version: response.version,
         })))
         .await;
@@ -161,6 +164,7 @@ impl Sidecar {
     pub async fn nack(&self, response: &DiscoveryResponse, reason: &str) {
         self.send(Some(Kind::Nack(Nack {
             destination: destination(response),
+            address: address(response),
             version: response.version,
             reason: reason.to_owned(),
         })))
@@ -207,13 +211,33 @@ pub fn about(response: &DiscoveryResponse) -> String {
             destination.endpoints.len()
         ),
         Resource::Missing(service) => format!("missing {}", service.name),
+        Resource::Address(address) => match address.kind.as_ref().unwrap() {
+            At::Service(service) => format!("{} is service {}", address.address, service.name),
+            At::Instance(instance) => format!(
+                "{} is an instance of {} with {}",
+                address.address,
+                instance.service.as_ref().unwrap().name,
+                instance.endpoints.len()
+            ),
+            At::Unknown(_) => format!("{} is unknown", address.address),
+        },
+        Resource::Withdrawn(_) => "withdrawn".to_owned(),
     }
 }
 
 fn destination(response: &DiscoveryResponse) -> Option<ServiceRef> {
     match response.resource.as_ref().unwrap() {
-        Resource::Workload(_) => None,
+        Resource::Workload(_) | Resource::Address(_) | Resource::Withdrawn(_) => None,
         Resource::Destination(destination) => destination.service.clone(),
         Resource::Missing(service) => Some(service.clone()),
+    }
+}
+
+fn address(response: &DiscoveryResponse) -> Option<AddressRef> {
+    match response.resource.as_ref().unwrap() {
+        Resource::Address(address) => Some(AddressRef {
+            address: address.address.clone(),
+        }),
+        _ => None,
     }
 }

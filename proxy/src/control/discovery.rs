@@ -5,12 +5,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outrider_api::model::address::Address;
 use outrider_api::model::{Destination, ModelError, Workload};
 use outrider_api::names::ServiceName;
 use outrider_api::proto::discovery_client::DiscoveryClient;
 use outrider_api::proto::discovery_request::Kind;
 use outrider_api::proto::discovery_response::Resource;
-use outrider_api::proto::{Ack, DiscoveryRequest, DiscoveryResponse, Hello, Nack, ServiceRef};
+use outrider_api::proto::{
+    Ack, AddressRef, DiscoveryRequest, DiscoveryResponse, Hello, Nack, ServiceRef, Withdrawn,
+};
 use outrider_certs::svid;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -259,8 +262,19 @@ impl Discovery {
     fn apply(&mut self, message: DiscoveryResponse) -> Kind {
         self.seen.last_heard.send_replace(Some(Instant::now()));
         let version = message.version;
+        let mut address = None;
         let (destination, result) = match message.resource {
             Some(Resource::Workload(workload)) => (None, self.apply_workload(version, workload)),
+            Some(Resource::Address(wire)) => {
+                address = Some(AddressRef {
+                    address: wire.address.clone(),
+                });
+                (
+                    None,
+                    Address::try_from(wire).map(|_| ()).map_err(Rejection::from),
+                )
+            }
+            Some(Resource::Withdrawn(Withdrawn {})) => (None, Ok(())),
             Some(Resource::Destination(destination)) => (
                 destination.service.clone(),
                 self.apply_destination(version, destination),
@@ -278,6 +292,7 @@ impl Discovery {
                 self.metrics.config_version.set(newest);
                 Kind::Ack(Ack {
                     destination,
+                    address,
                     version,
                 })
             }
@@ -286,6 +301,7 @@ impl Discovery {
                 tracing::error!(version, %rejection, "rejected a snapshot: the last good one stays");
                 Kind::Nack(Nack {
                     destination,
+                    address,
                     version,
                     reason: rejection.to_string(),
                 })

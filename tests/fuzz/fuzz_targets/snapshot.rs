@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use outrider_api::model::address::Address;
 use outrider_api::model::{Destination, Workload};
 use outrider_api::proto::{self, discovery_response::Resource};
 use prost::Message;
@@ -19,6 +20,11 @@ fuzz_target!(|bytes: &[u8]| {
             let again = Destination::try_from(proto::Destination::from(&model));
             assert!(again.is_ok_and(|again| again == model));
         }
-        Some(Resource::Missing(_)) | None => {}
+        Some(Resource::Address(wire)) => {
+            let Ok(model) = Address::try_from(wire) else { return };
+            let again = Address::try_from(proto::Address::from(&model));
+            assert!(again.is_ok_and(|again| again == model));
+        }
+        Some(Resource::Missing(_) | Resource::Withdrawn(_)) | None => {}
     }
 });

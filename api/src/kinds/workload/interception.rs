@@ -1,0 +1,42 @@
+//! `interception` of a Workload: what of its traffic the sidecar takes.
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::super::field;
+
+/// What of its connections `outrider up --netns` leaves alone, and how it takes the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Interception {
+    /// How connections are taken. Default Redirect.
+    pub mode: Mode,
+    /// Of the app: plaintext comes straight to them, past every policy.
+    #[serde(deserialize_with = "field::port_list")]
+    pub exclude_inbound_ports: Vec<u16>,
+    /// Of others: the app connects to them itself.
+    #[serde(deserialize_with = "field::port_list")]
+    pub exclude_outbound_ports: Vec<u16>,
+    /// Who comes from there comes straight to the app, past every policy.
+    #[schemars(with = "Vec<String>")]
+    #[serde(rename = "excludeInboundCIDRs", deserialize_with = "field::nets")]
+    pub exclude_inbound_cidrs: Vec<IpNet>,
+    /// The app connects to what is there itself.
+    #[schemars(with = "Vec<String>")]
+    #[serde(rename = "excludeOutboundCIDRs", deserialize_with = "field::nets")]
+    pub exclude_outbound_cidrs: Vec<IpNet>,
+    /// Users whose connections are not taken.
+    #[serde(rename = "excludeUIDs")]
+    pub exclude_uids: Vec<u32>,
+}
+
+/// How connections are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// The app sees connections come from itself.
+    #[default]
+    Redirect,
+    /// The app sees the client's own address.
+    TProxy,
+}

@@ -1,0 +1,14 @@
+//! What is agreed about every sidecar: its ports, and the user that it runs as.
+
+/// The user that a sidecar runs as where connections are intercepted: its own pass.
+pub const UID: u32 = 2102;
+/// The default of its admin port, on loopback.
+pub const ADMIN_PORT: u16 = 15000;
+/// Intercepted connections of the app.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Intercepted connections to the app.
+pub const INBOUND_PORT: u16 = 15006;
+/// The default of the port for peers.
+pub const MESH_PORT: u16 = 15008;
+/// The default of its metrics and health.
+pub const TELEMETRY_PORT: u16 = 15020;
