@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use outrider_api::sidecar::{INBOUND_PORT, OUTBOUND_PORT};
 use outrider_certs::spiffe::TrustDomain;
 
+use crate::intercept::Mode;
 use crate::logging::LogFormat;
 
 /// The Outrider sidecar: rides beside one workload, carries its traffic over mutual TLS and
@@ -51,6 +53,15 @@ pub struct Args {
         default_value = "0.0.0.0:15020"
     )]
     pub telemetry: SocketAddr,
+    /// Carry what the app does without its knowledge, where `outrider-proxy init` redirects it
+    #[arg(long, env = "OUTRIDER_INTERCEPT", value_name = "MODE", value_enum)]
+    pub intercept: Option<Mode>,
+    /// Where intercepted connections of the app arrive
+    #[arg(long, env = "OUTRIDER_OUTBOUND_PORT", value_name = "PORT", default_value_t = OUTBOUND_PORT)]
+    pub outbound_port: u16,
+    /// Where intercepted connections to the app arrive
+    #[arg(long, env = "OUTRIDER_INBOUND_PORT", value_name = "PORT", default_value_t = INBOUND_PORT)]
+    pub inbound_port: u16,
     /// Threads that carry traffic
     #[arg(long, env = "OUTRIDER_WORKERS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: u16,

@@ -6,9 +6,12 @@
 
 pub mod control;
 pub mod detect;
+pub mod first;
 pub mod http;
 pub mod inbound;
+pub mod intercept;
 pub mod listen;
+pub mod listeners;
 pub mod logging;
 pub mod outbound;
 pub mod refusal;

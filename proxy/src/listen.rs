@@ -24,34 +24,68 @@ pub struct ListenError {
     pub source: io::Error,
 }
 
-/// Binds and listens. With `shared`, each worker binds the same address (`SO_REUSEPORT`); without
-/// it, a port that another process has is an error.
+/// What is special about a listening socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Each worker binds the same address (`SO_REUSEPORT`); without it, a port that another process
+    /// has is an error.
+    pub shared: bool,
+    /// Connections to other addresses arrive here, too (`IP_TRANSPARENT`).
+    pub transparent: bool,
+    /// Not those of IPv4, where the address is IPv6's unspecified one.
+    pub only_v6: bool,
+}
+
+impl Options {
+    pub fn shared(shared: bool) -> Self {
+        Self {
+            shared,
+            ..Self::default()
+        }
+    }
+}
+
+/// Binds and listens.
 pub fn bind(
     address: SocketAddr,
     purpose: &'static str,
-    shared: bool,
+    options: Options,
 ) -> Result<TcpListener, ListenError> {
-    try_bind(address, shared).map_err(|source| ListenError {
+    try_bind(address, options).map_err(|source| ListenError {
         address,
         purpose,
         source,
     })
 }
 
-fn try_bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+fn try_bind(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
-    if shared {
+    if options.shared {
         socket.set_reuse_port(true)?;
+    }
+    if options.only_v6 && address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if options.transparent {
+        set_transparent(&socket, address)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Lets a socket have an address that is not of this host. Needs CAP_NET_ADMIN.
+pub fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true),
+    }
 }
 
 /// Hands every connection to `serve`. An error of one connection, or of the moment, ends nothing.
@@ -173,10 +207,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_an_error_that_names_it() {
-        let first =
-            bind(SocketAddr::from(([127, 0, 0, 1], 0)), "mesh", false).expect("a free port");
+        let first = bind(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            "mesh",
+            Options::default(),
+        )
+        .expect("a free port");
         let address = first.local_addr().expect("its address");
-        let error = bind(address, "mesh", false).expect_err("in use");
+        let error = bind(address, "mesh", Options::default()).expect_err("in use");
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&address.to_string()));
     }

@@ -80,6 +80,12 @@ pub enum Refusal {
     RateLimited,
     #[error("the app has as many requests as it takes at once")]
     Overloaded,
+    #[error("this workload takes calls over mutual TLS only")]
+    PlaintextRefused,
+    #[error("the destination is this sidecar itself, or a link-local address")]
+    ForbiddenDestination,
+    #[error("the destination outside the mesh cannot be connected to")]
+    DestinationUnreachable,
 }
 
 /// Whose fault a refusal is, for logs and for the decision whether a retry makes sense.
@@ -109,7 +115,7 @@ pub struct Row {
 
 impl Refusal {
     /// Every variant, for tests and for metrics that start at zero.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 35] = [
         Self::NoPolicy,
         Self::AuthorizationDenied,
         Self::AmbiguousPath,
@@ -142,6 +148,9 @@ impl Refusal {
         Self::TooManyConnections,
         Self::RateLimited,
         Self::Overloaded,
+        Self::PlaintextRefused,
+        Self::ForbiddenDestination,
+        Self::DestinationUnreachable,
     ];
 
     /// The table.
@@ -203,6 +212,9 @@ impl Refusal {
             // UNAVAILABLE, not RESOURCE_EXHAUSTED: it is not the caller's share that is used up, and
             // another instance may have room.
             Self::Overloaded => row(S::SERVICE_UNAVAILABLE, 14, "connection_limit_reached", "overloaded", "UO", false, Callee),
+            Self::PlaintextRefused => row(S::FORBIDDEN, 7, "http_request_denied", "plaintext_refused", "UAEX", true, Caller),
+            Self::ForbiddenDestination => row(S::FORBIDDEN, 7, "destination_ip_prohibited", "forbidden_destination", "UAEX", true, Caller),
+            Self::DestinationUnreachable => row(S::SERVICE_UNAVAILABLE, 14, "destination_unavailable", "destination_unreachable", "UF", false, Callee),
         }
     }
 

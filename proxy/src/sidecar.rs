@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use outrider_certs::bundle::TrustBundle;
@@ -10,10 +10,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::args::Args;
-use crate::control::discovery::{Discovery, DiscoverySource, Seen};
+use crate::control::WorkloadState;
+use crate::control::discovery::{Discovery, DiscoverySource, Leaving, Seen};
 use crate::control::identity::{self, IdentitySource};
 use crate::inbound::limits;
-use crate::listen::{self, ListenError};
+use crate::intercept::Interception;
+use crate::listen::{self, ListenError, Options};
 use crate::logging;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::server::{self, Surface, View};
@@ -22,6 +24,11 @@ use crate::worker::{self, Shared};
 
 /// Subscriptions that may wait for the control thread.
 const QUEUE: usize = 1024;
+/// The longest that callers may take to learn that this sidecar goes, before it takes nothing more:
+/// half of the drain timeout, and no longer than this.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
+/// Of [`WITHDRAWAL`], before there is policy.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the sidecar until SIGTERM or SIGINT, and drains.
 ///
@@ -58,12 +65,20 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
     let bundle = TrustBundle::from_pem(args.trust_domain.clone(), &bundle)
         .with_context(|| format!("the trust bundle {}", args.trust_bundle.display()))?;
     let metrics = Arc::new(Metrics::new()?);
+    let interception = args.intercept.map(|mode| Interception {
+        mode,
+        outbound_port: args.outbound_port,
+        inbound_port: args.inbound_port,
+        own_ports: [args.telemetry.port(), args.admin.port()],
+    });
     let (workload, workload_state) = watch::channel(None);
     let (credentials, credentials_state) = watch::channel(None);
     let (last_heard, last_heard_state) = watch::channel::<Option<Instant>>(None);
     let (destinations, destinations_state) = watch::channel(Vec::new());
     let (listening, listening_state) = watch::channel(false);
     let (shutdown, shutdown_state) = watch::channel(false);
+    let (draining, draining_state) = watch::channel(false);
+    let (withdrawn, withdrawn_state) = watch::channel(false);
     let (subscriptions, subscribed) = mpsc::channel(QUEUE);
     let (first_listening, mut listened) = mpsc::unbounded_channel();
 
@@ -72,13 +87,13 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         workload: workload_state.clone(),
         credentials: credentials_state.clone(),
         listening: listening_state,
-        shutdown: shutdown_state.clone(),
+        shutdown: draining_state.clone(),
         last_heard: last_heard_state,
         destinations: destinations_state,
         log_level,
     };
-    let telemetry = listen::bind(args.telemetry, "telemetry", false)?;
-    let admin = listen::bind(args.admin, "admin", false)?;
+    let telemetry = listen::bind(args.telemetry, "telemetry", Options::default())?;
+    let admin = listen::bind(args.admin, "admin", Options::default())?;
     tokio::spawn(server::serve(telemetry, Surface::Telemetry, view.clone()));
     tokio::spawn(server::serve(admin, Surface::Admin, view));
 
@@ -108,9 +123,19 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
             last_heard,
             destinations,
         },
+        Leaving {
+            draining: draining_state,
+            withdrawn,
+        },
     );
     tokio::spawn(discovery.run());
 
+    let departure = Departure {
+        draining,
+        withdrawn: withdrawn_state,
+        workload: workload_state.clone(),
+        metrics: Arc::clone(&metrics),
+    };
     let shared = Shared {
         workload: workload_state,
         credentials: credentials_state,
@@ -121,6 +146,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         shutdown: shutdown_state,
         listening: first_listening,
         many: args.workers > 1,
+        interception,
     };
     let workers = start(&shared, args.workers)?;
     drop(shared);
@@ -140,6 +166,12 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
     }
+    // A second signal does not wait.
+    tokio::select! {
+        () = departure.announced() => {}
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
     shutdown.send_replace(true);
     // A second signal does not wait.
     tokio::select! {
@@ -148,6 +180,39 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         _ = interrupted.recv() => {}
     }
     Ok(())
+}
+
+/// The end of a sidecar, before anything is closed.
+struct Departure {
+    draining: watch::Sender<bool>,
+    withdrawn: watch::Receiver<bool>,
+    workload: watch::Receiver<WorkloadState>,
+    metrics: Arc<Metrics>,
+}
+
+impl Departure {
+    /// Has the endpoint withdrawn, and resolves when whoever calls it has learned so: until then
+    /// connections are taken as ever, so that no call meets a closed port.
+    async fn announced(mut self) {
+        self.draining.send_replace(true);
+        if self.metrics.control_plane_connected.get() == 0 {
+            return;
+        }
+        let drain_timeout = self
+            .workload
+            .borrow()
+            .as_ref()
+            .map_or(DRAIN_TIMEOUT, |workload| workload.mesh.drain_timeout);
+        let limit = WITHDRAWAL.min(drain_timeout / 2);
+        let spread = self.withdrawn.wait_for(|withdrawn| *withdrawn);
+        match tokio::time::timeout(limit, spread).await {
+            Ok(_) => tracing::info!("withdrawn: nobody calls this workload any more"),
+            Err(_) => tracing::warn!(
+                ?limit,
+                "not everybody has learned yet that this workload goes"
+            ),
+        }
+    }
 }
 
 fn start(shared: &Shared, count: u16) -> anyhow::Result<Vec<JoinHandle<std::io::Result<()>>>> {

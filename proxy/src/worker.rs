@@ -3,40 +3,37 @@
 //! workload.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrider_api::model::{MeshSettings, Workload};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::LocalSet;
 
 use crate::control::discovery::Subscription;
 use crate::control::{Credentials, WorkloadState};
+use crate::inbound::Peers;
 use crate::inbound::app::App;
 use crate::inbound::limits::{self, Limits};
-use crate::inbound::{self, Peers};
-use crate::listen::{self, Drain, ListenError};
-use crate::outbound;
+use crate::intercept::Interception;
+use crate::listen::{Drain, ListenError};
+use crate::listeners::Listeners;
 use crate::outbound::directory::{Directory, Slot};
 use crate::outbound::mirror::Copies;
-use crate::outbound::route::Listener;
 use crate::outbound::service::{Caller, Service};
 use crate::refusal::Refusal;
-use crate::telemetry::edge::{Edge, Party, Reporter};
+use crate::telemetry::edge::{Edge, Party, Reporter, Security};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::names::Names;
 use crate::tls::ClientTls;
 use crate::traffic::context::Contexts;
 
-/// How long first bytes are waited for before there are settings.
-pub const DETECT_TIMEOUT: Duration = Duration::from_millis(50);
+/// Before there are settings.
+const DETECT_TIMEOUT: Duration = Duration::from_millis(50);
 /// How often idle things are let go, and the count of open connections is told.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Before a port that could not be listened on is tried again.
-const BIND_AGAIN: Duration = Duration::from_secs(1);
 
 /// What each worker is given.
 #[derive(Clone, Debug)]
@@ -53,6 +50,8 @@ pub struct Shared {
     pub listening: mpsc::UnboundedSender<Result<(), ListenError>>,
     /// More than one worker listens on the same ports.
     pub many: bool,
+    /// How the app's connections come here without its knowledge; `None`: they do not.
+    pub interception: Option<Interception>,
 }
 
 /// See the module.
@@ -73,6 +72,10 @@ pub struct Worker {
     pub outbound: Drain,
     /// For requests that name no Service.
     pub unrouted: Rc<Edge>,
+    /// For connections that leave the mesh.
+    pub outside: Rc<Edge>,
+    pub names: Names,
+    pub interception: Option<Rc<Interception>>,
     /// Requests of peers that the app works on.
     pub serving: Cell<u32>,
     random: RefCell<fastrand::Rng>,
@@ -100,6 +103,16 @@ impl Worker {
                 Party::unknown(),
                 None,
             ),
+            outside: Edge::secured(
+                &metrics,
+                Reporter::Source,
+                Party::unknown(),
+                Party::unknown(),
+                None,
+                Security::None,
+            ),
+            names: Names::new(Arc::clone(&metrics)),
+            interception: shared.interception.clone().map(Rc::new),
             serving: Cell::new(0),
             random: RefCell::new(fastrand::Rng::new()),
             metrics,
@@ -116,6 +129,14 @@ impl Worker {
             .borrow()
             .as_ref()
             .map(|workload| workload.mesh.clone())
+    }
+
+    /// How long first bytes may take to say what is spoken.
+    pub fn detect_timeout(&self) -> Duration {
+        self.workload
+            .borrow()
+            .as_ref()
+            .map_or(DETECT_TIMEOUT, |workload| workload.mesh.detect_timeout)
     }
 
     pub fn access_log(&self) -> bool {
@@ -180,11 +201,7 @@ pub fn run(shared: Shared) -> std::io::Result<()> {
         .build()?;
     LocalSet::new().block_on(&runtime, async move {
         let worker = Rc::new(Worker::new(&shared));
-        let mut listeners = Listeners {
-            worker: Rc::clone(&worker),
-            many: shared.many,
-            open: HashMap::new(),
-        };
+        let mut listeners = Listeners::new(Rc::clone(&worker), shared.many);
         let mut shutdown = shared.shutdown.clone();
         tokio::select! {
             () = listeners.keep(&shared.listening) => {}
@@ -222,168 +239,5 @@ async fn sweep(worker: &Worker) {
             .with_label_values(&["outbound"])
             .add(open.1 - counted.1);
         counted = open;
-    }
-}
-
-/// A port that the sidecar listens on, and what for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Port {
-    Mesh(SocketAddr),
-    Outbound(SocketAddr, Listener),
-}
-
-impl Port {
-    fn address(&self) -> SocketAddr {
-        match self {
-            Self::Mesh(address) | Self::Outbound(address, _) => *address,
-        }
-    }
-
-    fn purpose(&self) -> &'static str {
-        match self {
-            Self::Mesh(_) => "mesh port",
-            Self::Outbound(_, Listener::ByAuthority) => "outbound HTTP port",
-            Self::Outbound(_, Listener::Upstream { .. }) => "upstream port",
-        }
-    }
-
-    fn of(workload: &Workload) -> Vec<Self> {
-        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let http = workload
-            .outbound
-            .http_port
-            .map(|port| Self::Outbound(loopback(port), Listener::ByAuthority));
-        let upstreams = workload.outbound.upstreams.iter().map(|upstream| {
-            let listener = Listener::Upstream {
-                service: upstream.service.clone(),
-                port: upstream.port,
-            };
-            Self::Outbound(loopback(upstream.local_port), listener)
-        });
-        std::iter::once(Self::Mesh(workload.mesh_address))
-            .chain(http)
-            .chain(upstreams)
-            .collect()
-    }
-}
-
-/// The ports that are listened on now. Follows the workload.
-struct Listeners {
-    worker: Rc<Worker>,
-    many: bool,
-    open: HashMap<Port, JoinHandle<()>>,
-}
-
-impl Listeners {
-    /// Listens as the workload says, again whenever it changes. What the first time ends with is
-    /// told to `first`; later failures are logged and tried again.
-    async fn keep(&mut self, first: &mpsc::UnboundedSender<Result<(), ListenError>>) {
-        let mut workload = self.worker.workload.clone();
-        let mut told = false;
-        loop {
-            let current = workload.borrow_and_update().clone();
-            let failed = match current {
-                Some(current) => {
-                    let result = self.follow(&current);
-                    let failed = result.as_ref().err().map(ToString::to_string);
-                    if !told {
-                        told = true;
-                        let _ = first.send(result);
-                    }
-                    failed
-                }
-                None => None,
-            };
-            let pause = async {
-                match failed {
-                    Some(error) => {
-                        tracing::error!(error, "will be tried again");
-                        tokio::time::sleep(BIND_AGAIN).await;
-                    }
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                changed = workload.changed() => if changed.is_err() { return },
-                () = pause => {}
-            }
-        }
-    }
-
-    fn follow(&mut self, workload: &Workload) -> Result<(), ListenError> {
-        let wanted = Port::of(workload);
-        self.open.retain(|port, accepting| {
-            let keep = wanted.contains(port);
-            if !keep {
-                accepting.abort();
-            }
-            keep
-        });
-        for port in wanted {
-            if !self.open.contains_key(&port) {
-                let listener = listen::bind(port.address(), port.purpose(), self.many)?;
-                tracing::info!(address = %port.address(), purpose = port.purpose(), "listening");
-                let accepting = self.accept(&port, listener);
-                self.open.insert(port, accepting);
-            }
-        }
-        Ok(())
-    }
-
-    fn accept(&self, port: &Port, listener: TcpListener) -> JoinHandle<()> {
-        let worker = Rc::clone(&self.worker);
-        match port {
-            Port::Mesh(_) => {
-                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
-                    tokio::task::spawn_local(inbound::serve(Rc::clone(&worker), stream, from));
-                }))
-            }
-            Port::Outbound(_, target) => {
-                let target = Rc::new(target.clone());
-                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
-                    tokio::task::spawn_local(outbound::serve(
-                        Rc::clone(&worker),
-                        stream,
-                        from.ip(),
-                        Rc::clone(&target),
-                    ));
-                }))
-            }
-        }
-    }
-
-    /// Ends in order: nothing new comes in, what came in is finished while the app may still call
-    /// out, and then nothing goes out.
-    async fn drain(mut self) {
-        let limit = self
-            .worker
-            .settings()
-            .map_or(Duration::from_secs(10), |mesh| mesh.drain_timeout);
-        tracing::info!(
-            ?limit,
-            inbound = self.worker.inbound.count(),
-            outbound = self.worker.outbound.count(),
-            "draining"
-        );
-        let ended = tokio::time::timeout(limit, async {
-            self.stop(|port| matches!(port, Port::Mesh(_)));
-            self.worker.inbound.finish().await;
-            self.stop(|port| matches!(port, Port::Outbound(..)));
-            self.worker.outbound.finish().await;
-        });
-        match ended.await {
-            Ok(()) => tracing::info!("drained"),
-            Err(_) => tracing::warn!(
-                inbound = self.worker.inbound.count(),
-                outbound = self.worker.outbound.count(),
-                "the time to drain is over: what is open is cut"
-            ),
-        }
-    }
-
-    fn stop(&mut self, which: impl Fn(&Port) -> bool) {
-        for (_, accepting) in self.open.extract_if(|port, _| which(port)) {
-            accepting.abort();
-        }
     }
 }

@@ -2,24 +2,25 @@
 //! uses. Losing it changes nothing for traffic: what was last good stays.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrider_api::model::address::Address;
+use outrider_api::model::address::{Address, AddressTarget};
 use outrider_api::model::{Destination, ModelError, Workload};
 use outrider_api::names::ServiceName;
 use outrider_api::proto::discovery_client::DiscoveryClient;
 use outrider_api::proto::discovery_request::Kind;
 use outrider_api::proto::discovery_response::Resource;
 use outrider_api::proto::{
-    Ack, AddressRef, DiscoveryRequest, DiscoveryResponse, Hello, Nack, ServiceRef, Withdrawn,
+    Ack, AddressRef, DiscoveryRequest, DiscoveryResponse, Draining, Hello, Nack, ServiceRef,
 };
 use outrider_certs::svid;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::channel::{self, ChannelError};
-use super::{Credentials, DestinationState, Inventoried, WorkloadState};
+use super::{Credentials, DestinationState, Inventoried, Subject, WorkloadState};
 use crate::telemetry::metrics::Metrics;
 
 /// How often destinations that nobody uses any more are let go.
@@ -27,10 +28,10 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// Messages to the control plane that may wait.
 const QUEUE: usize = 256;
 
-/// A worker wants to know about a Service.
+/// A worker wants to know about something.
 #[derive(Debug)]
 pub struct Subscription {
-    pub service: ServiceName,
+    pub subject: Subject,
     pub reply: oneshot::Sender<watch::Receiver<DestinationState>>,
 }
 
@@ -73,9 +74,19 @@ pub struct Discovery {
     subscriptions: mpsc::Receiver<Subscription>,
     workload: watch::Sender<WorkloadState>,
     workload_version: u64,
-    destinations: HashMap<ServiceName, Known>,
+    known: HashMap<Subject, Known>,
     metrics: Arc<Metrics>,
     seen: Seen,
+    leaving: Leaving,
+}
+
+/// How a sidecar that ends is taken out of the mesh before it takes nothing more.
+#[derive(Debug)]
+pub struct Leaving {
+    /// The sidecar has been told to end.
+    pub draining: watch::Receiver<bool>,
+    /// Whoever called this workload has learned that it goes, or cannot be told.
+    pub withdrawn: watch::Sender<bool>,
 }
 
 /// What the admin address shows of discovery.
@@ -83,6 +94,13 @@ pub struct Discovery {
 pub struct Seen {
     pub last_heard: watch::Sender<Option<Instant>>,
     pub destinations: watch::Sender<Vec<Inventoried>>,
+}
+
+/// What a message is about; neither: the workload itself.
+#[derive(Default)]
+struct About {
+    destination: Option<ServiceRef>,
+    address: Option<AddressRef>,
 }
 
 struct Known {
@@ -98,17 +116,18 @@ impl Discovery {
         workload: watch::Sender<WorkloadState>,
         metrics: Arc<Metrics>,
         seen: Seen,
+        leaving: Leaving,
     ) -> Self {
-        let destinations = HashMap::new();
         Self {
             source,
             credentials,
             subscriptions,
             workload,
             workload_version: 0,
-            destinations,
+            known: HashMap::new(),
             metrics,
             seen,
+            leaving,
         }
     }
 
@@ -121,6 +140,10 @@ impl Discovery {
                 Err(error) => error,
             };
             self.metrics.control_plane_connected.set(0);
+            if *self.leaving.draining.borrow() {
+                // There is nobody left who could spread the word.
+                self.leaving.withdrawn.send_replace(true);
+            }
             if matches!(error, StreamError::Renewed) {
                 continue;
             }
@@ -160,8 +183,14 @@ impl Discovery {
             .into_inner();
         let mut greeted = false;
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut leaving = self.leaving.draining.clone();
+        let mut asked = false;
         loop {
             tokio::select! {
+                Ok(()) = leaving.changed(), if !asked => {
+                    asked = true;
+                    send(&requests, Kind::Draining(Draining {})).await?;
+                }
                 message = incoming.message() => {
                     let message = message.map_err(refused)?.ok_or(StreamError::Closed)?;
                     if !greeted {
@@ -171,17 +200,18 @@ impl Discovery {
                         self.metrics.control_plane_connected.set(1);
                         tracing::info!(address = self.source.control_plane, "connected to the control plane");
                     }
-                    let reply = self.apply(message);
-                    send(&requests, reply).await?;
+                    if let Some(reply) = self.apply(message) {
+                        send(&requests, reply).await?;
+                    }
                 }
                 Some(subscription) = self.subscriptions.recv() => {
-                    if let Some(service) = self.subscribe(subscription) {
-                        send(&requests, Kind::Subscribe(service)).await?;
+                    if let Some(subject) = self.subscribe(subscription) {
+                        send(&requests, ask(&subject)).await?;
                     }
                 }
                 _ = sweep.tick() => {
-                    for service in self.sweep() {
-                        send(&requests, Kind::Unsubscribe(service)).await?;
+                    for subject in self.sweep() {
+                        send(&requests, forget(&subject)).await?;
                     }
                 }
                 changed = self.credentials.changed() => {
@@ -210,12 +240,12 @@ impl Discovery {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         send(requests, Kind::Hello(hello)).await?;
-        let known: Vec<ServiceRef> = self.destinations.keys().map(service_ref).collect();
+        let known: Vec<Kind> = self.known.keys().map(ask).collect();
         let requests = requests.clone();
         // More than the queue holds may be known: they follow while the stream is being opened.
         tokio::spawn(async move {
-            for service in known {
-                if send(&requests, Kind::Subscribe(service)).await.is_err() {
+            for asked in known {
+                if send(&requests, asked).await.is_err() {
                     return;
                 }
             }
@@ -223,68 +253,67 @@ impl Discovery {
         Ok(())
     }
 
-    /// The Service to subscribe to, if it was not known yet.
-    fn subscribe(&mut self, subscription: Subscription) -> Option<ServiceRef> {
-        let Subscription { service, reply } = subscription;
+    /// What to ask the control plane about, if it was not known yet.
+    fn subscribe(&mut self, subscription: Subscription) -> Option<Subject> {
+        let Subscription { subject, reply } = subscription;
         let mut fresh = None;
-        let known = self
-            .destinations
-            .entry(service)
-            .or_insert_with_key(|service| {
-                fresh = Some(service_ref(service));
-                Known {
-                    state: watch::Sender::new(DestinationState::Pending),
-                    version: 0,
-                }
-            });
+        let known = self.known.entry(subject).or_insert_with_key(|subject| {
+            fresh = Some(subject.clone());
+            Known {
+                state: watch::Sender::new(DestinationState::Pending),
+                version: 0,
+            }
+        });
         // A worker that no longer waits has dropped the other half.
         let _ = reply.send(known.state.subscribe());
         fresh
     }
 
-    fn sweep(&mut self) -> Vec<ServiceRef> {
-        let unused: Vec<ServiceName> = self
-            .destinations
-            .iter()
-            .filter(|(_, known)| known.state.receiver_count() == 0)
-            .map(|(service, _)| service.clone())
-            .collect();
-        unused
-            .iter()
-            .inspect(|service| {
-                self.destinations.remove(service);
-            })
-            .map(service_ref)
+    fn sweep(&mut self) -> Vec<Subject> {
+        let unused = |known: &Known| known.state.receiver_count() == 0;
+        self.known
+            .extract_if(|_, known| unused(known))
+            .map(|(subject, _)| subject)
             .collect()
     }
 
     /// Applies a snapshot whole or not at all, and says which.
-    fn apply(&mut self, message: DiscoveryResponse) -> Kind {
+    fn apply(&mut self, message: DiscoveryResponse) -> Option<Kind> {
         self.seen.last_heard.send_replace(Some(Instant::now()));
         let version = message.version;
-        let mut address = None;
-        let (destination, result) = match message.resource {
-            Some(Resource::Workload(workload)) => (None, self.apply_workload(version, workload)),
-            Some(Resource::Address(wire)) => {
-                address = Some(AddressRef {
-                    address: wire.address.clone(),
-                });
-                (
-                    None,
-                    Address::try_from(wire).map(|_| ()).map_err(Rejection::from),
-                )
+        let mut about = About::default();
+        let result = match message.resource {
+            Some(Resource::Workload(workload)) => self.apply_workload(version, workload),
+            Some(Resource::Destination(destination)) => {
+                about.destination = destination.service.clone();
+                self.apply_destination(version, destination)
             }
-            Some(Resource::Withdrawn(Withdrawn {})) => (None, Ok(())),
-            Some(Resource::Destination(destination)) => (
-                destination.service.clone(),
-                self.apply_destination(version, destination),
-            ),
             Some(Resource::Missing(service)) => {
-                (Some(service.clone()), self.apply_missing(version, &service))
+                let subject = Subject::Service(service_name(&service));
+                about.destination = Some(service);
+                self.learn(&subject, version, Ok(DestinationState::Missing))
             }
-            None => (None, Err(Rejection::Empty)),
+            Some(Resource::Address(address)) => {
+                about.address = Some(AddressRef {
+                    address: address.address.clone(),
+                });
+                self.apply_address(version, address)
+            }
+            Some(Resource::Withdrawn(_)) => {
+                self.leaving.withdrawn.send_replace(true);
+                return None;
+            }
+            None => Err(Rejection::Empty),
         };
         self.take_inventory();
+        Some(self.reply(version, about, result))
+    }
+
+    fn reply(&self, version: u64, about: About, result: Result<(), Rejection>) -> Kind {
+        let About {
+            destination,
+            address,
+        } = about;
         match result {
             Ok(()) => {
                 let version_applied = i64::try_from(version).unwrap_or(i64::MAX);
@@ -292,8 +321,8 @@ impl Discovery {
                 self.metrics.config_version.set(newest);
                 Kind::Ack(Ack {
                     destination,
-                    address,
                     version,
+                    address,
                 })
             }
             Err(rejection) => {
@@ -301,23 +330,20 @@ impl Discovery {
                 tracing::error!(version, %rejection, "rejected a snapshot: the last good one stays");
                 Kind::Nack(Nack {
                     destination,
-                    address,
                     version,
                     reason: rejection.to_string(),
+                    address,
                 })
             }
         }
     }
 
     fn take_inventory(&self) {
-        let inventory = self
-            .destinations
-            .iter()
-            .map(|(service, known)| Inventoried {
-                service: service.clone(),
-                version: known.version,
-                state: known.state.borrow().clone(),
-            });
+        let inventory = self.known.iter().map(|(subject, known)| Inventoried {
+            subject: subject.clone(),
+            version: known.version,
+            state: known.state.borrow().clone(),
+        });
         self.seen.destinations.send_replace(inventory.collect());
     }
 
@@ -339,20 +365,52 @@ impl Discovery {
         version: u64,
         wire: outrider_api::proto::Destination,
     ) -> Result<(), Rejection> {
-        let name = wire.service.as_ref().map(service_name);
-        let known = name.and_then(|name| self.destinations.get_mut(&name));
-        let result = Destination::try_from(wire).map_err(Rejection::from);
-        let Some(known) = known else {
+        let subject = wire
+            .service
+            .as_ref()
+            .map(|service| Subject::Service(service_name(service)));
+        let state = Destination::try_from(wire)
+            .map(|destination| DestinationState::Ready(Arc::new(destination)));
+        match subject {
+            Some(subject) => self.learn(&subject, version, state.map_err(Rejection::from)),
+            // Whatever it is, it is not what anybody asked for.
+            None => state.map(|_| ()).map_err(Rejection::from),
+        }
+    }
+
+    fn apply_address(
+        &mut self,
+        version: u64,
+        wire: outrider_api::proto::Address,
+    ) -> Result<(), Rejection> {
+        let subject = wire.address.parse().map(Subject::Address).ok();
+        let state = Address::try_from(wire).map(|address| match address.target {
+            AddressTarget::Service(service) => DestinationState::Alias(service),
+            AddressTarget::Instance(instance) => DestinationState::Ready(Arc::new(*instance)),
+            AddressTarget::Unknown => DestinationState::Missing,
+        });
+        match subject {
+            Some(subject) => self.learn(&subject, version, state.map_err(Rejection::from)),
+            None => state.map(|_| ()).map_err(Rejection::from),
+        }
+    }
+
+    /// What the control plane says of something; where that cannot be used, the last good word stays.
+    fn learn(
+        &mut self,
+        subject: &Subject,
+        version: u64,
+        said: Result<DestinationState, Rejection>,
+    ) -> Result<(), Rejection> {
+        let Some(known) = self.known.get_mut(subject) else {
             // No longer subscribed to.
-            return result.map(|_| ());
+            return said.map(|_| ());
         };
         newer(version, known.version)?;
-        match result {
-            Ok(destination) => {
+        match said {
+            Ok(state) => {
                 known.version = version;
-                known
-                    .state
-                    .send_replace(DestinationState::Ready(Arc::new(destination)));
+                known.state.send_replace(state);
                 Ok(())
             }
             Err(rejection) => {
@@ -367,14 +425,27 @@ impl Discovery {
             }
         }
     }
+}
 
-    fn apply_missing(&mut self, version: u64, service: &ServiceRef) -> Result<(), Rejection> {
-        if let Some(known) = self.destinations.get_mut(&service_name(service)) {
-            newer(version, known.version)?;
-            known.version = version;
-            known.state.send_replace(DestinationState::Missing);
-        }
-        Ok(())
+/// The request that subscribes to a subject.
+fn ask(subject: &Subject) -> Kind {
+    match subject {
+        Subject::Service(service) => Kind::Subscribe(service_ref(service)),
+        Subject::Address(address) => Kind::Resolve(address_ref(address)),
+    }
+}
+
+/// The request that ends a subscription.
+fn forget(subject: &Subject) -> Kind {
+    match subject {
+        Subject::Service(service) => Kind::Unsubscribe(service_ref(service)),
+        Subject::Address(address) => Kind::Forget(address_ref(address)),
+    }
+}
+
+fn address_ref(address: &IpAddr) -> AddressRef {
+    AddressRef {
+        address: address.to_string(),
     }
 }
 

@@ -110,6 +110,15 @@ impl ResponseBody {
         Self::passing(Source::Streaming(body, None), exchange, lease)
     }
 
+    /// An answer that belongs to no exchange.
+    pub fn uncounted(body: Incoming, lease: Option<Lease>) -> Self {
+        Self {
+            source: Source::Streaming(body, None),
+            exchange: None,
+            lease,
+        }
+    }
+
     fn passing(source: Source, exchange: Exchange, lease: Option<Lease>) -> Self {
         let mut this = Self {
             source,

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,13 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::http::body::RequestBody;
 use crate::http::serve::{http1_client, http2_client};
 use crate::http::wire::AppVersion;
+use crate::listen;
 use crate::outbound::verdict::is_unprocessed;
 use crate::refusal::Refusal;
 
@@ -30,16 +33,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 type Sender1 = http1::SendRequest<RequestBody>;
 type Sender2 = http2::SendRequest<RequestBody>;
 
+/// Where the app listens, and as whom it is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AppAddress {
+    pub address: SocketAddr,
+    /// The client's address, where the app is to see it (`IP_TRANSPARENT`); else it sees the sidecar's.
+    pub seen_as: Option<IpAddr>,
+}
+
 /// Belongs to one worker.
 #[derive(Debug, Default)]
 pub struct App {
     http1: Rc<Idle>,
-    http2: RefCell<HashMap<SocketAddr, Sender2>>,
+    http2: RefCell<HashMap<AppAddress, Sender2>>,
 }
 
 #[derive(Debug, Default)]
 struct Idle {
-    by_address: RefCell<HashMap<SocketAddr, Vec<(Sender1, Instant)>>>,
+    by_address: RefCell<HashMap<AppAddress, Vec<(Sender1, Instant)>>>,
 }
 
 /// An answer, with the right to put its connection back when it has ended.
@@ -53,7 +64,7 @@ pub struct Answered {
 #[derive(Debug)]
 pub struct Lease {
     idle: Rc<Idle>,
-    address: SocketAddr,
+    address: AppAddress,
     sender: Option<Sender1>,
 }
 
@@ -80,7 +91,7 @@ impl App {
     /// Sends a request to the app and waits for the head of its answer.
     pub async fn send(
         &self,
-        address: SocketAddr,
+        address: AppAddress,
         version: AppVersion,
         request: Request<RequestBody>,
     ) -> Result<Answered, Refusal> {
@@ -93,7 +104,7 @@ impl App {
     /// Sends a request that asks for another protocol, on a connection of its own.
     pub async fn send_upgrade(
         &self,
-        address: SocketAddr,
+        address: AppAddress,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Refusal> {
         connect_http1(address)
@@ -105,7 +116,7 @@ impl App {
 
     async fn send_http1(
         &self,
-        address: SocketAddr,
+        address: AppAddress,
         mut request: Request<RequestBody>,
     ) -> Result<Answered, Refusal> {
         loop {
@@ -136,7 +147,7 @@ impl App {
 
     async fn send_http2(
         &self,
-        address: SocketAddr,
+        address: AppAddress,
         mut request: Request<RequestBody>,
     ) -> Result<Answered, Refusal> {
         loop {
@@ -171,7 +182,7 @@ impl App {
         }
     }
 
-    async fn connect_http2(&self, address: SocketAddr) -> Result<Sender2, Refusal> {
+    async fn connect_http2(&self, address: AppAddress) -> Result<Sender2, Refusal> {
         let sender = connect_http2(address).await?;
         self.http2.borrow_mut().insert(address, sender.clone());
         Ok(sender)
@@ -193,7 +204,7 @@ impl App {
 
 impl Idle {
     /// The connection used last: the others may grow old and be closed.
-    fn take(&self, address: SocketAddr) -> Option<Sender1> {
+    fn take(&self, address: AppAddress) -> Option<Sender1> {
         let mut by_address = self.by_address.borrow_mut();
         let idle = by_address.get_mut(&address)?;
         while let Some((sender, since)) = idle.pop() {
@@ -265,7 +276,7 @@ fn unambiguous(response: Response<Incoming>, lease: Lease) -> Result<Answered, R
     })
 }
 
-async fn connect_http1(address: SocketAddr) -> Result<Sender1, Refusal> {
+async fn connect_http1(address: AppAddress) -> Result<Sender1, Refusal> {
     let stream = connect(address).await?;
     let (sender, connection) = http1_client()
         .handshake(TokioIo::new(stream))
@@ -279,7 +290,7 @@ async fn connect_http1(address: SocketAddr) -> Result<Sender1, Refusal> {
     Ok(sender)
 }
 
-async fn connect_http2(address: SocketAddr) -> Result<Sender2, Refusal> {
+async fn connect_http2(address: AppAddress) -> Result<Sender2, Refusal> {
     let stream = connect(address).await?;
     let (sender, connection) = http2_client()
         .handshake(TokioIo::new(stream))
@@ -294,18 +305,39 @@ async fn connect_http2(address: SocketAddr) -> Result<Sender2, Refusal> {
 }
 
 /// A connection to the app, bounded in time.
-pub async fn connect(address: SocketAddr) -> Result<TcpStream, Refusal> {
-    let unreachable = |error: std::io::Error| {
-        tracing::debug!(%address, %error, "the app cannot be connected to");
+pub async fn connect(app: AppAddress) -> Result<TcpStream, Refusal> {
+    let unreachable = |error: io::Error| {
+        tracing::debug!(address = %app.address, %error, "the app cannot be connected to");
         Refusal::AppUnreachable
     };
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
-    let stream = connecting
+    let connecting = async {
+        match app.seen_as {
+            Some(client) => connect_as(client, app.address).await,
+            None => TcpStream::connect(app.address).await,
+        }
+    };
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
         .map_err(|_| Refusal::AppUnreachable)?
         .map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
     Ok(stream)
+}
+
+/// From an address that is not of this host: what comes back to it is kept here by the rules of
+/// `outrider-proxy init --mode tproxy`.
+async fn connect_as(client: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    listen::set_transparent(&socket, address)?;
+    socket.bind(&SocketAddr::new(client, 0).into())?;
+    TcpSocket::from_std_stream(socket.into())
+        .connect(address)
+        .await
 }
 
 fn reset(error: hyper::Error) -> Refusal {

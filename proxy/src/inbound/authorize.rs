@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use http::HeaderMap;
 use outrider_api::authorization::{Call, Denial, HttpCall, Verdict};
-use outrider_api::model::Workload;
-use outrider_certs::spiffe::SpiffeId;
+use outrider_api::model::{Mtls, Workload};
 
 use super::Connection;
+use super::peer::Peer;
+use crate::intercept;
 use crate::refusal::Refusal;
-use crate::telemetry::metrics::Metrics;
+use crate::worker::Worker;
 
 /// Authorizes what `connection`'s peer wants of `port`.
 pub fn authorize(
@@ -19,7 +20,7 @@ pub fn authorize(
     http: Option<HttpCall<'_>>,
 ) -> Result<(), Refusal> {
     check(
-        &connection.worker.metrics,
+        &connection.worker,
         &connection.peer,
         connection.source,
         workload,
@@ -29,18 +30,21 @@ pub fn authorize(
 }
 
 fn check(
-    metrics: &Metrics,
-    peer: &SpiffeId,
+    worker: &Worker,
+    peer: &Peer,
     source: IpAddr,
     workload: &Workload,
     port: u16,
     http: Option<HttpCall<'_>>,
 ) -> Result<(), Refusal> {
-    if !workload.ports.iter().any(|known| known.port == port) {
+    if !is_the_apps(worker, workload, port) {
         return Err(Refusal::UnknownPort);
     }
+    if peer.id().is_none() && intercept::mtls(workload, port) == Mtls::Strict {
+        return Err(Refusal::PlaintextRefused);
+    }
     let decision = workload.authorization.authorize(&Call {
-        peer: Some(peer),
+        peer: peer.id(),
         source,
         port,
         http,
@@ -50,9 +54,10 @@ fn check(
             "{}/{}",
             would_refuse.policy.namespace, would_refuse.policy.name
         );
-        metrics
+        worker
+            .metrics
             .audit
-            .with_label_values(&[policy.as_str(), peer.as_str()])
+            .with_label_values(&[policy.as_str(), peer.label()])
             .inc();
         tracing::info!(%peer, port, policy, "audit: this call would be refused");
     }
@@ -71,10 +76,20 @@ fn check(
     }
 }
 
+/// Whether the app may be listening on a port: a declared one, and with interception any but the
+/// sidecar's own, since then nothing of the app's is hidden behind the sidecar that would not be there
+/// without it.
+fn is_the_apps(worker: &Worker, workload: &Workload, port: u16) -> bool {
+    match &worker.interception {
+        Some(interception) => !interception.is_own(workload, port),
+        None => workload.ports.iter().any(|known| known.port == port),
+    }
+}
+
 /// What a long-lived stream was allowed for, kept to ask again when policy changes.
 #[derive(Debug)]
 pub struct Allowed {
-    peer: SpiffeId,
+    peer: Peer,
     source: IpAddr,
     port: u16,
     http: Option<AllowedHttp>,
@@ -112,7 +127,7 @@ impl Allowed {
     }
 
     /// Resolves when policy no longer allows it.
-    pub async fn revoked(&self, worker: &crate::worker::Worker) {
+    pub async fn revoked(&self, worker: &Worker) {
         let mut workload = worker.workload.clone();
         // Whatever came since the stream was allowed is looked at, too.
         workload.mark_changed();
@@ -125,17 +140,11 @@ impl Allowed {
                 authority: &http.authority,
                 headers: &http.headers,
             });
-            if let Err(refusal) = check(
-                &worker.metrics,
-                &self.peer,
-                self.source,
-                &current,
-                self.port,
-                http,
-            ) {
+            if let Err(refusal) = check(worker, &self.peer, self.source, &current, self.port, http)
+            {
                 worker
                     .metrics
-                    .refused("inbound", refusal, self.peer.as_str());
+                    .refused("inbound", refusal, self.peer.label());
                 tracing::info!(peer = %self.peer, port = self.port, %refusal, "ended a stream: policy changed");
                 return;
             }

@@ -91,7 +91,7 @@ async fn plain(
     };
     match worker
         .app
-        .send(worker.app_address(target.port), target.version, request)
+        .send(connection.app(target.port), target.version, request)
         .await
     {
         Ok(Answered {
@@ -162,7 +162,7 @@ fn permit(connection: &Connection, target: Target, call: HttpCall<'_>) -> Result
 }
 
 /// The request as the app is to see it: version, Host and target form as they were at the caller.
-fn for_app(
+pub(super) fn for_app(
     connection: &Connection,
     request: Request<RequestBody>,
     target: Target,
@@ -222,9 +222,7 @@ async fn switching(
         Ok(asked) => asked,
         Err(refusal) => return Err((refusal, exchange)),
     };
-    let sent = worker
-        .app
-        .send_upgrade(worker.app_address(target.port), asked);
+    let sent = worker.app.send_upgrade(connection.app(target.port), asked);
     let mut response = match sent.await {
         Ok(response) => response,
         Err(refusal) => return Err((refusal, exchange)),

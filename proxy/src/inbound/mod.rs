@@ -8,6 +8,9 @@ pub mod authorize;
 pub mod http;
 pub mod limits;
 pub mod opaque;
+pub mod peer;
+pub mod plaintext;
+pub mod probe;
 pub mod work;
 
 use std::cell::RefCell;
@@ -32,9 +35,12 @@ use tokio_rustls::server::TlsStream;
 use crate::http::body::ResponseBody;
 use crate::http::headers;
 use crate::http::serve::mesh_server;
+use crate::intercept::Mode;
 use crate::refusal::Refusal;
-use crate::telemetry::edge::{Edge, Party, Reporter};
+use crate::telemetry::edge::{Edge, Party, Reporter, Security};
 use crate::worker::Worker;
+use app::AppAddress;
+use peer::Peer;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections of peers at once, for each worker.
@@ -47,7 +53,7 @@ const MAX_PEERS: usize = 1_000;
 /// A connection whose peer is known.
 pub struct Connection {
     pub worker: Rc<Worker>,
-    pub peer: SpiffeId,
+    pub peer: Peer,
     pub source: IpAddr,
     pub edge: Rc<Edge>,
     /// `x-forwarded-client-cert` for every request on it.
@@ -59,7 +65,7 @@ pub struct Connection {
 #[derive(Debug, Default)]
 pub struct Peers {
     handshakes: std::cell::Cell<usize>,
-    edges: RefCell<HashMap<SpiffeId, Rc<Edge>>>,
+    edges: RefCell<HashMap<Option<SpiffeId>, Rc<Edge>>>,
 }
 
 /// Serves one connection of a peer's sidecar until it ends.
@@ -74,7 +80,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
             .duration_since(SystemTime::now())
             .unwrap_or_default(),
     );
-    let connection = Rc::new(Connection::new(Rc::clone(&worker), peer.id, from.ip()));
+    let peer = Peer::Verified(peer.id);
+    let connection = Rc::new(Connection::new(Rc::clone(&worker), peer, from.ip()));
     let service = service_fn(move |request| handle(Rc::clone(&connection), request));
     let serving = mesh_server().serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving, expires);
@@ -158,11 +165,11 @@ async fn handshake(
 }
 
 impl Connection {
-    fn new(worker: Rc<Worker>, peer: SpiffeId, source: IpAddr) -> Self {
-        let edge = worker.peers.edge(&worker, &peer);
-        let forwarded = worker
-            .workload()
-            .and_then(|us| headers::forwarded_client_cert(&us.id, &peer));
+    fn new(worker: Rc<Worker>, peer: Peer, source: IpAddr) -> Self {
+        let edge = worker.peers.edge(&worker, peer.id());
+        let forwarded = peer.id().zip(worker.workload());
+        let forwarded =
+            forwarded.and_then(|(peer, us)| headers::forwarded_client_cert(&us.id, peer));
         Self {
             worker,
             peer,
@@ -170,6 +177,22 @@ impl Connection {
             edge,
             forwarded,
             limits: limits::OfPeer::default(),
+        }
+    }
+
+    /// Where a port of the app is, and as whom it is connected to.
+    fn app(&self, port: u16) -> AppAddress {
+        let address = self.worker.app_address(port);
+        let shows_client = self
+            .worker
+            .interception
+            .as_ref()
+            .is_some_and(|interception| interception.mode == Mode::Tproxy);
+        let client = self.source.to_canonical();
+        let can_be_seen = shows_client && client.is_ipv4() == address.is_ipv4();
+        AppAddress {
+            address,
+            seen_as: can_be_seen.then_some(client),
         }
     }
 }
@@ -189,9 +212,10 @@ impl Peers {
         GoingOn(self)
     }
 
-    fn edge(&self, worker: &Worker, peer: &SpiffeId) -> Rc<Edge> {
+    /// The edge from a peer; without an identity, all share one.
+    fn edge(&self, worker: &Worker, peer: Option<&SpiffeId>) -> Rc<Edge> {
         let mut edges = self.edges.borrow_mut();
-        if let Some(edge) = edges.get(peer) {
+        if let Some(edge) = edges.get(&peer.cloned()) {
             return Rc::clone(edge);
         }
         let workload = worker.workload();
@@ -199,23 +223,19 @@ impl Peers {
             .as_ref()
             .and_then(|workload| workload.services.first().cloned());
         let us = workload.map_or_else(Party::unknown, |workload| worker.party(&workload));
-        if edges.len() >= MAX_PEERS {
-            return Edge::new(
-                &worker.metrics,
-                Reporter::Destination,
-                Party::unknown(),
-                us,
-                service,
-            );
-        }
-        let edge = Edge::new(
+        let has_room = edges.len() < MAX_PEERS;
+        let edge = Edge::secured(
             &worker.metrics,
             Reporter::Destination,
-            Party::peer(peer),
+            peer.filter(|_| has_room)
+                .map_or_else(Party::unknown, Party::peer),
             us,
             service,
+            peer.map_or(Security::None, |_| Security::MutualTls),
         );
-        edges.insert(peer.clone(), Rc::clone(&edge));
+        if has_room {
+            edges.insert(peer.cloned(), Rc::clone(&edge));
+        }
         edge
     }
 }

@@ -1,19 +1,19 @@
-//! A CONNECT stream: an opaque connection to one of the app's ports.
+//! Opaque connections to the app's ports: CONNECT streams of peers, and what came in plaintext.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::Connection;
-use super::app::connect as connect_app;
 use super::authorize::{Allowed, authorize};
 use super::limits;
+use super::{Connection, app};
 use crate::http::body::ResponseBody;
 use crate::http::wire;
+use crate::intercept;
 use crate::refusal::Refusal;
 use crate::tunnel;
 
@@ -39,20 +39,48 @@ pub async fn answer(
     }
 }
 
+/// An opaque connection that came in plaintext, of which `first` was read already.
+pub async fn plaintext(
+    connection: &Rc<Connection>,
+    port: u16,
+    mut stream: TcpStream,
+    first: &[u8],
+) {
+    match open(connection, port).await {
+        Ok((mut app, allowed)) => {
+            let received = &connection.edge.tcp().received;
+            received.inc_by(first.len() as u64);
+            if app.write_all(first).await.is_ok() {
+                between(connection, &mut stream, &mut app, allowed).await;
+            }
+        }
+        Err(refusal) => {
+            let metrics = &connection.worker.metrics;
+            metrics.refused("inbound", refusal, connection.peer.label());
+            tracing::info!(peer = %connection.peer, port, %refusal, "closed a plaintext connection");
+            intercept::reset(stream);
+        }
+    }
+}
+
 async fn connect(
     connection: &Connection,
     request: &Request<Incoming>,
 ) -> Result<(TcpStream, Allowed), Refusal> {
-    let workload = connection.worker.workload().ok_or(Refusal::NoPolicy)?;
     let port = request
         .uri()
         .authority()
         .and_then(|authority| authority.port_u16())
         .ok_or(Refusal::BadAuthority)?;
+    open(connection, port).await
+}
+
+/// A connection to the app, if policy allows it.
+async fn open(connection: &Connection, port: u16) -> Result<(TcpStream, Allowed), Refusal> {
+    let workload = connection.worker.workload().ok_or(Refusal::NoPolicy)?;
     authorize(connection, &workload, port, None)?;
     limits::admit_opaque(connection, port)?;
-    let app = SocketAddr::new(workload.app_address, port);
-    let stream = connect_app(app).await?;
+    let stream = app::connect(connection.app(port)).await?;
     Ok((stream, Allowed::opaque(connection, port)))
 }
 
@@ -62,15 +90,21 @@ async fn carry(
     mut app: TcpStream,
     allowed: Allowed,
 ) {
-    let Ok(peer) = hyper::upgrade::on(request).await else {
-        return;
-    };
-    let mut peer = TokioIo::new(peer);
+    if let Ok(peer) = hyper::upgrade::on(request).await {
+        between(&connection, &mut TokioIo::new(peer), &mut app, allowed).await;
+    }
+}
+
+/// Carries bytes until one side has ended, or policy no longer allows it.
+async fn between<P>(connection: &Connection, peer: &mut P, app: &mut TcpStream, allowed: Allowed)
+where
+    P: AsyncRead + AsyncWrite + Unpin,
+{
     let handles = connection.edge.tcp().clone();
     handles.opened.inc();
     let carrying = tunnel::carry(
-        &mut peer,
-        &mut app,
+        peer,
+        app,
         None,
         |bytes| handles.received.inc_by(bytes),
         |bytes| handles.sent.inc_by(bytes),

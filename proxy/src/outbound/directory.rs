@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,14 +13,16 @@ use outrider_api::names::ServiceName;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::service::{Caller, Service};
-use crate::control::DestinationState;
 use crate::control::discovery::Subscription;
+use crate::control::{DestinationState, Subject};
 use crate::refusal::Refusal;
 
 /// The first request to a Service waits this long for the control plane's answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
-/// Services that one app may use, by any name it makes up.
-const MAX_SERVICES: usize = 4096;
+/// Services and addresses that one app may use, by any name it makes up.
+const MAX_SLOTS: usize = 4096;
+/// Ports of one instance that nobody declared.
+const MAX_UNDECLARED: usize = 64;
 /// A Service that was not used for so long is let go.
 const IDLE: Duration = Duration::from_secs(600);
 
@@ -27,18 +30,29 @@ const IDLE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Directory {
     subscriptions: mpsc::Sender<Subscription>,
-    slots: RefCell<HashMap<ServiceName, Rc<Slot>>>,
+    slots: RefCell<HashMap<Subject, Rc<Slot>>>,
 }
 
 /// A subscription, with what was compiled last.
 #[derive(Debug)]
 pub struct Slot {
-    name: ServiceName,
+    subject: Subject,
     state: RefCell<watch::Receiver<DestinationState>>,
     service: RefCell<Option<Rc<Service>>>,
     used: Cell<Instant>,
     /// It was used since the last sweep: that costs no look at the clock.
     in_use: Cell<bool>,
+    /// Ports of an instance that nobody declared, and that its callers use all the same.
+    undeclared: RefCell<Vec<u16>>,
+}
+
+/// Whose an address is.
+#[derive(Debug)]
+pub enum Owner {
+    Service(ServiceName),
+    Instance(Rc<Slot>),
+    /// Nobody's in the mesh.
+    Nobody,
 }
 
 impl Directory {
@@ -51,15 +65,24 @@ impl Directory {
 
     /// The slot of a Service, subscribed to if it is new.
     pub async fn slot(&self, name: &ServiceName) -> Result<Rc<Slot>, Refusal> {
-        if let Some(slot) = self.slots.borrow().get(name) {
+        self.subscribed(Subject::Service(name.clone())).await
+    }
+
+    /// The slot of an address, subscribed to if it is new.
+    pub async fn address(&self, address: IpAddr) -> Result<Rc<Slot>, Refusal> {
+        self.subscribed(Subject::Address(address)).await
+    }
+
+    async fn subscribed(&self, subject: Subject) -> Result<Rc<Slot>, Refusal> {
+        if let Some(slot) = self.slots.borrow().get(&subject) {
             return Ok(Rc::clone(slot));
         }
-        if self.slots.borrow().len() >= MAX_SERVICES {
+        if self.slots.borrow().len() >= MAX_SLOTS {
             return Err(Refusal::UnknownDestination);
         }
         let (reply, answer) = oneshot::channel();
         let subscription = Subscription {
-            service: name.clone(),
+            subject: subject.clone(),
             reply,
         };
         self.subscriptions
@@ -67,35 +90,35 @@ impl Directory {
             .await
             .map_err(|_| Refusal::Draining)?;
         let state = answer.await.map_err(|_| Refusal::Draining)?;
-        let slot = Rc::new(Slot {
-            name: name.clone(),
-            state: RefCell::new(state),
-            service: RefCell::default(),
-            used: Cell::new(Instant::now()),
-            in_use: Cell::default(),
-        });
+        let slot = Rc::new(Slot::new(subject.clone(), state));
         let mut slots = self.slots.borrow_mut();
-        Ok(Rc::clone(slots.entry(name.clone()).or_insert(slot)))
+        Ok(Rc::clone(slots.entry(subject).or_insert(slot)))
+    }
+
+    /// Whose an address is now. Waits only for the very first answer about it.
+    pub async fn owner(&self, address: IpAddr) -> Result<Owner, Refusal> {
+        let slot = self.address(address).await?;
+        Ok(match slot.answered().await? {
+            DestinationState::Pending | DestinationState::Invalid => {
+                return Err(Refusal::DestinationUnresolved);
+            }
+            DestinationState::Missing => Owner::Nobody,
+            DestinationState::Alias(service) => Owner::Service(service),
+            DestinationState::Ready(_) => Owner::Instance(slot),
+        })
     }
 
     /// The Service in `slot` as it is now. Waits only for the very first answer about it.
     pub async fn service(&self, slot: &Slot, caller: Caller<'_>) -> Result<Rc<Service>, Refusal> {
-        slot.used.set(Instant::now());
         if let Some(service) = slot.current() {
             return Ok(service);
         }
-        let mut state = slot.state.borrow().clone();
-        let answered = state.wait_for(|state| !matches!(state, DestinationState::Pending));
-        let answer = tokio::time::timeout(FIRST_ANSWER, answered).await;
-        answer
-            .map_err(|_| Refusal::DestinationUnresolved)?
-            .map_err(|_| Refusal::Draining)?;
-        let answer = slot.state.borrow_mut().borrow_and_update().clone();
-        match answer {
+        match slot.answered().await? {
             DestinationState::Pending | DestinationState::Invalid => {
                 Err(Refusal::DestinationUnresolved)
             }
-            DestinationState::Missing => {
+            // An address that was an instance's when the connection was made, and is no longer.
+            DestinationState::Missing | DestinationState::Alias(_) => {
                 slot.service.take();
                 Err(Refusal::UnknownDestination)
             }
@@ -124,18 +147,63 @@ impl Directory {
 }
 
 impl Slot {
+    fn new(subject: Subject, state: watch::Receiver<DestinationState>) -> Self {
+        Self {
+            subject,
+            state: RefCell::new(state),
+            service: RefCell::default(),
+            used: Cell::new(Instant::now()),
+            in_use: Cell::default(),
+            undeclared: RefCell::default(),
+        }
+    }
+
+    /// What is known, once anything is.
+    async fn answered(&self) -> Result<DestinationState, Refusal> {
+        self.used.set(Instant::now());
+        let mut state = self.state.borrow().clone();
+        let answered = state.wait_for(|state| !matches!(state, DestinationState::Pending));
+        let answer = tokio::time::timeout(FIRST_ANSWER, answered).await;
+        answer
+            .map_err(|_| Refusal::DestinationUnresolved)?
+            .map_err(|_| Refusal::Draining)?;
+        Ok(self.state.borrow_mut().borrow_and_update().clone())
+    }
+
     fn compile(&self, destination: &Arc<Destination>, caller: Caller<'_>) -> Rc<Service> {
         let before = self.service.borrow().clone();
-        if let Some(service) = before.as_ref().filter(|service| service.is_of(destination)) {
+        let undeclared = self.undeclared.borrow();
+        if let Some(service) = before
+            .as_ref()
+            .filter(|service| service.is_of(destination, &undeclared))
+        {
             return Rc::clone(service);
         }
-        let service = Service::compile(&self.name, destination, caller, before.as_deref());
+        let before = before.as_deref();
+        let service = Service::compile(destination, &undeclared, caller, before);
         self.service.replace(Some(Rc::clone(&service)));
         service
     }
 
-    pub fn name(&self) -> &ServiceName {
-        &self.name
+    /// A port of an instance is about to be called; where nobody declared it, it leads to itself.
+    pub fn calls(&self, port: u16) {
+        let is_open = match &*self.state.borrow().borrow() {
+            DestinationState::Ready(destination) => {
+                destination.any_port && destination.port(port).is_none()
+            }
+            _ => false,
+        };
+        let mut undeclared = self.undeclared.borrow_mut();
+        if is_open && !undeclared.contains(&port) && undeclared.len() < MAX_UNDECLARED {
+            undeclared.push(port);
+            // To be compiled again.
+            self.state.borrow_mut().mark_changed();
+        }
+    }
+
+    /// For people.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     /// What was compiled last, unless something newer has come.
@@ -163,15 +231,13 @@ mod tests {
         let directory = Directory::new(mpsc::channel(1).0);
         let (_state, state) = watch::channel(DestinationState::Pending);
         let name = ServiceName::new("shop", "billing").expect("a name");
-        let now = Instant::now();
-        let slot = Rc::new(Slot {
-            name: name.clone(),
-            state: RefCell::new(state),
-            service: RefCell::default(),
-            used: Cell::new(now),
-            in_use: Cell::default(),
-        });
-        directory.slots.borrow_mut().insert(name, Rc::clone(&slot));
+        let subject = Subject::Service(name);
+        let slot = Rc::new(Slot::new(subject.clone(), state));
+        let now = slot.used.get();
+        directory
+            .slots
+            .borrow_mut()
+            .insert(subject, Rc::clone(&slot));
         slot.current();
         drop(slot);
         directory.sweep(now + IDLE);

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,6 +28,7 @@ use super::route::{self, Listener, Route};
 use super::routes::Met;
 use super::service::Service;
 use super::time::TimeLeft;
+use crate::control::Subject;
 use crate::http::body::ResponseBody;
 use crate::http::guarded::{self, Gate};
 use crate::http::headers;
@@ -237,9 +238,13 @@ impl Connection {
         // HTTP/1.0 without Host: only an upstream port tells where it goes.
         let Some(host) = host else {
             let route = self.listener.fixed(&self.worker).await?;
-            let name = route.slot.name();
-            let authority =
-                Authority::try_from(name.name.as_str()).map_err(|_| Refusal::BadAuthority)?;
+            let authority = match route.slot.subject() {
+                Subject::Service(service) => Authority::try_from(service.name.as_str()),
+                Subject::Address(address) => {
+                    Authority::try_from(SocketAddr::new(*address, route.port).to_string())
+                }
+            };
+            let authority = authority.map_err(|_| Refusal::BadAuthority)?;
             return Ok((authority, route));
         };
         if let Some(last) = self.last.borrow().as_ref().filter(|last| last.host == host) {

@@ -12,9 +12,11 @@ pub mod filters;
 pub mod forward;
 pub mod hash;
 pub mod health_check;
+pub mod intercepted;
 pub mod message;
 pub mod mirror;
 pub mod opaque;
+pub mod passthrough;
 pub mod route;
 pub mod routes;
 pub mod service;
@@ -32,16 +34,14 @@ use outrider_api::model::Protocol;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::detect::{Detected, detect};
+use crate::detect::{Detected, ServerName, detect};
+use crate::first;
 use crate::http::guarded::Guarded;
 use crate::http::serve::{http1_server, http2_server};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 use forward::Connection;
 use route::Listener;
-
-/// Room for the first bytes of a connection.
-const FIRST_READ: usize = 4 * 1024;
 
 /// How much longer a silent client is listened to when it may not have an opaque connection.
 const REFUSED_SILENCE: Duration = Duration::from_secs(1);
@@ -51,8 +51,8 @@ enum Spoken {
     Http1(TcpStream, BytesMut),
     Http2(TcpStream, Bytes),
     Opaque(TcpStream, Bytes),
-    /// The server spoke first: the tunnel is open already.
-    ServerFirst(TcpStream, opaque::Tunnel),
+    /// The tunnel to the server is open already, since one of the two kept the other waiting.
+    Tunnelled(TcpStream, opaque::Tunnel, Bytes),
     Closed,
 }
 
@@ -70,7 +70,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, source: IpAddr, listen
         Spoken::Opaque(stream, first) => {
             opaque::serve(&worker, stream, first, &listener, source).await
         }
-        Spoken::ServerFirst(stream, tunnel) => opaque::carry(stream, tunnel).await,
+        Spoken::Tunnelled(stream, tunnel, first) => opaque::carry(stream, tunnel, &first).await,
         Spoken::Closed => {}
     }
 }
@@ -78,7 +78,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, source: IpAddr, listen
 /// What the connection speaks: declared, or detected.
 async fn spoken(worker: &Worker, stream: TcpStream, listener: &Listener, source: IpAddr) -> Spoken {
     match listener.protocol(worker).await {
-        Protocol::Tcp | Protocol::Tls => Spoken::Opaque(stream, Bytes::new()),
+        Protocol::Tcp => Spoken::Opaque(stream, Bytes::new()),
+        Protocol::Tls => declared_tls(worker, stream).await,
         Protocol::Detect => detected(worker, stream, listener, source).await,
         Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
             declared_http(stream).await
@@ -153,7 +154,7 @@ async fn serve_http2(
 
 /// HTTP is declared: only its version is to be told. Waits as long as the app does.
 async fn declared_http(mut stream: TcpStream) -> Spoken {
-    let mut first = BytesMut::with_capacity(FIRST_READ);
+    let mut first = BytesMut::with_capacity(first::ROOM);
     loop {
         match stream.read_buf(&mut first).await {
             Ok(0) | Err(_) => return Spoken::Closed,
@@ -163,87 +164,105 @@ async fn declared_http(mut stream: TcpStream) -> Spoken {
         match detect(&first) {
             Detected::Http2 => return Spoken::Http2(stream, first.freeze()),
             Detected::Undecided if first.starts_with(b"PRI ") || first.len() < 4 => {}
-            Detected::Http1 | Detected::Undecided | Detected::Opaque => {
+            Detected::Http1 | Detected::Tls | Detected::Undecided | Detected::Opaque => {
                 return Spoken::Http1(stream, first);
             }
         }
     }
 }
 
-/// Nothing is declared. The client's first bytes decide; where it stays silent, the tunnel to the
-/// server is opened and the server's first bytes may decide instead. Neither waits for the other.
+/// TLS of the app's own is declared: carried as it is, once it has said whom it is for.
+async fn declared_tls(worker: &Worker, mut stream: TcpStream) -> Spoken {
+    let mut first = BytesMut::with_capacity(first::ROOM);
+    match client_first(worker, &mut stream, &mut first).await {
+        Some(_) => {
+            worker.names.count("mesh", ServerName::of(&first).as_ref());
+            Spoken::Opaque(stream, first.freeze())
+        }
+        None => Spoken::Closed,
+    }
+}
+
+/// Nothing is declared: the client's first bytes decide. A client that does not speak at once may wait
+/// for the server to do so, and the tunnel to the server is opened meanwhile; whoever speaks first
+/// decides, and neither waits for the other.
 async fn detected(
     worker: &Worker,
     mut stream: TcpStream,
     listener: &Listener,
     source: IpAddr,
 ) -> Spoken {
-    let mut first = BytesMut::with_capacity(FIRST_READ);
-    let limit = worker
-        .settings()
-        .map_or(crate::worker::DETECT_TIMEOUT, |mesh| mesh.detect_timeout);
-    let told = tokio::time::timeout(limit, client_first(&mut stream, &mut first)).await;
-    let verdict = match told {
-        Ok(verdict) => verdict,
-        // It has begun something, and not HTTP as it is sent by anyone.
-        Err(_) if !first.is_empty() => Some(Detected::Opaque),
-        Err(_) => return silent(worker, stream, listener, source).await,
-    };
-    settle(worker, stream, first, verdict)
+    let mut first = BytesMut::with_capacity(first::ROOM);
+    let told = client_first(worker, &mut stream, &mut first);
+    match tokio::time::timeout(first::SILENCE, told).await {
+        Ok(verdict) => settle(worker, stream, first, verdict, listener),
+        Err(_) => silent(worker, stream, first, listener, source).await,
+    }
 }
 
 async fn silent(
     worker: &Worker,
     mut stream: TcpStream,
+    mut first: BytesMut,
     listener: &Listener,
     source: IpAddr,
 ) -> Spoken {
-    let mut first = BytesMut::with_capacity(FIRST_READ);
-    match opaque::open(worker, listener, source).await {
-        Ok(mut tunnel) => {
-            tokio::select! {
-                spoke = tunnel.server_first() => {
-                    if !spoke {
-                        return Spoken::Closed;
-                    }
-                    worker.metrics.detections.with_label_values(&["server_first"]).inc();
-                    Spoken::ServerFirst(stream, tunnel)
-                }
-                verdict = client_first(&mut stream, &mut first) => {
-                    settle(worker, stream, first, verdict)
-                }
-            }
+    let opened = tokio::select! {
+        opened = opaque::open(worker, listener, source) => opened,
+        verdict = client_first(worker, &mut stream, &mut first) => {
+            return settle(worker, stream, first, verdict, listener);
         }
-        // The client may be about to speak HTTP, and then its request gets the reason as an answer.
+    };
+    let mut tunnel = match opened {
+        Ok(tunnel) => tunnel,
         Err(refusal) => {
-            tracing::info!(%refusal, ?listener, "no opaque connection for a silent client");
-            let spoke =
-                tokio::time::timeout(REFUSED_SILENCE, client_first(&mut stream, &mut first));
-            match spoke.await {
-                Ok(Some(verdict @ (Detected::Http1 | Detected::Http2))) => {
-                    settle(worker, stream, first, Some(verdict))
-                }
-                Ok(_) | Err(_) => Spoken::Closed,
+            return refused(worker, stream, first, listener, refusal).await;
+        }
+    };
+    tokio::select! {
+        spoke = tunnel.server_first() => {
+            if !spoke {
+                return Spoken::Closed;
+            }
+            worker.metrics.detections.with_label_values(&["server_first"]).inc();
+            Spoken::Tunnelled(stream, tunnel, first.freeze())
+        }
+        verdict = client_first(worker, &mut stream, &mut first) => {
+            match settle(worker, stream, first, verdict, listener) {
+                Spoken::Opaque(stream, first) => Spoken::Tunnelled(stream, tunnel, first),
+                // The app behind the tunnel sees a connection that ends without a byte.
+                spoken => spoken,
             }
         }
     }
 }
 
-/// `None`: the client has gone.
-async fn client_first(stream: &mut TcpStream, first: &mut BytesMut) -> Option<Detected> {
-    loop {
-        if !first.is_empty() {
-            match detect(first) {
-                Detected::Undecided => {}
-                verdict => return Some(verdict),
-            }
+/// There is no opaque connection for a client that has not spoken yet. It may be about to speak HTTP,
+/// and then its request gets the reason as an answer.
+async fn refused(
+    worker: &Worker,
+    mut stream: TcpStream,
+    mut first: BytesMut,
+    listener: &Listener,
+    refusal: Refusal,
+) -> Spoken {
+    tracing::info!(%refusal, ?listener, "no opaque connection for a silent client");
+    let spoke = client_first(worker, &mut stream, &mut first);
+    match tokio::time::timeout(REFUSED_SILENCE, spoke).await {
+        Ok(Some(verdict @ (Detected::Http1 | Detected::Http2))) => {
+            settle(worker, stream, first, Some(verdict), listener)
         }
-        match stream.read_buf(first).await {
-            Ok(0) | Err(_) if first.is_empty() => return None,
-            Ok(0) | Err(_) => return Some(Detected::Opaque),
-            Ok(_) => {}
-        }
+        Ok(_) | Err(_) => Spoken::Closed,
     }
+}
+
+/// See [`first::bytes`].
+async fn client_first(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+) -> Option<Detected> {
+    first::bytes(stream, first, worker.detect_timeout()).await
 }
 
 fn settle(
@@ -251,6 +270,7 @@ fn settle(
     stream: TcpStream,
     first: BytesMut,
     verdict: Option<Detected>,
+    listener: &Listener,
 ) -> Spoken {
     let Some(verdict) = verdict else {
         return Spoken::Closed;
@@ -260,9 +280,20 @@ fn settle(
         .detections
         .with_label_values(&[verdict.label()])
         .inc();
+    match listener {
+        Listener::Closed(_) => worker
+            .names
+            .count("refused", ServerName::of(&first).as_ref()),
+        _ if verdict == Detected::Tls => {
+            worker.names.count("mesh", ServerName::of(&first).as_ref());
+        }
+        _ => {}
+    }
     match verdict {
         Detected::Http1 => Spoken::Http1(stream, first),
         Detected::Http2 => Spoken::Http2(stream, first.freeze()),
-        Detected::Opaque | Detected::Undecided => Spoken::Opaque(stream, first.freeze()),
+        Detected::Tls | Detected::Opaque | Detected::Undecided => {
+            Spoken::Opaque(stream, first.freeze())
+        }
     }
 }

@@ -59,27 +59,24 @@ pub async fn serve(
     source: IpAddr,
 ) {
     match open(worker, listener, source).await {
-        Ok(mut tunnel) => {
-            if !first.is_empty() {
-                if tunnel.upstream.write_all(&first).await.is_err() {
-                    return;
-                }
-                tunnel.edge.tcp().received.inc_by(first.len() as u64);
-            }
-            carry(stream, tunnel).await;
-        }
+        Ok(tunnel) => carry(stream, tunnel, &first).await,
         Err(refusal) => tracing::info!(%refusal, ?listener, "closed an opaque connection"),
     }
 }
 
-/// Carries bytes until one side has ended, or this sidecar does.
-pub async fn carry(mut stream: TcpStream, mut tunnel: Tunnel) {
+/// Carries bytes until one side has ended, or this sidecar does. `first` are bytes of the client that
+/// were read already.
+pub async fn carry(mut stream: TcpStream, mut tunnel: Tunnel, first: &[u8]) {
     let handles = tunnel.edge.tcp().clone();
     handles.opened.inc();
     let carrying = async {
         if !tunnel.greeting.is_empty() {
             stream.write_all(&tunnel.greeting).await?;
             handles.sent.inc_by(tunnel.greeting.len() as u64);
+        }
+        if !first.is_empty() {
+            tunnel.upstream.write_all(first).await?;
+            handles.received.inc_by(first.len() as u64);
         }
         tunnel::carry(
             &mut stream,

@@ -1,6 +1,7 @@
 //! Where a request goes: to the Service of the upstream port it came in on, or to the one that its
 //! authority names.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use http::header::{HOST, HeaderValue};
@@ -22,6 +23,10 @@ pub enum Listener {
     ByAuthority,
     /// One port of one Service.
     Upstream { service: ServiceName, port: u16 },
+    /// One port of one instance, by its address.
+    Instance { address: IpAddr, port: u16 },
+    /// Nowhere: whatever comes is told why.
+    Closed(Refusal),
 }
 
 /// A port of a Service that a request is for.
@@ -34,8 +39,10 @@ pub struct Route {
 impl Listener {
     /// What is declared to be spoken here.
     pub async fn protocol(&self, worker: &Worker) -> Protocol {
-        let Self::Upstream { port, .. } = self else {
-            return Protocol::Http;
+        let port = match self {
+            Self::ByAuthority => return Protocol::Http,
+            Self::Closed(_) => return Protocol::Detect,
+            Self::Upstream { port, .. } | Self::Instance { port, .. } => port,
         };
         let Ok(route) = self.fixed(worker).await else {
             return Protocol::Detect;
@@ -46,10 +53,15 @@ impl Listener {
         }
     }
 
-    /// The route of an upstream port.
+    /// The route of everything that comes here, where that does not depend on what is asked.
     pub async fn fixed(&self, worker: &Worker) -> Result<Route, Refusal> {
         match self {
             Self::ByAuthority => Err(Refusal::BadAuthority),
+            Self::Closed(refusal) => Err(*refusal),
+            Self::Instance { address, port } => Ok(Route {
+                slot: worker.directory.address(*address).await?,
+                port: *port,
+            }),
             Self::Upstream { service, port } => Ok(Route {
                 slot: worker.directory.slot(service).await?,
                 port: *port,
@@ -59,7 +71,7 @@ impl Listener {
 
     /// The route of a request.
     pub async fn route(&self, worker: &Worker, authority: &Authority) -> Result<Route, Refusal> {
-        if let Self::Upstream { .. } = self {
+        if !matches!(self, Self::ByAuthority) {
             return self.fixed(worker).await;
         }
         let workload = worker.workload().ok_or(Refusal::NoPolicy)?;

@@ -36,6 +36,8 @@ pub struct Service {
     pub edge: Rc<Edge>,
     pub state: Rc<State>,
     compiled_from: Arc<Destination>,
+    /// Ports beyond those of the destination.
+    undeclared: Vec<u16>,
     _checks: HealthChecks,
 }
 
@@ -68,14 +70,16 @@ pub struct Caller<'w> {
 
 impl Service {
     /// What was known of the Service and of its endpoints, and their warm connections, stay.
+    /// `undeclared` are ports that lead to themselves, beside those of the destination.
     pub fn compile(
-        name: &ServiceName,
         destination: &Arc<Destination>,
+        undeclared: &[u16],
         caller: Caller<'_>,
         before: Option<&Self>,
     ) -> Rc<Self> {
         let now = Instant::now();
         let traffic = &destination.traffic;
+        let name = &destination.service;
         let state = match before {
             Some(before) => Rc::clone(&before.state),
             None => Rc::new(State {
@@ -102,25 +106,24 @@ impl Service {
             .map(|known| (key(&known.model), known))
             .collect();
         let endpoint = |model: &model::Endpoint| {
-            let known = known.get(&key(model)).filter(|known| known.model == *model);
+            let mut model = model.clone();
+            model
+                .target_ports
+                .extend(undeclared.iter().map(|&port| (port, port)));
+            let known = known.get(&key(&model)).filter(|known| known.model == model);
             if let Some(&known) = known {
                 known.update(traffic);
                 return Rc::clone(known);
             }
-            let edge = edge(Party::endpoint(model));
-            Endpoint::new(
-                model.clone(),
-                edge,
-                Rc::clone(&state.ejections),
-                traffic,
-                now,
-            )
+            let edge = edge(Party::endpoint(&model));
+            Endpoint::new(model, edge, Rc::clone(&state.ejections), traffic, now)
         };
         let endpoints: Vec<Rc<Endpoint>> = destination.endpoints.iter().map(endpoint).collect();
         let ports: Vec<(u16, Protocol)> = destination
             .ports
             .iter()
             .map(|port| (port.port, port.protocol))
+            .chain(undeclared.iter().map(|&port| (port, Protocol::Detect)))
             .collect();
         let checks = HealthChecks::start(&endpoints, &ports, traffic, name, caller.tls);
         Rc::new(Self {
@@ -133,15 +136,16 @@ impl Service {
             ),
             edge: edge(Party::unknown()),
             compiled_from: Arc::clone(destination),
+            undeclared: undeclared.to_vec(),
             _checks: checks,
             state,
             ports,
         })
     }
 
-    /// Whether this is what `destination` compiles to.
-    pub fn is_of(&self, destination: &Arc<Destination>) -> bool {
-        Arc::ptr_eq(&self.compiled_from, destination)
+    /// Whether this is what `destination` compiles to, with these further ports.
+    pub fn is_of(&self, destination: &Arc<Destination>, undeclared: &[u16]) -> bool {
+        Arc::ptr_eq(&self.compiled_from, destination) && self.undeclared == undeclared
     }
 
     pub fn endpoints(&self) -> &[Rc<Endpoint>] {

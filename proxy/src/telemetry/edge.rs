@@ -77,6 +77,22 @@ impl Reporter {
     }
 }
 
+/// What protects an edge, as Istio calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    MutualTls,
+    None,
+}
+
+impl Security {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::MutualTls => "mutual_tls",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What is spoken on an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spoken {
@@ -112,6 +128,7 @@ pub struct Edge {
     source: Party,
     destination: Party,
     service: Option<ServiceName>,
+    security: Security,
     http: OnceCell<Spoke>,
     grpc: OnceCell<Spoke>,
     tcp: OnceCell<TcpHandles>,
@@ -142,12 +159,26 @@ impl Edge {
         destination: Party,
         service: Option<ServiceName>,
     ) -> Rc<Self> {
+        let security = Security::MutualTls;
+        Self::secured(metrics, reporter, source, destination, service, security)
+    }
+
+    /// An edge that may be outside the mesh.
+    pub fn secured(
+        metrics: &Arc<Metrics>,
+        reporter: Reporter,
+        source: Party,
+        destination: Party,
+        service: Option<ServiceName>,
+        security: Security,
+    ) -> Rc<Self> {
         Rc::new(Self {
             metrics: Arc::clone(metrics),
             reporter,
             source,
             destination,
             service,
+            security,
             http: OnceCell::new(),
             grpc: OnceCell::new(),
             tcp: OnceCell::new(),
@@ -252,7 +283,7 @@ impl Edge {
             service,
             name,
             namespace,
-            "mutual_tls".to_owned(),
+            self.security.label().to_owned(),
             spoken.label().to_owned(),
         ]
     }

@@ -1,6 +1,6 @@
 //! Every metric of the sidecar. Names that Istio's dashboards know keep Istio's labels; ours begin
 //! with `outrider_`. Label values come from the mesh's own objects or from closed sets, never from
-//! a request, so that no caller can make series.
+//! a request, so that no caller can make series; [`super::names`] bounds the one exception.
 
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -51,6 +51,9 @@ pub struct Metrics {
     pub handshakes: IntCounterVec,
     pub traffic: TrafficMetrics,
     pub detections: IntCounterVec,
+    pub intercepted: IntCounterVec,
+    pub named_connections: IntCounterVec,
+    pub probes: IntCounterVec,
     pub rate_limits: IntCounterVec,
     pub queued_requests: IntGauge,
     pub open_connections: IntGaugeVec,
@@ -130,6 +133,24 @@ impl Metrics {
                 "outrider_detection_total",
                 "Connections of undeclared protocol, by what they turned out to be.",
                 &["result"],
+            )?,
+            intercepted: counters(
+                &registry,
+                "outrider_intercepted_connections_total",
+                "Intercepted connections, by where they lead.",
+                &["direction", "to"],
+            )?,
+            named_connections: counters(
+                &registry,
+                "outrider_named_connections_total",
+                "Intercepted connections that are carried or refused without being read, by the name that the client says.",
+                &["destination", "by", "name"],
+            )?,
+            probes: counters(
+                &registry,
+                "outrider_probes_total",
+                "Health probes without an identity that reached the app, by kind.",
+                &["kind"],
             )?,
             rate_limits: counters(
                 &registry,

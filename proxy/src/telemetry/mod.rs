@@ -3,5 +3,6 @@
 pub mod edge;
 pub mod exchange;
 pub mod metrics;
+pub mod names;
 pub mod server;
 pub mod traffic;

@@ -185,6 +185,7 @@ fn destination(known: &Inventoried) -> Value {
         DestinationState::Pending => ("pending", None),
         DestinationState::Missing => ("missing", None),
         DestinationState::Invalid => ("invalid", None),
+        DestinationState::Alias(_) => ("service", None),
         DestinationState::Ready(destination) => ("ready", Some(&destination.endpoints)),
     };
     let endpoint = |endpoint: &Endpoint| {
@@ -195,7 +196,7 @@ fn destination(known: &Inventoried) -> Value {
         })
     };
     json!({
-        "service": known.service.to_string(),
+        "service": known.subject.to_string(),
         "version": known.version,
         "state": state,
         "endpoints": endpoints.map(|all| all.iter().map(endpoint).collect::<Vec<_>>()),

@@ -106,7 +106,7 @@ impl OfPeer {
         let mut known = self.0.borrow_mut();
         if !Rc::ptr_eq(&known.0, in_force) {
             let call = Call {
-                peer: Some(&connection.peer),
+                peer: connection.peer.id(),
                 source: connection.source,
                 port: 0,
                 http: None,

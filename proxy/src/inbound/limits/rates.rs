@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use outrider_api::authorization::Call;
 use outrider_api::model::traffic::RateLimit;
-use outrider_certs::spiffe::SpiffeId;
 use prometheus::IntCounter;
 
+use crate::inbound::peer::Peer;
 use crate::telemetry::metrics::Metrics;
 use crate::traffic::bucket::{Bucket, Rate, Take};
 
@@ -60,7 +60,7 @@ impl Limit {
         &self.announced
     }
 
-    fn bucket(&self, peer: &SpiffeId, now: Instant) -> Arc<Bucket> {
+    fn bucket(&self, peer: &Peer, now: Instant) -> Arc<Bucket> {
         let buckets = self.buckets.lock();
         // What a panic left is as good as before: an entry is there or not.
         let mut buckets = buckets.unwrap_or_else(PoisonError::into_inner);
@@ -116,13 +116,13 @@ impl Registry {
 /// The buckets of one limit.
 #[derive(Debug, Default)]
 struct Buckets {
-    by_peer: HashMap<SpiffeId, Arc<Bucket>>,
+    by_peer: HashMap<Peer, Arc<Bucket>>,
     /// How many there may be before those that are full are looked for again.
     sweep_at: usize,
 }
 
 impl Buckets {
-    fn of(&mut self, peer: &SpiffeId, rate: &Rate, now: Instant) -> Arc<Bucket> {
+    fn of(&mut self, peer: &Peer, rate: &Rate, now: Instant) -> Arc<Bucket> {
         if let Some(bucket) = self.by_peer.get(peer) {
             return Arc::clone(bucket);
         }
@@ -159,7 +159,7 @@ pub struct Applying {
 }
 
 impl Applying {
-    pub fn new(limit: &Arc<Limit>, peer: &SpiffeId, now: Instant) -> Self {
+    pub fn new(limit: &Arc<Limit>, peer: &Peer, now: Instant) -> Self {
         Self {
             limit: Arc::clone(limit),
             bucket: limit.bucket(peer, now),

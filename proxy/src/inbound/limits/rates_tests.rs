@@ -2,9 +2,12 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn peer(name: &str) -> SpiffeId {
-    let id = format!("spiffe://cluster.local/ns/shop/sa/{name}");
-    id.parse().expect("a SPIFFE ID")
+fn peer(name: &str) -> Peer {
+    verified(&format!("spiffe://cluster.local/ns/shop/sa/{name}"))
+}
+
+fn verified(id: &str) -> Peer {
+    Peer::Verified(id.parse().expect("a SPIFFE ID"))
 }
 
 fn limit(name: &str, requests: u32, ports: &[u16]) -> RateLimit {
@@ -106,17 +109,18 @@ fn sources_are_those_of_the_evaluator() {
         ..limit("shop", 1, &[])
     };
     let limit = world.limit(&model);
-    let counts = |id: &SpiffeId| {
+    let counts = |peer: &Peer| {
         limit.counts(&Call {
-            peer: Some(id),
+            peer: peer.id(),
             source: std::net::Ipv4Addr::LOCALHOST.into(),
             port: 0,
             http: None,
         })
     };
     assert!(counts(&peer("a")));
-    let elsewhere = "spiffe://cluster.local/ns/bank/sa/a";
-    assert!(!counts(&elsewhere.parse().expect("a SPIFFE ID")));
+    assert!(!counts(&verified("spiffe://cluster.local/ns/bank/sa/a")));
+    let nobody = Peer::Unverified(std::net::Ipv4Addr::LOCALHOST.into());
+    assert!(!counts(&nobody));
 }
 
 #[test]

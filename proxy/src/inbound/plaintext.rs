@@ -1,0 +1,331 @@
+//! Connections to the app that came without mutual TLS, and were intercepted. In strict mode nothing
+//! passes but the health probes that the workload declares; in permissive mode policy decides, as of
+//! anyone whose identity is not known.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::uri::Authority;
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::ext::Protocol as Upgrade;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use outrider_api::model::{Mtls, Probe, Protocol, Workload};
+use tokio::net::TcpStream;
+
+use super::peer::Peer;
+use super::{Connection, MAX_CONNECTIONS, opaque, probe};
+use crate::detect::Detected;
+use crate::first;
+use crate::http::body::ResponseBody;
+use crate::http::guarded::{self, Gate, Guarded};
+use crate::http::headers;
+use crate::http::rewind::Rewind;
+use crate::http::serve::{http1_server, http2_server};
+use crate::http::wire::{self, AppVersion, TARGET, Target};
+use crate::intercept::{self, Interception, Mode};
+use crate::outbound::route;
+use crate::refusal::Refusal;
+use crate::worker::Worker;
+
+/// A port of the app, and what may come through it in plaintext now.
+pub struct Door {
+    pub connection: Rc<Connection>,
+    pub port: u16,
+    /// Where the connection was meant to go.
+    to: SocketAddr,
+    mtls: Mtls,
+    protocol: Protocol,
+    pub probes: Vec<Probe>,
+    /// `x-outrider-target` for the app's port, in each version.
+    targets: Option<[HeaderValue; 2]>,
+}
+
+/// Serves one connection until it ends.
+pub async fn serve(
+    worker: Rc<Worker>,
+    interception: Rc<Interception>,
+    stream: TcpStream,
+    from: SocketAddr,
+) {
+    let door = match Door::at(&worker, &interception, &stream, from) {
+        Ok(door) => door,
+        Err(refusal) => return refuse(&worker, refusal, stream, from),
+    };
+    let _open = worker.inbound.open();
+    let label = match door.mtls {
+        Mtls::Strict => "probe",
+        Mtls::Permissive => "plaintext",
+    };
+    let intercepted = &worker.metrics.intercepted;
+    intercepted.with_label_values(&["inbound", label]).inc();
+    door.answer(stream).await;
+}
+
+fn refuse(worker: &Worker, refusal: Refusal, stream: TcpStream, from: SocketAddr) {
+    let intercepted = &worker.metrics.intercepted;
+    intercepted.with_label_values(&["inbound", "refused"]).inc();
+    worker.metrics.refused("inbound", refusal, "");
+    tracing::info!(%from, %refusal, "refused a plaintext connection");
+    intercept::reset(stream);
+}
+
+impl Door {
+    fn at(
+        worker: &Rc<Worker>,
+        interception: &Interception,
+        stream: &TcpStream,
+        from: SocketAddr,
+    ) -> Result<Self, Refusal> {
+        if worker.inbound.count() >= MAX_CONNECTIONS {
+            return Err(Refusal::TooManyConnections);
+        }
+        let workload = worker.workload().ok_or(Refusal::NoPolicy)?;
+        let to = meant_for(interception, stream).ok_or(Refusal::ForbiddenDestination)?;
+        let port = to.port();
+        if interception.is_own(&workload, port) {
+            return Err(Refusal::ForbiddenDestination);
+        }
+        let probes: Vec<Probe> = workload
+            .probes
+            .iter()
+            .filter(|probe| probe.port == port)
+            .cloned()
+            .collect();
+        let mtls = intercept::mtls(&workload, port);
+        if mtls == Mtls::Strict && probes.is_empty() {
+            return Err(Refusal::PlaintextRefused);
+        }
+        let peer = Peer::Unverified(from.ip());
+        let target = |version| Target { port, version }.to_value();
+        Ok(Self {
+            connection: Rc::new(Connection::new(Rc::clone(worker), peer, from.ip())),
+            port,
+            to,
+            mtls,
+            protocol: protocol(&workload, port),
+            probes,
+            targets: target(AppVersion::Http1)
+                .zip(target(AppVersion::Http2))
+                .map(|(http1, http2)| [http1, http2]),
+        })
+    }
+
+    async fn answer(self, mut stream: TcpStream) {
+        let worker = Rc::clone(&self.connection.worker);
+        if self.mtls == Mtls::Strict && self.probes.iter().any(probe::is_tcp) {
+            // Whether the app listens is all that such a probe asks.
+            if !probe::app_listens(&self).await {
+                return intercept::reset(stream);
+            }
+        }
+        let mut first = BytesMut::new();
+        let spoken = tokio::select! {
+            spoken = self.spoken(&mut stream, &mut first) => spoken,
+            // It has said nothing yet that could be lost.
+            () = worker.inbound.started() => return,
+        };
+        match spoken {
+            Spoken::Http1 => serve_http1(worker, self, stream, first).await,
+            Spoken::Http2 => serve_http2(worker, self, stream, first).await,
+            Spoken::Opaque => match self.mtls {
+                Mtls::Permissive => {
+                    opaque::plaintext(&self.connection, self.port, stream, &first).await;
+                }
+                Mtls::Strict => {
+                    refuse(&worker, Refusal::PlaintextRefused, stream, self.to);
+                }
+            },
+            Spoken::Nothing => {}
+        }
+    }
+
+    /// What is declared to be spoken, or what the client's first bytes say. A client that is silent
+    /// waits for the app to speak, which HTTP never does.
+    async fn spoken(&self, stream: &mut TcpStream, first: &mut BytesMut) -> Spoken {
+        let limit = self.connection.worker.detect_timeout();
+        let told = first::bytes(stream, first, limit);
+        let verdict = match (self.protocol, self.mtls) {
+            (Protocol::Tcp | Protocol::Tls, Mtls::Permissive) => return Spoken::Opaque,
+            (Protocol::Detect, Mtls::Permissive) => match tokio::time::timeout(limit, told).await {
+                Ok(verdict) => verdict,
+                Err(_) => return Spoken::Opaque,
+            },
+            // Only HTTP passes here, and it speaks first.
+            _ => told.await,
+        };
+        match verdict {
+            None => Spoken::Nothing,
+            Some(Detected::Http1) => Spoken::Http1,
+            Some(Detected::Http2) => Spoken::Http2,
+            Some(Detected::Tls | Detected::Opaque | Detected::Undecided) => Spoken::Opaque,
+        }
+    }
+
+    /// Answers one request: a probe, or what policy lets in.
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        gate: Option<&Gate>,
+    ) -> Response<ResponseBody> {
+        let (grpc, version) = (headers::is_grpc(request.headers()), request.version());
+        let refused = |refusal: Refusal| {
+            let metrics = &self.connection.worker.metrics;
+            metrics.refused("inbound", refusal, "");
+            refusal.response(grpc, version)
+        };
+        if let Some(refusal) = guarded::refused(request.headers()) {
+            return refused(refusal);
+        }
+        if request.method() == Method::CONNECT {
+            return refused(Refusal::MethodNotAllowed);
+        }
+        let is_probe = probe::matching(&self.probes, &request);
+        if is_probe.is_none() && self.mtls == Mtls::Strict {
+            return refused(Refusal::PlaintextRefused);
+        }
+        let asks_upgrade = request.headers().contains_key(UPGRADE);
+        let (request, upgrade) = match self.as_between_sidecars(request) {
+            Ok(request) => request,
+            Err(refusal) => return refused(refusal),
+        };
+        let mut response = match is_probe {
+            Some(kind) => probe::answer(self, request, kind).await,
+            None => self.pass(request, upgrade).await,
+        };
+        if let Some(gate) = gate.filter(|_| asks_upgrade) {
+            gate.decide(response.status() == StatusCode::SWITCHING_PROTOCOLS);
+        }
+        *response.version_mut() = version;
+        response
+    }
+
+    /// The way of a peer's request, from here on.
+    async fn pass(
+        &self,
+        request: Request<Incoming>,
+        upgrade: Option<HeaderValue>,
+    ) -> Response<ResponseBody> {
+        let asked = upgrade
+            .as_ref()
+            .and_then(|protocol| protocol.to_str().ok())
+            .map(Upgrade::from);
+        let mut response = super::http::answer(&self.connection, request, asked).await;
+        let declined = wire::take_declined(response.headers_mut());
+        headers::strip_identity(response.headers_mut());
+        match (upgrade, declined) {
+            (Some(_), Some(status)) => *response.status_mut() = status,
+            (Some(protocol), None) if response.status() == StatusCode::OK => {
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                let headers = response.headers_mut();
+                headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+                headers.insert(UPGRADE, protocol);
+            }
+            _ => {}
+        }
+        response
+    }
+
+    /// The request in the form that it would have between two sidecars, and the protocol that it asks
+    /// to be upgraded to.
+    fn as_between_sidecars(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<(Request<Incoming>, Option<HeaderValue>), Refusal> {
+        let authority = match route::authority(&request)? {
+            Some(host) => route::parse(&host)?,
+            // HTTP/1.0 without Host.
+            None => Authority::try_from(self.to.to_string()).map_err(|_| Refusal::BadAuthority)?,
+        };
+        let version = match request.version() {
+            Version::HTTP_2 => AppVersion::Http2,
+            _ => AppVersion::Http1,
+        };
+        let has_no_body = request.body().is_end_stream();
+        let (mut parts, body) = request.into_parts();
+        let upgrade = headers::upgrade_protocol(&parts.headers)
+            .filter(|_| parts.method == Method::GET && has_no_body);
+        headers::strip_hop_by_hop(&mut parts.headers);
+        headers::strip_identity(&mut parts.headers);
+        parts.headers.remove(HOST);
+        parts.uri = route::absolute(std::mem::take(&mut parts.uri), authority)?;
+        let targets = self.targets.as_ref().ok_or(Refusal::UnknownPort)?;
+        let target = match version {
+            AppVersion::Http1 => &targets[0],
+            AppVersion::Http2 => &targets[1],
+        };
+        parts.headers.insert(TARGET, target.clone());
+        Ok((Request::from_parts(parts, body), upgrade))
+    }
+}
+
+enum Spoken {
+    Http1,
+    Http2,
+    Opaque,
+    /// The client has gone.
+    Nothing,
+}
+
+/// Where the connection was meant to go; `None`: to the sidecar's own port.
+fn meant_for(interception: &Interception, stream: &TcpStream) -> Option<SocketAddr> {
+    match interception.mode {
+        Mode::Redirect => intercept::redirected_from(stream).ok().flatten(),
+        Mode::Tproxy => stream
+            .local_addr()
+            .ok()
+            .filter(|to| to.port() != interception.inbound_port),
+    }
+}
+
+fn protocol(workload: &Workload, port: u16) -> Protocol {
+    let declared = workload.ports.iter().find(|known| known.port == port);
+    declared.map_or(Protocol::Detect, |port| port.protocol)
+}
+
+async fn serve_http1(worker: Rc<Worker>, door: Door, stream: TcpStream, first: BytesMut) {
+    let drained = worker.inbound.started();
+    let stream = Guarded::new(stream, first);
+    let gate: Arc<Gate> = stream.gate();
+    let door = Rc::new(door);
+    let service = service_fn(move |request| {
+        let (door, gate) = (Rc::clone(&door), Arc::clone(&gate));
+        async move { Ok::<_, Infallible>(door.handle(request, Some(&gate)).await) }
+    });
+    let serving = http1_server()
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = drained => { serving.as_mut().graceful_shutdown(); serving.await }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a plaintext HTTP/1 connection ended");
+    }
+}
+
+async fn serve_http2(worker: Rc<Worker>, door: Door, stream: TcpStream, first: BytesMut) {
+    let drained = worker.inbound.started();
+    let door = Rc::new(door);
+    let service = service_fn(move |request| {
+        let door = Rc::clone(&door);
+        async move { Ok::<_, Infallible>(door.handle(request, None).await) }
+    });
+    let stream = Rewind::new(stream, first.freeze());
+    let serving = http2_server().serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = drained => { serving.as_mut().graceful_shutdown(); serving.await }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a plaintext HTTP/2 connection ended");
+    }
+}

@@ -1,0 +1,293 @@
+//! The ports that a worker listens on: as its workload says, for as long as it says so, and closed in
+//! order when the sidecar ends.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use outrider_api::model::Workload;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::inbound::{self, plaintext};
+use crate::intercept::{Interception, Mode};
+use crate::listen::{self, ListenError, Options};
+use crate::outbound::route::Listener;
+use crate::outbound::{self, intercepted};
+use crate::worker::Worker;
+
+/// Before a port that could not be listened on is tried again.
+const BIND_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at whether the app is still there.
+const APP_POLL: Duration = Duration::from_millis(100);
+
+/// A port that the sidecar listens on, and what for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Port {
+    Mesh(SocketAddr),
+    Outbound(SocketAddr, Listener),
+    /// Of the app, redirected.
+    Intercepted(SocketAddr, Rc<Interception>),
+    /// To the app, redirected.
+    Plaintext(SocketAddr, Rc<Interception>),
+}
+
+impl Port {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Mesh(address)
+            | Self::Outbound(address, _)
+            | Self::Intercepted(address, _)
+            | Self::Plaintext(address, _) => *address,
+        }
+    }
+
+    fn purpose(&self) -> &'static str {
+        match self {
+            Self::Mesh(_) => "mesh port",
+            Self::Outbound(_, Listener::ByAuthority) => "outbound HTTP port",
+            Self::Outbound(..) => "upstream port",
+            Self::Intercepted(..) => "outbound port",
+            Self::Plaintext(..) => "inbound port",
+        }
+    }
+
+    fn is_inbound(&self) -> bool {
+        matches!(self, Self::Mesh(_) | Self::Plaintext(..))
+    }
+
+    fn options(&self, many: bool) -> Options {
+        Options {
+            transparent: matches!(self, Self::Plaintext(_, by) if by.mode == Mode::Tproxy),
+            only_v6: matches!(self, Self::Intercepted(..) | Self::Plaintext(..)),
+            shared: many,
+        }
+    }
+
+    fn of(workload: &Workload, interception: Option<&Rc<Interception>>) -> Vec<Self> {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let http = workload
+            .outbound
+            .http_port
+            .map(|port| Self::Outbound(loopback(port), Listener::ByAuthority));
+        let upstreams = workload.outbound.upstreams.iter().map(|upstream| {
+            let listener = Listener::Upstream {
+                service: upstream.service.clone(),
+                port: upstream.port,
+            };
+            Self::Outbound(loopback(upstream.local_port), listener)
+        });
+        let intercepted = interception.into_iter().flat_map(|interception| {
+            let of_family = move |ip: IpAddr| {
+                let (outbound, inbound) = (interception.outbound_port, interception.inbound_port);
+                [
+                    Self::Intercepted((ip, outbound).into(), Rc::clone(interception)),
+                    Self::Plaintext((ip, inbound).into(), Rc::clone(interception)),
+                ]
+            };
+            // Each family has a socket of its own: which of them has redirected a connection is asked
+            // in the family's own way.
+            [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
+                .into_iter()
+                .flat_map(of_family)
+        });
+        std::iter::once(Self::Mesh(workload.mesh_address))
+            .chain(http)
+            .chain(upstreams)
+            .chain(intercepted)
+            .collect()
+    }
+}
+
+/// The ports that are listened on now. Follows the workload.
+pub struct Listeners {
+    worker: Rc<Worker>,
+    many: bool,
+    open: HashMap<Port, JoinHandle<()>>,
+}
+
+impl Listeners {
+    pub fn new(worker: Rc<Worker>, many: bool) -> Self {
+        Self {
+            worker,
+            many,
+            open: HashMap::new(),
+        }
+    }
+
+    /// Listens as the workload says, again whenever it changes. What the first time ends with is
+    /// told to `first`; later failures are logged and tried again.
+    pub async fn keep(&mut self, first: &mpsc::UnboundedSender<Result<(), ListenError>>) {
+        let mut workload = self.worker.workload.clone();
+        let mut told = false;
+        loop {
+            let current = workload.borrow_and_update().clone();
+            let failed = match current {
+                Some(current) => {
+                    let result = self.follow(&current);
+                    let failed = result.as_ref().err().map(ToString::to_string);
+                    if !told {
+                        told = true;
+                        let _ = first.send(result);
+                    }
+                    failed
+                }
+                None => None,
+            };
+            let pause = async {
+                match failed {
+                    Some(error) => {
+                        tracing::error!(error, "will be tried again");
+                        tokio::time::sleep(BIND_AGAIN).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = workload.changed() => if changed.is_err() { return },
+                () = pause => {}
+            }
+        }
+    }
+
+    fn follow(&mut self, workload: &Workload) -> Result<(), ListenError> {
+        let wanted = Port::of(workload, self.worker.interception.as_ref());
+        self.open.retain(|port, accepting| {
+            let keep = wanted.contains(port);
+            if !keep {
+                accepting.abort();
+            }
+            keep
+        });
+        for port in wanted {
+            if !self.open.contains_key(&port) {
+                let options = port.options(self.many);
+                let listener = match listen::bind(port.address(), port.purpose(), options) {
+                    Ok(listener) => listener,
+                    Err(error) if has_no_such_family(&port, &error.source) => {
+                        tracing::info!(address = %port.address(), "this host has no IPv6");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                tracing::info!(address = %port.address(), purpose = port.purpose(), "listening");
+                let accepting = self.accept(&port, listener);
+                self.open.insert(port, accepting);
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&self, port: &Port, listener: TcpListener) -> JoinHandle<()> {
+        let worker = Rc::clone(&self.worker);
+        match port {
+            Port::Mesh(_) => {
+                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
+                    tokio::task::spawn_local(inbound::serve(Rc::clone(&worker), stream, from));
+                }))
+            }
+            Port::Outbound(_, target) => {
+                let target = Rc::new(target.clone());
+                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
+                    tokio::task::spawn_local(outbound::serve(
+                        Rc::clone(&worker),
+                        stream,
+                        from.ip(),
+                        Rc::clone(&target),
+                    ));
+                }))
+            }
+            Port::Intercepted(_, by) => {
+                let by = Rc::clone(by);
+                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
+                    tokio::task::spawn_local(intercepted::serve(
+                        Rc::clone(&worker),
+                        Rc::clone(&by),
+                        stream,
+                        from.ip(),
+                    ));
+                }))
+            }
+            Port::Plaintext(_, by) => {
+                let by = Rc::clone(by);
+                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
+                    tokio::task::spawn_local(plaintext::serve(
+                        Rc::clone(&worker),
+                        Rc::clone(&by),
+                        stream,
+                        from,
+                    ));
+                }))
+            }
+        }
+    }
+
+    /// Ends in order: nothing new comes in, what came in is finished while the app may still call
+    /// out, and then nothing goes out.
+    pub async fn drain(mut self) {
+        let limit = self
+            .worker
+            .settings()
+            .map_or(Duration::from_secs(10), |mesh| mesh.drain_timeout);
+        tracing::info!(
+            ?limit,
+            inbound = self.worker.inbound.count(),
+            outbound = self.worker.outbound.count(),
+            "draining"
+        );
+        let ended = tokio::time::timeout(limit, async {
+            self.stop(Port::is_inbound);
+            self.worker.inbound.finish().await;
+            if self.worker.interception.is_some() {
+                self.app_has_gone().await;
+            }
+            self.stop(|port| !port.is_inbound());
+            self.worker.outbound.finish().await;
+        });
+        match ended.await {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => tracing::warn!(
+                inbound = self.worker.inbound.count(),
+                outbound = self.worker.outbound.count(),
+                "the time to drain is over: what is open is cut"
+            ),
+        }
+    }
+
+    fn stop(&mut self, which: impl Fn(&Port) -> bool) {
+        for (_, accepting) in self.open.extract_if(|port, _| which(port)) {
+            accepting.abort();
+        }
+    }
+
+    /// An app that knows nothing of its sidecar may call out until its very end: resolves when nobody
+    /// listens on any of its ports any more. An app without ports counts as gone when it has no
+    /// connection open.
+    async fn app_has_gone(&self) {
+        loop {
+            let addresses: Vec<SocketAddr> = self.worker.workload().map_or_else(Vec::new, |us| {
+                let ports = us.ports.iter().map(|port| port.port);
+                ports.map(|port| (us.app_address, port).into()).collect()
+            });
+            let mut listens = false;
+            for address in addresses {
+                listens |= tokio::net::TcpStream::connect(address).await.is_ok();
+            }
+            if !listens {
+                return;
+            }
+            tokio::time::sleep(APP_POLL).await;
+        }
+    }
+}
+
+/// IPv6 is switched off, or not built into the kernel.
+fn has_no_such_family(port: &Port, error: &io::Error) -> bool {
+    port.address().is_ipv6()
+        && port.address().ip().is_unspecified()
+        && (error.kind() == io::ErrorKind::AddrNotAvailable
+            || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()))
+}

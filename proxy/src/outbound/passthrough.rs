@@ -1,0 +1,122 @@
+//! Connections that leave the mesh: carried as they are, counted by the name that the client says.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::detect::{Detected, ServerName, detect};
+use crate::intercept;
+use crate::refusal::Refusal;
+use crate::tunnel;
+use crate::worker::Worker;
+
+/// The app would have waited for longer, and without a word.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// First bytes that are looked at for a name.
+const MAX_OBSERVED: usize = 16 * 1024;
+
+/// Carries a connection to where it was meant to go, until one side has ended.
+pub async fn serve(worker: &Worker, stream: TcpStream, to: SocketAddr) {
+    let _open = worker.outbound.open();
+    let Some(mut upstream) = connect(worker, to).await else {
+        return intercept::reset(stream);
+    };
+    let edge = &worker.outside;
+    let handles = edge.tcp().clone();
+    handles.opened.inc();
+    let mut observed = Observed {
+        stream,
+        seen: Some(Vec::new()),
+        name: None,
+    };
+    let carrying = tunnel::carry(
+        &mut observed,
+        &mut upstream,
+        None,
+        |bytes| handles.received.inc_by(bytes),
+        |bytes| handles.sent.inc_by(bytes),
+    );
+    let ended = carrying.await;
+    worker.names.count("unknown", observed.name.as_ref());
+    if let Err(error) = ended {
+        tracing::debug!(%to, %error, "a connection out of the mesh ended");
+    }
+    handles.closed.inc();
+}
+
+async fn connect(worker: &Worker, to: SocketAddr) -> Option<TcpStream> {
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to));
+    let error = match connecting.await {
+        Ok(Ok(stream)) => match stream.set_nodelay(true) {
+            Ok(()) => return Some(stream),
+            Err(error) => error,
+        },
+        Ok(Err(error)) => error,
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    tracing::info!(%to, %error, "a destination outside the mesh cannot be connected to");
+    worker
+        .metrics
+        .refused("outbound", Refusal::DestinationUnreachable, "");
+    None
+}
+
+/// A client whose first bytes are looked at in passing: nothing waits for them.
+struct Observed {
+    stream: TcpStream,
+    /// `None`: enough was seen.
+    seen: Option<Vec<u8>>,
+    name: Option<ServerName>,
+}
+
+impl Observed {
+    fn observe(&mut self, bytes: &[u8]) {
+        let Some(seen) = &mut self.seen else {
+            return;
+        };
+        seen.extend_from_slice(bytes);
+        if seen.len() < MAX_OBSERVED && detect(seen) == Detected::Undecided {
+            return;
+        }
+        self.name = ServerName::of(seen);
+        self.seen = None;
+    }
+}
+
+impl AsyncRead for Observed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if polled.is_ready() && self.seen.is_some() {
+            self.observe(&buffer.filled()[before..]);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Observed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
