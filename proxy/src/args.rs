@@ -62,6 +62,10 @@ pub struct Args {
     /// Where intercepted connections to the app arrive
     #[arg(long, env = "OUTRIDER_INBOUND_PORT", value_name = "PORT", default_value_t = INBOUND_PORT)]
     pub inbound_port: u16,
+    /// Where this sidecar takes the ports of the one that it replaces, and gives its own to the next
+    /// (a Unix socket, made with mode 0600)
+    #[arg(long, env = "OUTRIDER_HANDOVER", value_name = "PATH")]
+    pub handover: Option<PathBuf>,
     /// Threads that carry traffic
     #[arg(long, env = "OUTRIDER_WORKERS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: u16,

@@ -7,6 +7,7 @@
 pub mod control;
 pub mod detect;
 pub mod first;
+pub mod handover;
 pub mod http;
 pub mod inbound;
 pub mod intercept;

@@ -3,12 +3,16 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+
+use crate::handover::{Inherited, Named};
 
 const BACKLOG: i32 = 4096;
 /// After an error of the listener itself (out of file descriptors, mostly).
@@ -45,13 +49,18 @@ impl Options {
     }
 }
 
-/// Binds and listens.
+/// Binds and listens, or takes the socket that the sidecar before left for this address.
 pub fn bind(
     address: SocketAddr,
     purpose: &'static str,
     options: Options,
+    inherited: &Inherited,
 ) -> Result<TcpListener, ListenError> {
-    try_bind(address, options).map_err(|source| ListenError {
+    let listener = match inherited.take(address) {
+        Some(listener) => TcpListener::from_std(listener),
+        None => try_bind(address, options),
+    };
+    listener.map_err(|source| ListenError {
         address,
         purpose,
         source,
@@ -88,8 +97,17 @@ pub fn set_transparent(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// A copy of a listening socket, to be handed over; `None`: there are too many open files.
+pub fn copy(address: SocketAddr, listener: &TcpListener) -> Option<Named> {
+    let socket = listener.as_fd().try_clone_to_owned().ok()?;
+    Some(Named { address, socket })
+}
+
 /// Hands every connection to `serve`. An error of one connection, or of the moment, ends nothing.
-pub async fn accept_each(listener: TcpListener, mut serve: impl FnMut(TcpStream, SocketAddr)) {
+pub async fn accept_each(
+    listener: impl Deref<Target = TcpListener>,
+    mut serve: impl FnMut(TcpStream, SocketAddr),
+) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -207,14 +225,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_an_error_that_names_it() {
-        let first = bind(
-            SocketAddr::from(([127, 0, 0, 1], 0)),
-            "mesh",
-            Options::default(),
-        )
-        .expect("a free port");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listen = |address| bind(address, "mesh", Options::default(), &Inherited::default());
+        let first = listen(any).expect("a free port");
         let address = first.local_addr().expect("its address");
-        let error = bind(address, "mesh", Options::default()).expect_err("in use");
+        let error = listen(address).expect_err("in use");
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&address.to_string()));
     }

@@ -5,19 +5,21 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_api::model::Workload;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::handover::{Inherited, Named};
 use crate::inbound::{self, plaintext};
 use crate::intercept::{Interception, Mode};
 use crate::listen::{self, ListenError, Options};
 use crate::outbound::route::Listener;
 use crate::outbound::{self, intercepted};
-use crate::worker::Worker;
+use crate::worker::{Ending, Worker};
 
 /// Before a port that could not be listened on is tried again.
 const BIND_AGAIN: Duration = Duration::from_secs(1);
@@ -106,21 +108,34 @@ impl Port {
 pub struct Listeners {
     worker: Rc<Worker>,
     many: bool,
-    open: HashMap<Port, JoinHandle<()>>,
+    inherited: Arc<Inherited>,
+    open: HashMap<Port, Accepting>,
+}
+
+/// A socket that is listened on.
+struct Accepting {
+    listener: Rc<TcpListener>,
+    task: JoinHandle<()>,
 }
 
 impl Listeners {
-    pub fn new(worker: Rc<Worker>, many: bool) -> Self {
+    pub fn new(worker: Rc<Worker>, many: bool, inherited: Arc<Inherited>) -> Self {
         Self {
             worker,
             many,
+            inherited,
             open: HashMap::new(),
         }
     }
 
     /// Listens as the workload says, again whenever it changes. What the first time ends with is
-    /// told to `first`; later failures are logged and tried again.
-    pub async fn keep(&mut self, first: &mpsc::UnboundedSender<Result<(), ListenError>>) {
+    /// told to `first`; later failures are logged and tried again. Whoever wants copies of the sockets
+    /// gets them.
+    pub async fn keep(
+        &mut self,
+        first: &mpsc::UnboundedSender<Result<(), ListenError>>,
+        mut wanted: mpsc::Receiver<oneshot::Sender<Vec<Named>>>,
+    ) {
         let mut workload = self.worker.workload.clone();
         let mut told = false;
         loop {
@@ -148,6 +163,10 @@ impl Listeners {
             };
             tokio::select! {
                 changed = workload.changed() => if changed.is_err() { return },
+                Some(reply) = wanted.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.copies());
+                }
                 () = pause => {}
             }
         }
@@ -158,30 +177,32 @@ impl Listeners {
         self.open.retain(|port, accepting| {
             let keep = wanted.contains(port);
             if !keep {
-                accepting.abort();
+                accepting.task.abort();
             }
             keep
         });
         for port in wanted {
             if !self.open.contains_key(&port) {
                 let options = port.options(self.many);
-                let listener = match listen::bind(port.address(), port.purpose(), options) {
-                    Ok(listener) => listener,
-                    Err(error) if has_no_such_family(&port, &error.source) => {
-                        tracing::info!(address = %port.address(), "this host has no IPv6");
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                };
+                let listener =
+                    match listen::bind(port.address(), port.purpose(), options, &self.inherited) {
+                        Ok(listener) => listener,
+                        Err(error) if has_no_such_family(&port, &error.source) => {
+                            tracing::info!(address = %port.address(), "this host has no IPv6");
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    };
                 tracing::info!(address = %port.address(), purpose = port.purpose(), "listening");
-                let accepting = self.accept(&port, listener);
-                self.open.insert(port, accepting);
+                let listener = Rc::new(listener);
+                let task = self.accept(&port, Rc::clone(&listener));
+                self.open.insert(port, Accepting { listener, task });
             }
         }
         Ok(())
     }
 
-    fn accept(&self, port: &Port, listener: TcpListener) -> JoinHandle<()> {
+    fn accept(&self, port: &Port, listener: Rc<TcpListener>) -> JoinHandle<()> {
         let worker = Rc::clone(&self.worker);
         match port {
             Port::Mesh(_) => {
@@ -225,9 +246,15 @@ impl Listeners {
         }
     }
 
+    fn copies(&self) -> Vec<Named> {
+        let open = self.open.iter();
+        open.filter_map(|(port, accepting)| listen::copy(port.address(), &accepting.listener))
+            .collect()
+    }
+
     /// Ends in order: nothing new comes in, what came in is finished while the app may still call
     /// out, and then nothing goes out.
-    pub async fn drain(mut self) {
+    pub async fn drain(mut self, why: Ending) {
         let limit = self
             .worker
             .settings()
@@ -238,10 +265,14 @@ impl Listeners {
             outbound = self.worker.outbound.count(),
             "draining"
         );
+        if why == Ending::Replaced {
+            // All that comes from now on is another's.
+            self.stop(|_| true);
+        }
         let ended = tokio::time::timeout(limit, async {
             self.stop(Port::is_inbound);
             self.worker.inbound.finish().await;
-            if self.worker.interception.is_some() {
+            if self.worker.interception.is_some() && why == Ending::Terminated {
                 self.app_has_gone().await;
             }
             self.stop(|port| !port.is_inbound());
@@ -259,7 +290,7 @@ impl Listeners {
 
     fn stop(&mut self, which: impl Fn(&Port) -> bool) {
         for (_, accepting) in self.open.extract_if(|port, _| which(port)) {
-            accepting.abort();
+            accepting.task.abort();
         }
     }
 

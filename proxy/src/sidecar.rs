@@ -1,18 +1,22 @@
 //! Starting, waiting and ending: the threads of a sidecar and what goes between them.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use outrider_certs::bundle::TrustBundle;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::args::Args;
 use crate::control::WorkloadState;
 use crate::control::discovery::{Discovery, DiscoverySource, Leaving, Seen};
 use crate::control::identity::{self, IdentitySource};
+use crate::handover::{self, Inherited, Predecessor};
 use crate::inbound::limits;
 use crate::intercept::Interception;
 use crate::listen::{self, ListenError, Options};
@@ -20,7 +24,7 @@ use crate::logging;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::server::{self, Surface, View};
 use crate::traffic::context::Contexts;
-use crate::worker::{self, Shared};
+use crate::worker::{self, Ending, Shared, SocketsWanted};
 
 /// Subscriptions that may wait for the control thread.
 const QUEUE: usize = 1024;
@@ -76,7 +80,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
     let (last_heard, last_heard_state) = watch::channel::<Option<Instant>>(None);
     let (destinations, destinations_state) = watch::channel(Vec::new());
     let (listening, listening_state) = watch::channel(false);
-    let (shutdown, shutdown_state) = watch::channel(false);
+    let (ending, ending_state) = watch::channel(Ending::No);
     let (draining, draining_state) = watch::channel(false);
     let (withdrawn, withdrawn_state) = watch::channel(false);
     let (subscriptions, subscribed) = mpsc::channel(QUEUE);
@@ -92,8 +96,17 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         destinations: destinations_state,
         log_level,
     };
-    let telemetry = listen::bind(args.telemetry, "telemetry", Options::default())?;
-    let admin = listen::bind(args.admin, "admin", Options::default())?;
+    let handover = args.handover.as_deref();
+    let (inherited, mut predecessor) = take_over(handover).await?;
+    let listen = |address, purpose| {
+        listen::bind(address, purpose, Options::default(), &inherited).map(Arc::new)
+    };
+    let telemetry = listen(args.telemetry, "telemetry")?;
+    let admin = listen(args.admin, "admin")?;
+    let own = [
+        (args.telemetry, Arc::clone(&telemetry)),
+        (args.admin, Arc::clone(&admin)),
+    ];
     tokio::spawn(server::serve(telemetry, Surface::Telemetry, view.clone()));
     tokio::spawn(server::serve(admin, Surface::Admin, view));
 
@@ -143,43 +156,114 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         limits: Arc::new(limits::Shared::new(&metrics)),
         metrics,
         contexts: Arc::new(Contexts::new(Instant::now())),
-        shutdown: shutdown_state,
+        ending: ending_state,
+        inherited: Arc::clone(&inherited),
         listening: first_listening,
         many: args.workers > 1,
         interception,
     };
-    let workers = start(&shared, args.workers)?;
+    let (workers, sockets) = start(&shared, args.workers)?;
     drop(shared);
 
     let (mut terminated, mut interrupted) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let waiting = all_listen(&mut listened, args.workers);
+    let mut replaced = None;
     tokio::select! {
-        result = waiting => {
+        result = all_listen(&mut listened, args.workers) => {
             result?;
+            inherited.close();
+            if let Some(predecessor) = predecessor.take() {
+                // One that has gone already needs no word.
+                let _ = predecessor.relieve();
+            }
+            let successor = successor(handover, own, sockets);
             listening.send_replace(true);
             tracing::info!("ready");
-            tokio::select! { _ = terminated.recv() => {} _ = interrupted.recv() => {} }
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+                () = successor => replaced = Some(Ending::Replaced),
+            }
         }
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
     }
-    // A second signal does not wait.
-    tokio::select! {
-        () = departure.announced() => {}
-        _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
+    if replaced.is_none() {
+        // A second signal does not wait.
+        tokio::select! {
+            () = departure.announced() => {}
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
     }
-    shutdown.send_replace(true);
-    // A second signal does not wait.
+    ending.send_replace(replaced.unwrap_or(Ending::Terminated));
     tokio::select! {
         joined = tokio::task::spawn_blocking(move || join(workers)) => joined??,
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
     }
     Ok(())
+}
+
+/// What the sidecar before hands over, where there is one.
+async fn take_over(path: Option<&Path>) -> anyhow::Result<(Arc<Inherited>, Option<Predecessor>)> {
+    let Some(path) = path.map(Path::to_path_buf) else {
+        return Ok(Default::default());
+    };
+    let shown = path.display().to_string();
+    let taken = tokio::task::spawn_blocking(move || handover::take_over(&path)).await?;
+    let taken = taken.with_context(|| format!("cannot take over at {shown}"))?;
+    Ok(match taken {
+        Some((inherited, predecessor)) => {
+            tracing::info!(path = shown, "took over the ports of the sidecar before");
+            (Arc::new(inherited), Some(predecessor))
+        }
+        None => Default::default(),
+    })
+}
+
+/// Resolves when another process has the ports of this one, and serves.
+async fn successor(
+    path: Option<&Path>,
+    own: [(SocketAddr, Arc<TcpListener>); 2],
+    workers: Vec<SocketsWanted>,
+) {
+    let Some(path) = path.map(Path::to_path_buf) else {
+        return std::future::pending().await;
+    };
+    let (replaced, told) = oneshot::channel();
+    // A thread of its own, not of a pool: it mostly waits for as long as the process lives.
+    let waiting = std::thread::Builder::new()
+        .name("handover".to_owned())
+        .spawn(move || {
+            let sockets = || {
+                let ask = |worker: &SocketsWanted| {
+                    let (reply, answer) = oneshot::channel();
+                    worker.blocking_send(reply).ok()?;
+                    answer.blocking_recv().ok()
+                };
+                let own = own
+                    .iter()
+                    .filter_map(|(address, listener)| listen::copy(*address, listener));
+                own.chain(workers.iter().filter_map(ask).flatten())
+                    .collect()
+            };
+            let result = handover::wait_for_successor(&path, sockets);
+            let _ = replaced.send(result);
+        });
+    if let Err(error) = waiting {
+        tracing::error!(%error, "this sidecar cannot be replaced without closing its ports");
+    }
+    match told.await {
+        Ok(Ok(())) => tracing::info!("replaced: another process has the ports"),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "this sidecar cannot be replaced without closing its ports");
+            std::future::pending().await
+        }
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// The end of a sidecar, before anything is closed.
@@ -215,16 +299,20 @@ impl Departure {
     }
 }
 
-fn start(shared: &Shared, count: u16) -> anyhow::Result<Vec<JoinHandle<std::io::Result<()>>>> {
-    (0..count)
-        .map(|index| {
-            let shared = shared.clone();
-            std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || worker::run(shared))
-                .context("cannot start a worker thread")
-        })
-        .collect()
+/// Threads that carry traffic, and how to ask each for its sockets.
+type Workers = (Vec<JoinHandle<std::io::Result<()>>>, Vec<SocketsWanted>);
+
+fn start(shared: &Shared, count: u16) -> anyhow::Result<Workers> {
+    let start = |index| {
+        let shared = shared.clone();
+        let (wanted, wants) = mpsc::channel(1);
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || worker::run(shared, wants))
+            .context("cannot start a worker thread")?;
+        Ok((thread, wanted))
+    };
+    (0..count).map(start).collect()
 }
 
 async fn all_listen(

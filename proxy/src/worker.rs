@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrider_api::model::{MeshSettings, Workload};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use crate::control::discovery::Subscription;
 use crate::control::{Credentials, WorkloadState};
+use crate::handover::{Inherited, Named};
 use crate::inbound::Peers;
 use crate::inbound::app::App;
 use crate::inbound::limits::{self, Limits};
@@ -45,7 +46,9 @@ pub struct Shared {
     pub contexts: Arc<Contexts>,
     pub limits: Arc<limits::Shared>,
     /// The sidecar shall end: drain.
-    pub shutdown: watch::Receiver<bool>,
+    pub ending: watch::Receiver<Ending>,
+    /// Listening sockets of the sidecar before.
+    pub inherited: Arc<Inherited>,
     /// What the first listening ended with, told once by each worker.
     pub listening: mpsc::UnboundedSender<Result<(), ListenError>>,
     /// More than one worker listens on the same ports.
@@ -53,6 +56,20 @@ pub struct Shared {
     /// How the app's connections come here without its knowledge; `None`: they do not.
     pub interception: Option<Interception>,
 }
+
+/// Whether and why the sidecar ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    #[default]
+    No,
+    /// It was told to: its app ends, too, or has ended.
+    Terminated,
+    /// Another process has its ports.
+    Replaced,
+}
+
+/// Asks a worker for copies of the sockets that it listens on.
+pub type SocketsWanted = mpsc::Sender<oneshot::Sender<Vec<Named>>>;
 
 /// See the module.
 #[derive(Debug)]
@@ -195,20 +212,25 @@ impl Worker {
 }
 
 /// Runs a worker on this thread until the sidecar has drained.
-pub fn run(shared: Shared) -> std::io::Result<()> {
+pub fn run(
+    shared: Shared,
+    sockets_wanted: mpsc::Receiver<oneshot::Sender<Vec<Named>>>,
+) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     LocalSet::new().block_on(&runtime, async move {
         let worker = Rc::new(Worker::new(&shared));
-        let mut listeners = Listeners::new(Rc::clone(&worker), shared.many);
-        let mut shutdown = shared.shutdown.clone();
-        tokio::select! {
-            () = listeners.keep(&shared.listening) => {}
-            () = sweep(&worker) => {}
-            _ = shutdown.wait_for(|shutdown| *shutdown) => {}
-        }
-        listeners.drain().await;
+        let mut listeners = Listeners::new(Rc::clone(&worker), shared.many, shared.inherited);
+        let mut ending = shared.ending.clone();
+        let ended = tokio::select! {
+            () = listeners.keep(&shared.listening, sockets_wanted) => Ending::Terminated,
+            () = sweep(&worker) => Ending::Terminated,
+            ended = ending.wait_for(|ending| *ending != Ending::No) => {
+                ended.map_or(Ending::Terminated, |ended| *ended)
+            }
+        };
+        listeners.drain(ended).await;
     });
     Ok(())
 }

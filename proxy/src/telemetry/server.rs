@@ -52,7 +52,7 @@ pub enum Surface {
 }
 
 /// Serves until the task is dropped.
-pub async fn serve(listener: TcpListener, surface: Surface, view: View) {
+pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
     listen::accept_each(listener, move |stream, _: SocketAddr| {
         let view = view.clone();
         tokio::spawn(async move {
