@@ -8,6 +8,7 @@ pub mod control;
 pub mod detect;
 pub mod http;
 pub mod inbound;
+pub mod init;
 pub mod listen;
 pub mod logging;
 pub mod outbound;
