@@ -71,6 +71,9 @@ Examples:
   outrider proxy --workload shop/order-1 --trust-domain shop.example \\
     --trust-bundle mesh/.outrider/trust-bundle.pem --token-file order-1.jwt")]
     Proxy(outrider_proxy::Args),
+    /// Program the network namespace that this runs in for a sidecar
+    #[command(hide = true)]
+    ProxyInit(outrider_proxy::init::InitArgs),
     /// Run the control plane
     #[command(after_help = "\
 Examples:

@@ -64,6 +64,12 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Proxy(args) => outrider_proxy::run(args).map(|()| ExitCode::SUCCESS),
+        Command::ProxyInit(args) => {
+            let mut report = Vec::new();
+            let done = outrider_proxy::init::run(&args, &mut report);
+            output::text(&String::from_utf8_lossy(&report));
+            Ok(done.map(|()| ExitCode::SUCCESS)?)
+        }
         Command::ControlPlane(args) => runtime()?.block_on(async {
             let stop = stop::Signals::watch()?;
             outrider_control_plane::run(args, stop.first()).await?;

@@ -10,6 +10,7 @@ pub mod first;
 pub mod handover;
 pub mod http;
 pub mod inbound;
+pub mod init;
 pub mod intercept;
 pub mod listen;
 pub mod listeners;

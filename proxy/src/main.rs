@@ -1,22 +1,64 @@
-//! The sidecar as a program of its own.
+//! The sidecar as a program of its own, and `init`, which runs before it.
 
+use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
-
-#[derive(Parser)]
-#[command(name = "outrider-proxy", version, about)]
-struct Command {
-    #[command(flatten)]
-    args: outrider_proxy::Args,
-}
+use clap::{Args as _, FromArgMatches as _};
+use outrider_proxy::Args;
+use outrider_proxy::init::{self, InitArgs};
 
 fn main() -> ExitCode {
-    match outrider_proxy::run(Command::parse().args) {
+    match dispatch() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("outrider-proxy: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is given to `init` and what is given to the sidecar are read apart: the sidecar's variables
+/// may be set where `init` runs.
+fn dispatch() -> anyhow::Result<()> {
+    let matches = command().get_matches();
+    if let Some(("init", matches)) = matches.subcommand() {
+        let args = InitArgs::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+        return Ok(init::run(&args, &mut io::stdout())?);
+    }
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    outrider_proxy::run(args)
+}
+
+fn command() -> clap::Command {
+    Args::augment_args(clap::Command::new("outrider-proxy"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_negates_reqs(true)
+        .args_conflicts_with_subcommands(true)
+        .subcommand(InitArgs::augment_args(clap::Command::new("init")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_sidecar_runs_without_a_word() {
+        let words = [
+            "outrider-proxy",
+            "--workload",
+            "shop/order-1",
+            "--trust-bundle",
+            "ca.crt",
+        ];
+        let matches = command().try_get_matches_from(words.iter().chain(&["--token-file", "t"]));
+        assert!(matches.unwrap().subcommand().is_none());
+        assert!(command().try_get_matches_from(words).is_err());
+        let matches = command().try_get_matches_from(["outrider-proxy", "init", "--check"]);
+        assert_eq!(matches.unwrap().subcommand_name(), Some("init"));
     }
 }

@@ -11,6 +11,7 @@
 //! - [`http`] is a client that writes exactly the bytes it is told, [`load`] one that never stops,
 //!   [`paced`] one that keeps its rate and every latency;
 //! - [`pki`] makes the certificates, requests and tokens that must be refused;
+//! - [`netns`] makes machines of their own out of network namespaces;
 //! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
 
 pub mod app;
@@ -19,6 +20,7 @@ pub mod load;
 pub mod manifest;
 pub mod mesh;
 pub mod metrics;
+pub mod netns;
 pub mod paced;
 pub mod peers;
 pub mod pki;

@@ -1,0 +1,135 @@
+//! What is to be intercepted: the arguments, once they make sense together.
+
+use std::fmt::{self, Display, Formatter};
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use super::args::{InitArgs, Mode};
+
+/// The most exclusions, of all kinds together: each is a rule, and the rules are sent to the kernel
+/// as one message that must fit into a socket's buffer.
+pub const MOST_EXCLUSIONS: usize = 256;
+
+/// Which connections of a network namespace go to the sidecar.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) mode: Mode,
+    pub(super) sidecar: Sidecar,
+    pub(super) mesh_port: u16,
+    pub(super) telemetry_port: u16,
+    pub(super) inbound: Exclusions,
+    pub(super) outbound: Exclusions,
+    pub(super) uids: Vec<u32>,
+}
+
+/// What makes a sidecar the same one to a second `init`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    pub outbound_port: u16,
+    pub inbound_port: u16,
+    pub uid: u32,
+}
+
+/// What passes in one direction.
+#[derive(Clone, Debug)]
+pub(super) struct Exclusions {
+    pub(super) ports: Vec<u16>,
+    pub(super) cidrs: Vec<IpNet>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PlanError {
+    #[error(
+        "--{first} and --{second} are both {port}: each of the sidecar's ports needs a number of its own"
+    )]
+    SamePort {
+        first: &'static str,
+        second: &'static str,
+        port: u16,
+    },
+    #[error(
+        "{count} exclusions are more than the {MOST_EXCLUSIONS} that fit; write fewer, wider CIDRs"
+    )]
+    TooMany { count: usize },
+}
+
+impl TryFrom<&InitArgs> for Plan {
+    type Error = PlanError;
+
+    fn try_from(args: &InitArgs) -> Result<Self, PlanError> {
+        distinct(&[
+            ("outbound-port", args.outbound_port),
+            ("inbound-port", args.inbound_port),
+            ("mesh-port", args.mesh_port),
+            ("telemetry-port", args.telemetry_port),
+        ])?;
+        let plan = Self {
+            mode: args.mode,
+            sidecar: Sidecar {
+                outbound_port: args.outbound_port,
+                inbound_port: args.inbound_port,
+                uid: args.proxy_uid,
+            },
+            mesh_port: args.mesh_port,
+            telemetry_port: args.telemetry_port,
+            inbound: Exclusions {
+                ports: sorted(&args.exclude_inbound_ports),
+                cidrs: sorted(&args.exclude_inbound_cidrs),
+            },
+            outbound: Exclusions {
+                ports: sorted(&args.exclude_outbound_ports),
+                cidrs: sorted(&args.exclude_outbound_cidrs),
+            },
+            uids: sorted(&args.exclude_uids),
+        };
+        let count = plan.uids.len() + plan.inbound.count() + plan.outbound.count();
+        if count > MOST_EXCLUSIONS {
+            return Err(PlanError::TooMany { count });
+        }
+        Ok(plan)
+    }
+}
+
+impl Exclusions {
+    fn count(&self) -> usize {
+        self.ports.len() + self.cidrs.len()
+    }
+}
+
+fn distinct(ports: &[(&'static str, u16)]) -> Result<(), PlanError> {
+    for (index, &(second, port)) in ports.iter().enumerate() {
+        let same = ports[..index].iter().find(|(_, other)| *other == port);
+        if let Some(&(first, _)) = same {
+            return Err(PlanError::SamePort {
+                first,
+                second,
+                port,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The same set in another order is the same plan: a second `init` then changes nothing.
+fn sorted<T: Ord + Clone>(list: &[T]) -> Vec<T> {
+    let mut list = list.to_vec();
+    list.sort();
+    list.dedup();
+    list
+}
+
+impl Display for Sidecar {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            outbound_port,
+            inbound_port,
+            uid,
+        } = self;
+        write!(
+            f,
+            "outbound port {outbound_port}, inbound port {inbound_port}, UID {uid}"
+        )
+    }
+}
