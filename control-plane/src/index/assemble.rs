@@ -8,26 +8,27 @@ use outrider_api::authorization::{Policy, PolicySet};
 use outrider_api::kinds;
 use outrider_api::manifest::Problem;
 use outrider_api::model::{
-    AppPort, Destination, Endpoint, MeshSettings, Mtls, Outbound, Probe, Protocol, ServicePort,
-    Upstream, Workload,
+    AppPort, Destination, Endpoint, MeshSettings, Mtls, Outbound, Protocol, ServicePort, Upstream,
+    Workload,
 };
 use outrider_api::names::ServiceName;
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
+use super::addresses::Addresses;
 use super::limits::WorkloadLimits;
 use super::objects::Objects;
 use super::policies::Policies;
 use super::routes::ServiceRoutes;
 use super::selection::{self, Selection};
 use super::traffic::ServiceTraffic;
-use super::{Settings, WorkloadName};
+use super::{Settings, WorkloadName, probes};
 use crate::server::tls::{NAMESPACE, SERVICE_ACCOUNT};
 
 /// The label that says where a workload runs.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(super) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 pub(super) type Identities = BTreeMap<WorkloadName, SpiffeId>;
 
@@ -39,10 +40,6 @@ pub(super) fn identities(
 ) -> Identities {
     let mut identities = Identities::new();
     for (name, workload) in &objects.workloads {
-        if workload.spec.address.is_none() {
-            let message = "is missing, expected an address";
-            problems.push(workload.problem("spec.address", message));
-        }
         let account = &workload.spec.service_account;
         let mut refuse = |message: String| {
             problems.push(workload.problem("spec.serviceAccount", message));
@@ -139,10 +136,11 @@ pub(super) struct Parts<'p, 'o> {
     pub(super) objects: &'p Objects<'o>,
     pub(super) settings: &'p Settings,
     pub(super) identities: &'p Identities,
+    pub(super) addresses: &'p Addresses,
     pub(super) selection: &'p Selection<'p>,
     pub(super) policies: Policies,
     pub(super) routes: ServiceRoutes,
-    pub(super) traffic: ServiceTraffic,
+    pub(super) traffic: &'p ServiceTraffic,
     pub(super) limits: WorkloadLimits,
     pub(super) trust: TrustBundle,
 }
@@ -176,12 +174,12 @@ impl Parts<'_, '_> {
             id: id.clone(),
             app: app(name, workload),
             services: services.iter().map(|&service| service.clone()).collect(),
-            mesh_address: mesh_address(workload),
-            addresses: vec![address(workload)],
-            app_address: spec.app_address.unwrap_or(LOOPBACK),
+            mesh_address: self.mesh_address(name, workload),
+            addresses: self.addresses.of(name).to_vec(),
+            app_address: app_address(name, workload, self.addresses),
             ports: self.app_ports(name, workload),
             mtls: self.mtls(workload),
-            probes: probes(workload),
+            probes: probes::models(workload),
             outbound: outbound(name, &spec.outbound),
             authorization: PolicySet::new(self.settings.default_deny, policies),
             limits: self.limits.get(name).cloned().unwrap_or_default(),
@@ -250,7 +248,7 @@ impl Parts<'_, '_> {
             ports: ports.collect(),
             endpoints,
             routes: self.routes.get(name).cloned().unwrap_or_default(),
-            traffic: self.traffic.get(name).cloned().unwrap_or_default(),
+            traffic: self.traffic.of(Some(name)).clone(),
             any_port: false,
         }
     }
@@ -265,9 +263,15 @@ impl Parts<'_, '_> {
             app: app(name, workload),
             id: self.identities.get(name)?.clone(),
             zone: zone(workload),
-            mesh_address: mesh_address(workload),
+            mesh_address: self.mesh_address(name, workload),
             target_ports: target_ports.collect(),
         })
+    }
+
+    fn mesh_address(&self, name: &WorkloadName, workload: &kinds::Workload) -> SocketAddr {
+        // Everybody has one, or there are problems.
+        let address = self.addresses.first(name).unwrap_or(LOOPBACK);
+        SocketAddr::new(address, workload.spec.mesh_port)
     }
 
     /// What the Service declares, else what the first workload behind it does that declares anything.
@@ -308,22 +312,19 @@ fn zone(workload: &kinds::Workload) -> Option<String> {
     zone.filter(|zone| !zone.is_empty())
 }
 
-fn mesh_address(workload: &kinds::Workload) -> SocketAddr {
-    SocketAddr::new(address(workload), workload.spec.mesh_port)
-}
-
-/// Checked before.
-fn address(workload: &kinds::Workload) -> IpAddr {
-    workload.spec.address.unwrap_or(LOOPBACK)
-}
-
-fn probes(workload: &kinds::Workload) -> Vec<Probe> {
-    let probes = workload.spec.probes.iter().filter_map(|probe| {
-        let port = selection::port_number(&probe.port, workload)?;
-        let kind = probe.kind.clone();
-        Some(Probe { port, kind })
-    });
-    probes.collect()
+/// An app that was made for a mesh on one machine listens on loopback; one that knows nothing of a
+/// mesh is reached where it is.
+pub(super) fn app_address(
+    name: &WorkloadName,
+    workload: &kinds::Workload,
+    addresses: &Addresses,
+) -> IpAddr {
+    let spec = &workload.spec;
+    let default = match spec.address {
+        Some(_) => LOOPBACK,
+        None => addresses.first(name).unwrap_or(LOOPBACK),
+    };
+    spec.app_address.unwrap_or(default)
 }
 
 fn outbound(workload: &WorkloadName, outbound: &kinds::Outbound) -> Outbound {

@@ -2,11 +2,14 @@
 //! Service selects, which policies apply to a workload, whether what one object names exists in
 //! another. Nothing here is half right: a mesh is whole, or there are problems, each with its line.
 
+mod addresses;
 mod assemble;
 pub mod explain;
+mod instances;
 mod limits;
 mod objects;
 mod policies;
+mod probes;
 mod report;
 mod routes;
 mod selection;
@@ -17,16 +20,19 @@ mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_api::kinds;
 use outrider_api::manifest::{Object, Problem};
 use outrider_api::model;
+use outrider_api::model::address::AddressTarget;
 use outrider_api::names::ServiceName;
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
+use self::instances::AddressTable;
 use self::objects::Objects;
 
 /// The trust domain of a mesh that names none; that of Kubernetes' own names.
@@ -76,6 +82,8 @@ pub struct Settings {
     pub mtls: model::Mtls,
     /// What becomes of a connection of an app to what is not of the mesh.
     pub unknown_destinations: model::UnknownDestinations,
+    /// Where addresses that are not written come from.
+    pub network: kinds::Network,
 }
 
 /// A whole mesh: valid, and immutable.
@@ -85,6 +93,8 @@ pub struct Mesh {
     specs: BTreeMap<WorkloadName, kinds::WorkloadSpec>,
     workloads: BTreeMap<WorkloadName, Arc<model::Workload>>,
     destinations: BTreeMap<ServiceName, Arc<model::Destination>>,
+    addresses: AddressTable,
+    cluster_ips: BTreeMap<ServiceName, Vec<IpAddr>>,
     identities: BTreeSet<SpiffeId>,
     warnings: Vec<Problem>,
 }
@@ -120,6 +130,17 @@ impl Mesh {
         self.destinations.get(name)
     }
 
+    /// What is at each address that is one workload's or one Service's; at any other there is nothing
+    /// of this mesh.
+    pub fn addresses(&self) -> &BTreeMap<IpAddr, Arc<AddressTarget>> {
+        &self.addresses
+    }
+
+    /// The addresses of a Service; none where it is headless.
+    pub fn cluster_ips(&self, name: &ServiceName) -> &[IpAddr] {
+        self.cluster_ips.get(name).map_or(&[], Vec::as_slice)
+    }
+
     /// What does less than it says, at its line.
     pub fn warnings(&self) -> &[Problem] {
         &self.warnings
@@ -144,9 +165,11 @@ pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Ve
     let objects = Objects::sort(written, &mut problems);
     let settings = settings(&objects, trust, &mut problems);
     let identities = assemble::identities(&objects, &settings.trust_domain, &mut problems);
-    sockets::check(&objects, &mut problems);
+    let addresses = addresses::resolve(&objects, &settings.network, &mut problems);
+    sockets::check(&objects, &addresses, &mut problems);
     let selection = selection::select(&objects, &mut problems);
     assemble::check_upstreams(&objects, &mut problems);
+    probes::check(&objects, &selection, &mut problems);
     let policies = policies::resolve(&objects, &selection, &mut problems);
     let routes = routes::resolve(&objects, &mut problems);
     let traffic = traffic::resolve(&objects, &mut problems);
@@ -165,10 +188,11 @@ pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Ve
         objects: &objects,
         settings: &settings,
         identities: &identities,
+        addresses: &addresses,
         selection: &selection,
         policies,
         routes,
-        traffic,
+        traffic: &traffic,
         limits,
         trust,
     };
@@ -181,6 +205,8 @@ pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Ve
             .map(|(name, workload)| (name.clone(), workload.spec.clone()))
             .collect(),
         identities: identities.into_values().collect(),
+        addresses: instances::table(&addresses, &workloads, &traffic),
+        cluster_ips: addresses.services,
         workloads,
         destinations,
         settings,
@@ -222,6 +248,7 @@ fn settings(
         detect_timeout: spec.detect_timeout,
         mtls: spec.mtls.into(),
         unknown_destinations: spec.unknown_destinations.into(),
+        network: spec.network,
     }
 }
 

@@ -136,7 +136,7 @@ fn check_targets(
     }
 }
 
-fn named_ports(workload: &kinds::Workload) -> String {
+pub(super) fn named_ports(workload: &kinds::Workload) -> String {
     let names: Vec<&str> = workload
         .spec
         .ports

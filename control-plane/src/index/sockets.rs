@@ -2,15 +2,16 @@
 //! listen is found out when it starts, which is late.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use outrider_api::kinds;
 use outrider_api::manifest::{Located, Problem};
+use outrider_api::sidecar::{INBOUND_PORT, OUTBOUND_PORT};
 
 use super::WorkloadName;
+use super::addresses::Addresses;
+use super::assemble::{LOOPBACK, app_address};
 use super::objects::Objects;
-
-const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// One listening socket.
 struct Socket<'o> {
@@ -42,11 +43,15 @@ enum Host {
 }
 
 /// Says which sockets cannot be had together.
-pub(super) fn check(objects: &Objects<'_>, problems: &mut Vec<Problem>) {
+pub(super) fn check(objects: &Objects<'_>, addresses: &Addresses, problems: &mut Vec<Problem>) {
     let mut taken: HashMap<(Host, u16), Vec<Socket<'_>>> = HashMap::new();
     for (name, workload) in &objects.workloads {
-        for socket in sockets(name, workload) {
-            let key = (host(workload), socket.port);
+        // Who has none is a problem already.
+        let Some(address) = addresses.first(name) else {
+            continue;
+        };
+        for socket in sockets(name, workload, addresses, address) {
+            let key = (host(address), socket.port);
             let others = taken.entry(key).or_default();
             if let Some(other) = others.iter().find(|other| socket.clashes(other)) {
                 problems.push(workload.problem(socket.field.clone(), clash(&socket, other)));
@@ -69,8 +74,7 @@ fn clash(socket: &Socket<'_>, other: &Socket<'_>) -> String {
     }
 }
 
-fn host(workload: &kinds::Workload) -> Host {
-    let address = workload.spec.address.unwrap_or(LOOPBACK);
+fn host(address: IpAddr) -> Host {
     if address.is_loopback() {
         Host::This
     } else {
@@ -78,8 +82,14 @@ fn host(workload: &kinds::Workload) -> Host {
     }
 }
 
-fn sockets<'o>(name: &'o WorkloadName, workload: &Located<kinds::Workload>) -> Vec<Socket<'o>> {
+fn sockets<'o>(
+    name: &'o WorkloadName,
+    workload: &Located<kinds::Workload>,
+    addresses: &Addresses,
+    address: IpAddr,
+) -> Vec<Socket<'o>> {
     let spec = &workload.spec;
+    let app_address = app_address(name, workload, addresses);
     let socket = |field: String, address, port, app| Socket {
         workload: name,
         address,
@@ -89,21 +99,21 @@ fn sockets<'o>(name: &'o WorkloadName, workload: &Located<kinds::Workload>) -> V
     };
     let sidecar = |field: &str, address, port| socket(field.to_owned(), address, port, false);
     let mut sockets: Vec<Socket<'o>> = Vec::new();
+    // An app that is reached at the workload's own address may be intercepted, and listen on all.
+    let may_be_intercepted =
+        !app_address.is_loopback() && addresses.of(name).contains(&app_address);
+    if may_be_intercepted {
+        let field = "the sidecar's own, for connections that it intercepts";
+        sockets.push(sidecar(field, None, OUTBOUND_PORT));
+        sockets.push(sidecar(field, None, INBOUND_PORT));
+    }
     for (index, port) in spec.ports.iter().enumerate() {
         let field = format!("spec.ports[{index}].port");
-        sockets.push(socket(
-            field,
-            Some(spec.app_address.unwrap_or(LOOPBACK)),
-            port.port,
-            true,
-        ));
+        sockets.push(socket(field, Some(app_address), port.port, true));
     }
-    sockets.push(sidecar(
-        "spec.meshPort",
-        Some(spec.address.unwrap_or(LOOPBACK)),
-        spec.mesh_port,
-    ));
-    sockets.push(sidecar("spec.adminPort", Some(LOOPBACK), spec.admin_port));
+    sockets.push(sidecar("spec.meshPort", Some(address), spec.mesh_port));
+    let admin = (!may_be_intercepted).then_some(LOOPBACK);
+    sockets.push(sidecar("spec.adminPort", admin, spec.admin_port));
     sockets.push(sidecar("spec.telemetryPort", None, spec.telemetry_port));
     if let Some(port) = spec.outbound.http_port {
         sockets.push(sidecar("spec.outbound.httpPort", Some(LOOPBACK), port));

@@ -12,8 +12,18 @@ use super::explain::leaves;
 use super::objects::Objects;
 use super::policies::missing;
 
-/// Of each Service.
-pub(super) type ServiceTraffic = BTreeMap<ServiceName, TrafficSettings>;
+/// Of each Service, and of what is none.
+pub(super) struct ServiceTraffic {
+    default: TrafficSettings,
+    services: BTreeMap<ServiceName, TrafficSettings>,
+}
+
+impl ServiceTraffic {
+    pub(super) fn of(&self, service: Option<&ServiceName>) -> &TrafficSettings {
+        let settings = service.and_then(|service| self.services.get(service));
+        settings.unwrap_or(&self.default)
+    }
+}
 
 pub(super) fn resolve(objects: &Objects<'_>, problems: &mut Vec<Problem>) -> ServiceTraffic {
     let everywhere = objects.config.map(|config| &config.spec.traffic);
@@ -31,17 +41,17 @@ pub(super) fn resolve(objects: &Objects<'_>, problems: &mut Vec<Problem>) -> Ser
         problems.push(objects.config_problem("spec.traffic.healthCheck.port", message));
     }
     let policies = by_service(objects, problems);
-    objects
-        .services
-        .keys()
-        .map(|service| {
-            let settings = match policies.get(service) {
-                None => default.clone(),
-                Some(policy) => over(policy, &everywhere, service, objects, problems),
-            };
-            (service.clone(), settings)
-        })
-        .collect()
+    let services = objects.services.keys().map(|service| {
+        let settings = match policies.get(service) {
+            None => default.clone(),
+            Some(policy) => over(policy, &everywhere, service, objects, problems),
+        };
+        (service.clone(), settings)
+    });
+    ServiceTraffic {
+        services: services.collect(),
+        default,
+    }
 }
 
 /// The one policy of each Service that has one.

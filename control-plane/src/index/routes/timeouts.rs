@@ -21,9 +21,7 @@ pub(in super::super) fn check(
 ) {
     let mut seen = BTreeSet::new();
     for (service, groups) in routes {
-        let Some(settings) = traffic.get(service) else {
-            continue;
-        };
+        let settings = traffic.of(Some(service));
         for group in groups {
             let Routes::Http(http) = &group.routes else {
                 continue;

@@ -8,6 +8,8 @@ use outrider_api::model::{Protocol, Workload};
 
 use super::*;
 
+mod addresses;
+mod inbound;
 mod routes;
 mod traffic;
 mod wire;

@@ -21,6 +21,13 @@ fn assert_survives(text: &str) -> bool {
         let read = model::Destination::try_from(wire);
         assert_eq!(&read.expect(text), &**destination);
     }
+    for (address, target) in mesh.addresses() {
+        let target = model::address::AddressTarget::clone(target);
+        let address = *address;
+        let address = model::address::Address { address, target };
+        let read = model::address::Address::try_from(proto::Address::from(&address));
+        assert_eq!(read.expect(text), address);
+    }
     for workload in mesh.workloads().values() {
         let wire = proto::Workload::from(&**workload);
         let read = Workload::try_from(wire);
