@@ -17,6 +17,13 @@ struct Counts {
     failures: Mutex<Vec<String>>,
 }
 
+/// What becomes of a connection when its request was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connections {
+    Kept,
+    Fresh,
+}
+
 /// Callers that each repeat one request over a connection they keep.
 #[derive(Debug)]
 pub struct Load {
@@ -28,11 +35,26 @@ impl Load {
     /// `callers` threads call `GET path`. A caller opens another connection only after an answer
     /// that said `connection: close`.
     pub fn start(callers: usize, address: SocketAddr, host: &str, path: &str) -> Self {
+        Self::calling(callers, address, host, path, Connections::Kept)
+    }
+
+    /// The same with a connection for each call.
+    pub fn of_connections(callers: usize, address: SocketAddr, host: &str, path: &str) -> Self {
+        Self::calling(callers, address, host, path, Connections::Fresh)
+    }
+
+    fn calling(
+        callers: usize,
+        address: SocketAddr,
+        host: &str,
+        path: &str,
+        connections: Connections,
+    ) -> Self {
         let counts = Arc::new(Counts::default());
         let callers = (0..callers)
             .map(|_| {
                 let (counts, host, path) = (Arc::clone(&counts), host.to_owned(), path.to_owned());
-                thread::spawn(move || call(&counts, address, &host, &path))
+                thread::spawn(move || call(&counts, address, &host, &path, connections))
             })
             .collect();
         Self { counts, callers }
@@ -102,9 +124,12 @@ impl Drop for Load {
     }
 }
 
-fn call(counts: &Counts, address: SocketAddr, host: &str, path: &str) {
+fn call(counts: &Counts, address: SocketAddr, host: &str, path: &str, connections: Connections) {
     let mut connection = None;
     while !counts.stop.load(Ordering::SeqCst) {
+        if connections == Connections::Fresh {
+            connection = None;
+        }
         match one(&mut connection, address, host, path) {
             Ok(()) => {
                 counts.succeeded.fetch_add(1, Ordering::SeqCst);

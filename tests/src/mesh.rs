@@ -293,10 +293,22 @@ impl Mesh {
             .args(["--workload", &format!("{}/{name}", workload.namespace)])
             .args(["--admin", &local(workload.admin_port).to_string()])
             .args(["--telemetry", &local(workload.telemetry_port).to_string()])
+            .arg("--handover")
+            .arg(self.folder.path().join(format!("{name}.sock")))
             .args(&self.sidecar_arguments);
         let process = Process::start(name, &self.logs(), &mut start)?;
         self.sidecar_mut(name)?.process = Some(process);
         Ok(())
+    }
+
+    /// Starts another process for a sidecar, which takes the ports of the one that runs. Returns that
+    /// one once it has been relieved.
+    pub fn replace_sidecar(&mut self, name: &str) -> Result<Process> {
+        let before = self.sidecar_mut(name)?.process.take();
+        let mut before = before.with_context(|| format!("{name} was not started"))?;
+        self.start_sidecar(name)?;
+        before.wait_for_log("replaced", PATIENCE)?;
+        Ok(before)
     }
 
     /// Waits until a sidecar says it is ready.

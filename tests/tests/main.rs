@@ -17,6 +17,7 @@ mod disruption;
 mod faults;
 mod filters;
 mod grpc;
+mod handover;
 mod health_checks;
 mod http1;
 mod http1_headers;
