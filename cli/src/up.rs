@@ -48,7 +48,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         Some(Ok(())) => {
             tokio::select! {
                 () = signals.first() => {}
-                () = mesh.keep_tokens_fresh() => {}
+                () = mesh.look_after() => {}
             }
             ExitCode::SUCCESS
         }

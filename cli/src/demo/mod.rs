@@ -85,7 +85,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             tokio::select! {
                 played = play(&mesh, &stage, &args) => Some(played),
                 () = signals.first() => None,
-                () = mesh.keep_tokens_fresh() => None,
+                () = mesh.look_after() => None,
             }
         }
         Some(Err(error)) => Some(Err(error.into())),

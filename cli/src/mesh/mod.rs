@@ -6,13 +6,14 @@
 //! - `netns`: the network, where every Workload has a namespace of its own.
 //! - `child`: one process.
 //! - `ports`: what must be free. `ready`: waiting for what was started.
-//! - `credentials`: the trust bundle and tokens.
+//! - `credentials`: the trust bundle and tokens. `names`: what workloads call each other.
 //! - `event`: what watchers are told.
 
 mod child;
 mod credentials;
 mod error;
 mod event;
+mod names;
 pub mod netns;
 mod placement;
 pub mod plan;
@@ -155,8 +156,12 @@ impl Mesh {
         Ok(())
     }
 
-    /// Keeps the bootstrap tokens fresh; never resolves.
-    pub async fn keep_tokens_fresh(&self) {
+    /// Keeps tokens fresh and names current; never resolves.
+    pub async fn look_after(&self) {
+        tokio::join!(self.keep_tokens_fresh(), self.keep_names_current());
+    }
+
+    async fn keep_tokens_fresh(&self) {
         let mut ticks = interval_at(Instant::now() + credentials::RENEWAL, credentials::RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
