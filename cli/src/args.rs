@@ -38,6 +38,8 @@ pub enum Command {
     Up(UpArgs),
     /// Show what the sidecars of a running mesh measure: edges, retries, breakers
     Stat(StatArgs),
+    /// Run a program as a workload of a mesh that runs with `up --netns`
+    Exec(ExecArgs),
     /// Check policy, and ask what it would decide
     #[command(
         subcommand,
@@ -94,8 +96,12 @@ Examples:
 Examples:
   outrider demo                          live, in the terminal; q ends it
   outrider demo --check                  no terminal: a line for each claim; exit 1 when one does not hold
-  outrider demo --check --output json    the same for programs")]
+  outrider demo --check --output json    the same for programs
+  sudo outrider demo --netns             every workload in a network namespace, and no app knows of a mesh")]
 pub struct DemoArgs {
+    /// Give every workload a network namespace, and intercept what its app sends; needs root
+    #[arg(long)]
+    pub netns: bool,
     /// Prove every claim and exit: a line for each, with the figure that was measured
     #[arg(long)]
     pub check: bool,
@@ -116,6 +122,7 @@ pub struct DemoArgs {
 Examples:
   outrider up examples/shop/mesh
   outrider up mesh/ --control-plane-port 25012 --state-dir /var/lib/outrider
+  sudo outrider up examples/shop/netns --netns
 
 Edit the files while it runs: a change takes effect within a second, whole or not at all.
 Ctrl-C drains everything; a second one kills it.")]
@@ -123,10 +130,14 @@ pub struct UpArgs {
     /// The directory of YAML
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
+    /// Give every Workload a network namespace with addresses and names, and intercept what its app
+    /// sends and gets, so that the app need not know of the mesh; needs root and iproute2
+    #[arg(long)]
+    pub netns: bool,
     /// Where keys, tokens and the trust bundle are kept [default: DIR/.outrider]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Where the control plane serves the sidecars, on loopback
+    /// Where the control plane serves the sidecars: on loopback, or on the bridge of --netns
     #[arg(long, value_name = "PORT", default_value_t = 15012)]
     pub control_plane_port: u16,
     /// The control plane's health and metrics, on loopback
@@ -135,6 +146,30 @@ pub struct UpArgs {
     /// How the table of what listens where is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
+}
+
+/// `outrider exec`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo outrider exec examples/shop/netns shopper-1 -- curl -s http://order/orders
+  sudo outrider exec mesh/ shop/order-1 -- sh
+
+The program runs in the workload's network namespace, as the user that its app runs as; its exit
+status is that of this command.")]
+pub struct ExecArgs {
+    /// The directory of YAML that the mesh runs from
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Which Workload: NAME, or NAMESPACE/NAME
+    #[arg(value_name = "WORKLOAD")]
+    pub workload: String,
+    /// Where the mesh keeps its state [default: DIR/.outrider]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `outrider stat`
@@ -268,9 +303,18 @@ pub struct TokenArgs {
 /// `outrider supervised`
 #[derive(Debug, Args)]
 pub struct SupervisedArgs {
-    /// The supervisor's process
+    /// The supervisor's process; without it the program outlives whoever started it
     #[arg(long, value_name = "PID")]
-    pub parent: u32,
+    pub parent: Option<u32>,
+    /// Whom to become, with the group of the same number
+    #[arg(long, value_name = "UID")]
+    pub user: Option<u32>,
+    /// Give up every privilege, and the way to get new ones
+    #[arg(long, requires = "user")]
+    pub confined: bool,
+    /// Keep CAP_NET_ADMIN
+    #[arg(long, requires = "user")]
+    pub net_admin: bool,
     /// The program and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,

@@ -1,4 +1,5 @@
 //! One request over plain HTTP: for the health, metrics and admin ports of the mesh's own processes.
+//! Owns how a connection is made, also from within a network namespace.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -11,6 +12,8 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
+
+use crate::mesh::netns::inside;
 
 /// The largest answer that is read: the metrics of a large sidecar.
 const LIMIT: usize = 16 * 1024 * 1024;
@@ -35,42 +38,73 @@ pub(crate) enum FetchError {
     Path(http::Error),
 }
 
+/// Where somebody listens, and from where they are called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Door {
+    /// Where they listen.
+    pub address: SocketAddr,
+    /// The network namespace that the connection is made in; none: that of this process.
+    pub namespace: Option<String>,
+}
+
+impl From<SocketAddr> for Door {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            namespace: None,
+        }
+    }
+}
+
+impl Door {
+    /// A connection.
+    pub async fn connect(&self) -> std::io::Result<TcpStream> {
+        match &self.namespace {
+            None => TcpStream::connect(self.address).await,
+            Some(namespace) => inside::connect(namespace, self.address).await,
+        }
+    }
+}
+
 /// GETs `path` from `address`, all within `limit`.
 pub(crate) async fn get(
     address: SocketAddr,
     path: &str,
     limit: Duration,
 ) -> Result<(StatusCode, Bytes), FetchError> {
-    within(limit, address, Request::get(path), Bytes::new()).await
+    let request = Request::get(path);
+    within(limit, &address.into(), request, Bytes::new()).await
 }
 
-/// PUTs `body` to `path` of `address`, all within `limit`.
+/// PUTs `body` to `path` of whoever listens there, all within `limit`.
 pub(crate) async fn put(
-    address: SocketAddr,
+    door: &Door,
     path: &str,
     body: Bytes,
     limit: Duration,
 ) -> Result<(StatusCode, Bytes), FetchError> {
-    within(limit, address, Request::put(path), body).await
+    within(limit, door, Request::put(path), body).await
 }
 
 async fn within(
     limit: Duration,
-    address: SocketAddr,
+    door: &Door,
     request: Builder,
     body: Bytes,
 ) -> Result<(StatusCode, Bytes), FetchError> {
-    tokio::time::timeout(limit, exchange(address, request, body))
+    tokio::time::timeout(limit, exchange(door, request, body))
         .await
-        .unwrap_or(Err(FetchError::Timeout(address, limit)))
+        .unwrap_or(Err(FetchError::Timeout(door.address, limit)))
 }
 
 async fn exchange(
-    address: SocketAddr,
+    door: &Door,
     request: Builder,
     body: Bytes,
 ) -> Result<(StatusCode, Bytes), FetchError> {
-    let stream = TcpStream::connect(address)
+    let address = door.address;
+    let stream = door
+        .connect()
         .await
         .map_err(|error| FetchError::Connect(address, error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

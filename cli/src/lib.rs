@@ -4,13 +4,14 @@
 //! - [`output`]: the only module that prints.
 //! - [`mesh`]: a running mesh as child processes; `up` and `demo` stand on it.
 //! - [`telemetry`]: what sidecars measured, as one row for each edge and each Service.
-//! - `policy`, `stat`, `token`: the commands of the same names.
+//! - `exec`, `policy`, `stat`, `token`: the commands of the same names.
 //! - `supervised`: the wrapper that every child is started through.
 //!
 //! Exit status: 0 done (or allowed), 1 it did not work (or refused), 2 the input cannot be used.
 
 pub mod args;
 mod demo;
+mod exec;
 mod fetch;
 pub mod mesh;
 pub mod output;
@@ -53,6 +54,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => runtime()?.block_on(demo::run(args)),
         Command::Up(args) => runtime()?.block_on(up::run(args)),
         Command::Stat(args) => runtime()?.block_on(stat::run(args)),
+        Command::Exec(args) => exec::run(args),
         Command::Policy(PolicyCommand::Check(args)) => Ok(policy::check::run(&args)),
         Command::Policy(PolicyCommand::Test(args)) => Ok(policy::test::run(&args)),
         Command::Explain(args) => Ok(policy::explain::run(&args)),

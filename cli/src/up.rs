@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::REFUSED;
 use crate::args::UpArgs;
-use crate::mesh::plan::{Options, Plan, WorkloadPlan};
+use crate::mesh::plan::{Options, Placement, Plan, WorkloadPlan};
 use crate::mesh::{Event, Mesh, ports};
 use crate::output::{self, Format, Palette, Table};
 use crate::stop::Signals;
@@ -24,6 +24,10 @@ const PORTS_NAMED: usize = 4;
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let signals = Signals::watch()?;
     let options = Options {
+        placement: match args.netns {
+            true => Placement::Namespaces,
+            false => Placement::Machine,
+        },
         state_dir: args.state_dir,
         control_plane_port: args.control_plane_port,
         control_plane_admin_port: args.control_plane_admin_port,
@@ -44,7 +48,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         Some(Ok(())) => {
             tokio::select! {
                 () = signals.first() => {}
-                () = mesh.keep_tokens_fresh() => {}
+                () = mesh.look_after() => {}
             }
             ExitCode::SUCCESS
         }
@@ -71,7 +75,16 @@ fn usable_plan(directory: &Path, options: Options) -> Option<Plan> {
     let plan = Plan::read(directory, options)
         .inspect_err(|problems| problems.iter().for_each(output::note))
         .ok()?;
-    if let Err(problems) = ports::check(&plan.ports()) {
+    if !plan.misplaced.is_empty() {
+        plan.misplaced.iter().for_each(output::note);
+        return None;
+    }
+    // Where there is a network to be made, ports are checked in it.
+    let checked = match plan.network {
+        Some(_) => Ok(()),
+        None => ports::check(&plan.ports()),
+    };
+    if let Err(problems) = checked {
         problems.iter().take(PORTS_NAMED).for_each(output::note);
         let more = problems.len().saturating_sub(PORTS_NAMED);
         if more > 0 {
@@ -163,6 +176,11 @@ async fn print_events(mut events: broadcast::Receiver<Event>, printer: Printer) 
 struct Listening<'a> {
     workload: String,
     identity: &'a str,
+    /// Its network namespace, and its addresses there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    addresses: Vec<String>,
     mesh: String,
     app: Option<String>,
     outbound_http: Option<String>,
@@ -176,6 +194,10 @@ impl<'a> Listening<'a> {
         Self {
             workload: format!("{}/{}", workload.namespace, workload.name),
             identity: workload.id.as_str(),
+            netns: workload.place.as_ref().map(|place| place.netns.as_str()),
+            addresses: workload.place.as_ref().map_or_else(Vec::new, |place| {
+                place.addresses.iter().map(ToString::to_string).collect()
+            }),
             mesh: workload.mesh().to_string(),
             app: workload.app().map(|address| address.to_string()),
             outbound_http: workload
@@ -206,32 +228,61 @@ fn print_table(plan: &Plan, format: Format) {
             "trustDomain": plan.trust_domain.to_string(),
             "workloads": rows,
         })),
-        Format::Text => {
-            let mut table = Table::new([
-                "WORKLOAD",
-                "IDENTITY",
-                "MESH PORT",
-                "APP",
-                "CALLS GO TO",
-                "METRICS",
-            ]);
-            for row in rows {
-                let calls: Vec<String> =
-                    row.outbound_http.into_iter().chain(row.upstreams).collect();
-                table.row([
-                    row.workload,
-                    row.identity.to_owned(),
-                    row.mesh,
-                    row.app.unwrap_or_else(|| "-".to_owned()),
-                    if calls.is_empty() {
-                        "-".to_owned()
-                    } else {
-                        calls.join(", ")
-                    },
-                    row.metrics,
-                ]);
-            }
-            output::line(table);
+        Format::Text if plan.network.is_some() => {
+            output::line(namespaces(rows));
+            output::note(
+                "run a program as a workload: ip netns exec NAMESPACE PROGRAM, or outrider exec",
+            );
         }
+        Format::Text => output::line(loopback_ports(rows)),
     }
+}
+
+fn namespaces(rows: Vec<Listening>) -> Table {
+    let mut table = Table::new([
+        "WORKLOAD",
+        "IDENTITY",
+        "NAMESPACE",
+        "ADDRESSES",
+        "APP",
+        "METRICS",
+    ]);
+    for row in rows {
+        table.row([
+            row.workload,
+            row.identity.to_owned(),
+            row.netns.unwrap_or("-").to_owned(),
+            row.addresses.join(" "),
+            row.app.unwrap_or_else(|| "-".to_owned()),
+            row.metrics,
+        ]);
+    }
+    table
+}
+
+fn loopback_ports(rows: Vec<Listening>) -> Table {
+    let mut table = Table::new([
+        "WORKLOAD",
+        "IDENTITY",
+        "MESH PORT",
+        "APP",
+        "CALLS GO TO",
+        "METRICS",
+    ]);
+    for row in rows {
+        let calls: Vec<String> = row.outbound_http.into_iter().chain(row.upstreams).collect();
+        table.row([
+            row.workload,
+            row.identity.to_owned(),
+            row.mesh,
+            row.app.unwrap_or_else(|| "-".to_owned()),
+            if calls.is_empty() {
+                "-".to_owned()
+            } else {
+                calls.join(", ")
+            },
+            row.metrics,
+        ]);
+    }
+    table
 }

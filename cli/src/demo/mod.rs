@@ -30,13 +30,16 @@ use self::stage::Stage;
 use self::traffic::Traffic;
 use crate::REFUSED;
 use crate::args::DemoArgs;
-use crate::mesh::plan::{Options, Plan};
-use crate::mesh::{Event, Mesh, ports};
+use crate::fetch::Door;
+use crate::mesh::plan::{Options, Placement, Plan};
+use crate::mesh::{self, Event, Mesh, ports};
 use crate::output::{self, Format};
 use crate::stop::Signals;
 use crate::telemetry::{self, Target, edges};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// Of every Service of the shop.
+const SERVICE_PORT: u16 = 80;
 /// How long a scene stays on the screen when it is over.
 const DWELL: Duration = Duration::from_secs(6);
 /// How often the live table is computed.
@@ -63,7 +66,7 @@ impl Mode {
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let signals = Signals::watch()?;
-    let (stage, plan) = prepare()?;
+    let (stage, plan) = prepare(args.netns)?;
     output::note(format_args!(
         "starting the shop as a mesh: {} sidecars",
         plan.workloads.len()
@@ -82,7 +85,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             tokio::select! {
                 played = play(&mesh, &stage, &args) => Some(played),
                 () = signals.first() => None,
-                () = mesh.keep_tokens_fresh() => None,
+                () = mesh.look_after() => None,
             }
         }
         Some(Err(error)) => Some(Err(error.into())),
@@ -121,9 +124,12 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Writes the shop's YAML to a directory of its own, on ports that are free.
-fn prepare() -> anyhow::Result<(Stage, Plan)> {
-    let mut wanted = stage::ports()?;
+/// Writes the shop's YAML to a directory of its own, on ports and in ranges that are free.
+fn prepare(netns: bool) -> anyhow::Result<(Stage, Plan)> {
+    let mut wanted = match netns {
+        true => Vec::new(),
+        false => stage::ports()?,
+    };
     let defaults = Options::default();
     wanted.extend([
         defaults.control_plane_port,
@@ -141,9 +147,16 @@ fn prepare() -> anyhow::Result<(Stage, Plan)> {
             moved.len()
         ));
     }
-    let stage = Stage::prepare(&moved)?;
+    let stage = match netns {
+        true => Stage::prepare_netns(&mesh::netns::free_network()?)?,
+        false => Stage::prepare(&moved)?,
+    };
     let or_moved = |port: u16| moved.get(&port).copied().unwrap_or(port);
     let options = Options {
+        placement: match netns {
+            true => Placement::Namespaces,
+            false => Placement::Machine,
+        },
         state_dir: None,
         control_plane_port: or_moved(defaults.control_plane_port),
         control_plane_admin_port: or_moved(defaults.control_plane_admin_port),
@@ -161,15 +174,12 @@ fn prepare() -> anyhow::Result<(Stage, Plan)> {
 async fn play(mesh: &Mesh, stage: &Stage, args: &DemoArgs) -> anyhow::Result<Vec<Claim>> {
     let mode = Mode::of(args);
     let log = Log::new();
-    let out = |workload: &str| {
-        let port = mesh
-            .plan()
-            .workload(workload)
-            .and_then(|workload| workload.outbound_http);
-        let port = port.with_context(|| format!("{workload} has no outbound.httpPort"))?;
-        anyhow::Ok(SocketAddr::new(LOOPBACK, port))
-    };
-    let traffic = Traffic::new(out("shopper-1")?, out("notification-1")?, log.clone());
+    let plan = mesh.plan();
+    let traffic = Traffic::new(
+        door(plan, "shopper-1", "order")?,
+        door(plan, "notification-1", "billing")?,
+        log.clone(),
+    );
     let targets: Vec<Target> = mesh.plan().workloads.iter().map(Target::of).collect();
     let (board, steps) = Board::new();
     let shown = board.watch();
@@ -215,6 +225,24 @@ async fn play(mesh: &Mesh, stage: &Stage, args: &DemoArgs) -> anyhow::Result<Vec
             printer.await.context("the printer failed")
         }
     }
+}
+
+/// Where an app beside the sidecar of `workload` calls a Service of the shop.
+fn door(plan: &Plan, workload: &str, service: &str) -> anyhow::Result<Door> {
+    let workload = plan
+        .workload(workload)
+        .with_context(|| format!("there is no {workload}"))?;
+    let address = match workload.place {
+        None => workload
+            .outbound_http
+            .map(|port| SocketAddr::new(LOOPBACK, port)),
+        Some(_) => {
+            let address = plan.names.address_of(&workload.namespace, service);
+            address.map(|address| SocketAddr::new(address, SERVICE_PORT))
+        }
+    };
+    let address = address.with_context(|| format!("{} has no way to {service}", workload.label))?;
+    Ok(workload.door(address))
 }
 
 /// Keeps the table of edges current; never resolves.

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use ipnet::IpNet;
+use outrider_api::kinds::Network;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use thiserror::Error;
@@ -37,15 +39,38 @@ pub(crate) struct Stage {
 impl Stage {
     /// Writes the shop's YAML. `moved` maps the ports that are taken to others.
     pub(crate) fn prepare(moved: &BTreeMap<u16, u16>) -> Result<Self, StageError> {
+        Self::prepare_with(&[], |document| move_ports(document, moved))
+    }
+
+    /// Writes the YAML of the shop in network namespaces, with addresses out of `network`.
+    pub(crate) fn prepare_netns(network: &Network) -> Result<Self, StageError> {
+        let text = |nets: Vec<IpNet>| nets.iter().map(IpNet::to_string).collect::<Vec<_>>();
+        let network = json!({
+            "workloads": text(network.workloads.nets().collect()),
+            "services": text(network.services.nets().collect()),
+        });
+        Self::prepare_with(outrider_shop::NETNS, |document| {
+            if document["kind"] == "MeshConfig" {
+                document["spec"]["network"] = network.clone();
+            }
+        })
+    }
+
+    /// Files of `instead` take the place of those of the same name.
+    fn prepare_with(
+        instead: &[(&str, &str)],
+        edit: impl Fn(&mut Value),
+    ) -> Result<Self, StageError> {
         let directory = tempfile::Builder::new()
             .prefix("outrider-demo-")
             .tempdir()
             .map_err(StageError::Temporary)?;
         let stage = Self { directory };
         for (file, text) in outrider_shop::MESH {
-            let mut documents = parse(file, text)?;
+            let other = instead.iter().find(|(name, _)| name == file);
+            let mut documents = parse(file, other.map_or(text, |(_, other)| other))?;
             for document in &mut documents {
-                move_ports(document, moved);
+                edit(document);
                 if document["kind"] == "MeshConfig" {
                     document["spec"]["certificateLifetime"] = json!(CERTIFICATE_LIFETIME);
                 }

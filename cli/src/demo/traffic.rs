@@ -1,24 +1,28 @@
 //! The demo's traffic: shoppers that place orders and look at them, and a notification service
-//! that tries to charge people. Every call goes through a sidecar's loopback port, as an app's
-//! would, and every outcome is kept for the scenes to judge.
+//! that tries to charge people. Every call goes as an app's would, through a sidecar's loopback port
+//! or, from within a namespace, to the Service itself; every outcome is kept for the scenes to judge.
 
-use std::net::SocketAddr;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tower_service::Service;
 
 use super::log::{Call, Kind, Log, Outcome};
+use crate::fetch::Door;
 
 /// A call without an answer for this long has failed.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -36,22 +40,41 @@ const EMPTY_MESSAGE: Bytes = Bytes::from_static(&[0; 5]);
 /// Makes calls and logs them.
 #[derive(Debug, Clone)]
 pub(crate) struct Traffic {
-    client: Client<HttpConnector, Full<Bytes>>,
-    /// The shopper's sidecar: routes by Host.
-    shopper: SocketAddr,
-    /// notification's sidecar: the same.
-    notification: SocketAddr,
+    client: Client<Shopper, Full<Bytes>>,
+    /// Where notification calls billing.
+    notification: Door,
     log: Log,
     placed: Arc<AtomicU64>,
 }
 
+/// Connects to order as a shopper does, whatever the URL.
+#[derive(Debug, Clone)]
+struct Shopper(Arc<Door>);
+
+impl Service<Uri> for Shopper {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, io::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let door = Arc::clone(&self.0);
+        Box::pin(async move {
+            let stream = door.connect().await?;
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
 impl Traffic {
-    pub(crate) fn new(shopper: SocketAddr, notification: SocketAddr, log: Log) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
+    /// `shopper` leads to order, `notification` to billing.
+    pub(crate) fn new(shopper: Door, notification: Door, log: Log) -> Self {
         Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
-            shopper,
+            client: Client::builder(TokioExecutor::new()).build(Shopper(Arc::new(shopper))),
             notification,
             log,
             placed: Arc::default(),
@@ -156,8 +179,7 @@ impl Traffic {
     async fn shop(&self, method: Method, expected: StatusCode, body: Bytes) -> Outcome {
         let request = Request::builder()
             .method(method)
-            .uri(format!("http://{}/orders", self.shopper))
-            .header(header::HOST, "order")
+            .uri("http://order/orders")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body));
         let request = match request {
@@ -198,7 +220,7 @@ impl Traffic {
     }
 
     async fn try_grpc(&self) -> anyhow::Result<Outcome> {
-        let stream = TcpStream::connect(self.notification).await?;
+        let stream = self.notification.connect().await?;
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
                 .await?;

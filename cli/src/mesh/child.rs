@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,15 +31,29 @@ const OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
 /// What to run.
 #[derive(Debug, Clone)]
-pub struct Spec {
+pub(super) struct Spec {
     /// Its name in the mesh.
-    pub name: ChildName,
+    pub(super) name: ChildName,
     /// The program, as an absolute path.
-    pub program: PathBuf,
+    pub(super) program: PathBuf,
     /// Its arguments.
-    pub args: Vec<OsString>,
+    pub(super) args: Vec<OsString>,
     /// Variables added to this process's own.
-    pub env: Vec<(OsString, OsString)>,
+    pub(super) env: Vec<(OsString, OsString)>,
+}
+
+impl Spec {
+    /// The same inside of a network namespace.
+    pub(super) fn inside(self, ip: &Path, namespace: &str) -> Self {
+        let mut args: Vec<OsString> = ["netns", "exec", namespace].map(OsString::from).into();
+        args.push(self.program.into());
+        args.extend(self.args);
+        Self {
+            program: ip.to_path_buf(),
+            args,
+            ..self
+        }
+    }
 }
 
 /// How a child is doing.

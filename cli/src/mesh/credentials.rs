@@ -1,12 +1,13 @@
 //! What sidecars need to introduce themselves: the trust bundle and one bootstrap token each,
 //! written beside the certificate authority and minted again before they expire.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt as _, chown};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use outrider_api::sidecar;
 use outrider_certs::authority::CertificateAuthority;
 use outrider_certs::file::write_atomic;
 use outrider_certs::token::TokenIssuer;
@@ -51,14 +52,18 @@ pub(super) fn write_tokens(plan: &Plan) -> Result<(), CredentialsError> {
         CredentialsError::TokenKey(plan.state_dir.clone(), error.to_string())
     };
     let issuer = TokenIssuer::load_or_create(&plan.state_dir).map_err(|error| key_error(&error))?;
-    let folder = plan.state_dir.join("tokens");
-    private_folder(&folder).map_err(|error| CredentialsError::Write(folder.clone(), error))?;
+    let folder = plan.token_folder();
+    let mode = match plan.network {
+        None => private_folder(&folder).map(|()| 0o600),
+        Some(_) => sidecars_folder(&folder).map(|()| 0o640),
+    };
+    let mode = mode.map_err(|error| CredentialsError::Write(folder.clone(), error))?;
     for workload in &plan.workloads {
         let token = issuer
             .mint(&workload.id, LIFETIME, SystemTime::now())
             .map_err(|error| key_error(&error))?;
         let file = plan.token_file(workload);
-        write_atomic(&file, token.as_bytes(), 0o600)
+        write_atomic(&file, token.as_bytes(), mode)
             .map_err(|error| CredentialsError::Write(file.clone(), error))?;
     }
     Ok(())
@@ -67,4 +72,15 @@ pub(super) fn write_tokens(plan: &Plan) -> Result<(), CredentialsError> {
 /// Creates a folder that only its owner may look into.
 fn private_folder(folder: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Creates a folder in which the sidecars, whose user is not ours, may read, and nobody else: what is
+/// created in it is of their group.
+fn sidecars_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    chown(folder, None, Some(sidecar::UID))?;
+    fs::set_permissions(folder, Permissions::from_mode(0o2750))
 }

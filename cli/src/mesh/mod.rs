@@ -2,95 +2,55 @@
 //! the apps. Owns their start in order, their restarts and their drain. `outrider up` shows it,
 //! `outrider demo` plays with it.
 //!
-//! - `plan`, `workload`: what to run.
+//! - `plan`, `placement`, `workload`: what to run, and where. `spec`: with which arguments.
+//! - `netns`: the network, where every Workload has a namespace of its own.
 //! - `child`: one process.
-//! - `ports`: what must be free.
-//! - `credentials`: the trust bundle and tokens.
+//! - `ports`: what must be free. `ready`: waiting for what was started.
+//! - `credentials`: the trust bundle and tokens. `names`: what workloads call each other.
 //! - `event`: what watchers are told.
 
 mod child;
 mod credentials;
+mod error;
 mod event;
+mod names;
+pub mod netns;
+mod placement;
 pub mod plan;
 pub mod ports;
+mod ready;
+pub(crate) mod spec;
 mod workload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use http::StatusCode;
-use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio::sync::broadcast;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 pub use self::child::State;
 use self::child::{Child, Spec};
 pub use self::credentials::CredentialsError;
+pub use self::error::StartError;
 pub use self::event::{ChildName, Event, Role};
-use self::plan::{Plan, WorkloadPlan};
-use crate::fetch;
+use self::netns::Network;
+use self::plan::{Place, Plan, WorkloadPlan};
+use self::ready::counted;
 
 /// How long one step of the start may take.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long the ports of a mesh that was killed are waited for.
+const PORTS_LIMIT: Duration = Duration::from_secs(5);
 /// How often a condition of another process is looked at: it cannot be awaited.
 const POLL: Duration = Duration::from_millis(10);
-/// How long the start is silent before it says what it waits for.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Events that a slow watcher may lag behind.
 const EVENTS: usize = 8192;
-
-/// Why a mesh did not come up.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// Credentials.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
-    /// This program's own path.
-    #[error("cannot find this program's own file: {0}")]
-    OwnPath(std::io::Error),
-    /// A Workload's command.
-    #[error(
-        "Workload {workload}: spec.command[0]: no program {program:?} in PATH; install it, or give its full path"
-    )]
-    Program {
-        /// NAMESPACE/NAME
-        workload: String,
-        /// As written.
-        program: String,
-    },
-    /// A child ended before it was ready.
-    #[error("{child} ended before it was ready ({how}){}", quoted(.last))]
-    Ended {
-        /// Which one.
-        child: ChildName,
-        /// Its exit status.
-        how: String,
-        /// Its last lines.
-        last: Vec<String>,
-    },
-    /// A child runs but does not become ready.
-    #[error("{child} is not ready after {} s: {why}{}", START_LIMIT.as_secs(), quoted(.last))]
-    NotReady {
-        /// Which one.
-        child: ChildName,
-        /// What its health port says.
-        why: String,
-        /// Its last lines.
-        last: Vec<String>,
-    },
-    /// There is no such child.
-    #[error("there is no {0} in this mesh")]
-    Unknown(ChildName),
-}
-
-fn quoted(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("\n  | {line}")).collect()
-}
 
 /// A mesh of child processes. Dropping it kills them.
 #[derive(Debug)]
@@ -100,21 +60,29 @@ pub struct Mesh {
     programs: BTreeMap<String, PathBuf>,
     events: broadcast::Sender<Event>,
     children: Mutex<BTreeMap<ChildName, Arc<Child>>>,
+    /// Removed when everything in it has ended.
+    network: Option<Network>,
 }
 
 impl Mesh {
-    /// Finds every program and writes the credentials. Starts nothing.
+    /// Finds every program, makes the network where it is not that of the machine, and writes the
+    /// credentials. Starts nothing.
     pub fn prepare(plan: Plan) -> Result<Self, StartError> {
         let exe = std::env::current_exe().map_err(StartError::OwnPath)?;
         let mut programs = BTreeMap::new();
         for workload in &plan.workloads {
             if let Some(program) = workload.command.first() {
-                let found = find_program(program, &exe).ok_or_else(|| StartError::Program {
-                    workload: format!("{}/{}", workload.namespace, workload.name),
-                    program: program.clone(),
-                })?;
+                let found =
+                    spec::find_program(program, &exe).ok_or_else(|| StartError::Program {
+                        workload: format!("{}/{}", workload.namespace, workload.name),
+                        program: program.clone(),
+                    })?;
                 programs.insert(workload.label.clone(), found);
             }
+        }
+        let network = plan.network.clone().map(Network::create).transpose()?;
+        if let Some(network) = &network {
+            check_ports(&plan, network)?;
         }
         credentials::write_trust_bundle(&plan)?;
         credentials::write_tokens(&plan)?;
@@ -125,6 +93,7 @@ impl Mesh {
             programs,
             events,
             children: Mutex::default(),
+            network,
         })
     }
 
@@ -132,6 +101,13 @@ impl Mesh {
     /// needs is ready.
     pub async fn bring_up(&self) -> Result<(), StartError> {
         let started = Instant::now();
+        try_join_all(
+            self.plan
+                .workloads
+                .iter()
+                .map(|workload| self.intercept(workload)),
+        )
+        .await?;
         let control_plane = self.start(self.plan.control_plane_spec(&self.exe));
         self.announce(
             self.until_ready(&ChildName::control_plane(), &control_plane),
@@ -143,7 +119,8 @@ impl Mesh {
             .workloads
             .iter()
             .map(|workload| {
-                let child = self.start(self.plan.sidecar_spec(&self.exe, workload));
+                let spec = self.plan.sidecar_spec(&self.exe, workload);
+                let child = self.start(self.placed(spec, workload));
                 (ChildName::sidecar(&workload.label), child)
             })
             .collect();
@@ -179,8 +156,12 @@ impl Mesh {
         Ok(())
     }
 
-    /// Keeps the bootstrap tokens fresh; never resolves.
-    pub async fn keep_tokens_fresh(&self) {
+    /// Keeps tokens fresh and names current; never resolves.
+    pub async fn look_after(&self) {
+        tokio::join!(self.keep_tokens_fresh(), self.keep_names_current());
+    }
+
+    async fn keep_tokens_fresh(&self) {
         let mut ticks = interval_at(Instant::now() + credentials::RENEWAL, credentials::RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -264,7 +245,44 @@ impl Mesh {
 
     fn app_spec(&self, workload: &WorkloadPlan) -> Option<Spec> {
         let program = self.programs.get(&workload.label)?.clone();
-        self.plan.app_spec(&self.exe, program, workload)
+        let spec = self.plan.app_spec(&self.exe, program, workload)?;
+        Some(self.placed(spec, workload))
+    }
+
+    /// Runs inside of the Workload's namespace, where it has one.
+    fn placed(&self, spec: Spec, workload: &WorkloadPlan) -> Spec {
+        match (&self.network, &workload.place) {
+            (Some(network), Some(place)) => spec.inside(network.program(), &place.netns),
+            (None, _) | (_, None) => spec,
+        }
+    }
+
+    /// Has the connections of a Workload taken to its sidecar, which need not be there yet: until it
+    /// is, they fail.
+    async fn intercept(&self, workload: &WorkloadPlan) -> Result<(), StartError> {
+        let (Some(network), Some(place)) = (&self.network, &workload.place) else {
+            return Ok(());
+        };
+        let failed = |said: String| StartError::Intercept {
+            workload: format!("{}/{}", workload.namespace, workload.name),
+            said,
+        };
+        let Place { netns, .. } = place;
+        let output = Command::new(network.program())
+            .args(["netns", "exec", netns])
+            .arg(&self.exe)
+            .args(spec::init_args(workload, place))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(failed(
+                String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            )),
+        }
     }
 
     fn child(&self, name: &ChildName) -> Result<Arc<Child>, StartError> {
@@ -289,133 +307,26 @@ impl Mesh {
     fn say(&self, text: String) {
         let _ = self.events.send(Event::Progress(text));
     }
-
-    /// Awaits a step of the start, and says when it takes long and when it is done.
-    async fn announce(
-        &self,
-        step: impl Future<Output = Result<(), StartError>>,
-        what: &str,
-    ) -> Result<(), StartError> {
-        let started = Instant::now();
-        let mut step = std::pin::pin!(step);
-        loop {
-            tokio::select! {
-                done = &mut step => {
-                    done?;
-                    self.say(format!("{what} ready in {:.2} s", started.elapsed().as_secs_f64()));
-                    return Ok(());
-                }
-                () = sleep(PATIENCE) => self.say(format!("still waiting for {what}")),
-            }
-        }
-    }
-
-    /// Waits until a child answers as ready, or ends.
-    async fn until_ready(&self, name: &ChildName, child: &Child) -> Result<(), StartError> {
-        let deadline = Instant::now() + START_LIMIT;
-        let state = child.state();
-        loop {
-            let why = match self.probe(name).await {
-                Ok(()) => return Ok(()),
-                Err(why) => why,
-            };
-            if let State::Waiting { how } = &*state.borrow() {
-                return Err(StartError::Ended {
-                    child: name.clone(),
-                    how: how.clone(),
-                    last: child.last_lines(),
-                });
-            }
-            if Instant::now() > deadline {
-                return Err(StartError::NotReady {
-                    child: name.clone(),
-                    why,
-                    last: child.last_lines(),
-                });
-            }
-            sleep(POLL).await;
-        }
-    }
-
-    /// Whether a child is ready now: by its /ready, or for an app by whether it accepts.
-    async fn probe(&self, name: &ChildName) -> Result<(), String> {
-        if *name == ChildName::control_plane() {
-            return probe_http(self.plan.control_plane_admin).await;
-        }
-        for workload in &self.plan.workloads {
-            if *name == ChildName::sidecar(&workload.label) {
-                return probe_http(workload.telemetry()).await;
-            }
-            if *name == ChildName::app(&workload.label) {
-                return match workload.app() {
-                    Some(address) => TcpStream::connect(address)
-                        .await
-                        .map(drop)
-                        .map_err(|error| format!("{address}: {error}")),
-                    None => Ok(()),
-                };
-            }
-        }
-        Ok(())
-    }
 }
 
-/// "1 app", "2 apps"
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-async fn probe_http(address: SocketAddr) -> Result<(), String> {
-    match fetch::get(address, "/ready", Duration::from_secs(2)).await {
-        Ok((StatusCode::OK, _)) => Ok(()),
-        Ok((status, body)) => Err(format!(
-            "{status}: {}",
-            String::from_utf8_lossy(&body).trim()
-        )),
-        Err(error) => Err(error.to_string()),
+/// Checks what has to be free, now that there is a network: a mesh that was killed may still be about
+/// to end.
+fn check_ports(plan: &Plan, network: &Network) -> Result<(), StartError> {
+    let deadline = std::time::Instant::now() + PORTS_LIMIT;
+    while let Err(problems) = ports::check(&plan.ports()) {
+        if !network.cleaned() || std::time::Instant::now() > deadline {
+            return Err(StartError::Ports(problems));
+        }
+        std::thread::sleep(POLL);
     }
-}
-
-/// Where a command's first word is: a path as it is, this program for its own name, else in PATH.
-fn find_program(program: &str, exe: &Path) -> Option<PathBuf> {
-    if program.contains('/') {
-        return Path::new(program).is_file().then(|| program.into());
+    for workload in &plan.workloads {
+        if let Some(place) = &workload.place {
+            let uses = workload.ports();
+            let checked = netns::inside::run(&place.netns, move || Ok(ports::check(&uses)));
+            let checked =
+                checked.map_err(|error| netns::NetworkError::Inside(place.netns.clone(), error))?;
+            checked.map_err(StartError::Ports)?;
+        }
     }
-    if program == "outrider" {
-        return Some(exe.to_path_buf());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    exe.parent()
-        .map(Path::to_path_buf)
-        .into_iter()
-        .chain(std::env::split_paths(&path))
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn programs_are_found() {
-        let exe = Path::new("/somewhere/outrider-1.0");
-        assert_eq!(find_program("outrider", exe).as_deref(), Some(exe));
-        assert!(find_program("sh", exe).is_some());
-        assert_eq!(find_program("no-such-program-here", exe), None);
-        assert_eq!(find_program("/no/such/program", exe), None);
-    }
-
-    #[test]
-    fn errors_carry_the_last_lines() {
-        let error = StartError::Ended {
-            child: ChildName::control_plane(),
-            how: "exit status: 1".to_owned(),
-            last: vec!["mesh.yaml:3:1: kind: unknown".to_owned()],
-        };
-        assert_eq!(
-            error.to_string(),
-            "control-plane ended before it was ready (exit status: 1)\n  | mesh.yaml:3:1: kind: unknown"
-        );
-    }
+    Ok(())
 }

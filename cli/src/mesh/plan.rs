@@ -1,8 +1,7 @@
-//! What a mesh on this machine consists of: every process with its arguments, environment and
-//! ports. Read from the index of the directory; nothing is started here.
+//! What a mesh on this machine consists of: every Workload, where it runs, and what it binds. Read
+//! from the index of the directory; nothing is started here.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,11 +10,13 @@ use outrider_api::manifest::Problem;
 use outrider_certs::spiffe::TrustDomain;
 use outrider_control_plane::index::Mesh;
 
-use super::child::Spec;
-use super::event::ChildName;
-use super::ports::{self, PortUse};
+use super::netns::hosts::Names;
+use super::netns::{self, Id, Layout, describe};
+use super::placement::Sorted;
+pub use super::placement::{Misplaced, Placement};
+use super::ports::PortUse;
 use super::workload::LOOPBACK;
-pub use super::workload::{UpstreamPlan, WorkloadPlan};
+pub use super::workload::{Place, UpstreamPlan, WorkloadPlan};
 
 /// A whole mesh.
 #[derive(Debug, Clone)]
@@ -34,6 +35,12 @@ pub struct Plan {
     pub workloads: Vec<WorkloadPlan>,
     /// Workloads whose address is not of this machine: nothing is started for them here.
     pub elsewhere: Vec<String>,
+    /// Workloads that cannot be run so, and what to do.
+    pub misplaced: Vec<Misplaced>,
+    /// The network, where the Workloads have namespaces of their own.
+    pub network: Option<Layout>,
+    /// What is called how.
+    pub names: Names,
     /// How long a sidecar that ends lets requests finish.
     pub drain_timeout: Duration,
 }
@@ -41,9 +48,11 @@ pub struct Plan {
 /// What is not in the YAML.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// Where Workloads run.
+    pub placement: Placement,
     /// Where state is kept; none: in the directory.
     pub state_dir: Option<PathBuf>,
-    /// On loopback.
+    /// On loopback, or on the bridge of the namespaces.
     pub control_plane_port: u16,
     /// On loopback.
     pub control_plane_admin_port: u16,
@@ -52,6 +61,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            placement: Placement::Machine,
             state_dir: None,
             control_plane_port: 15012,
             control_plane_admin_port: 15014,
@@ -71,30 +81,36 @@ impl Plan {
 
     /// The plan for what was read from a directory.
     pub fn of(mesh: &Mesh, directory: &Path, options: Options) -> Self {
-        let mut names: BTreeMap<&str, usize> = BTreeMap::new();
-        for name in mesh.workloads().keys() {
-            *names.entry(&name.name).or_default() += 1;
-        }
-        let all = mesh.workloads().values().filter_map(|workload| {
-            let spec = mesh.spec(&workload.namespace, &workload.name)?;
-            let unique = names.get(workload.name.as_str()) == Some(&1);
-            Some(WorkloadPlan::new(workload, spec, unique))
+        let state_dir = options
+            .state_dir
+            .unwrap_or_else(|| Self::default_state_dir(directory));
+        let id = Id::of(&resolved(&state_dir));
+        let Sorted {
+            workloads,
+            elsewhere,
+            misplaced,
+        } = Sorted::of(mesh, &id, options.placement);
+        let v6 = netns::has_v6();
+        let names = describe::names(mesh, v6);
+        let network = (options.placement == Placement::Namespaces).then(|| {
+            let mut layout = describe::layout(id, &mesh.settings().network, &names, &workloads);
+            if !v6 {
+                layout.without_v6();
+            }
+            layout
         });
-        let (workloads, elsewhere): (Vec<_>, Vec<_>) =
-            all.partition(|workload| ports::is_local(workload.address));
+        let host = network.as_ref().and_then(Layout::host);
         Self {
             directory: directory.to_path_buf(),
-            state_dir: options
-                .state_dir
-                .unwrap_or_else(|| Self::default_state_dir(directory)),
-            control_plane: SocketAddr::new(LOOPBACK, options.control_plane_port),
+            state_dir,
+            control_plane: SocketAddr::new(host.unwrap_or(LOOPBACK), options.control_plane_port),
             control_plane_admin: SocketAddr::new(LOOPBACK, options.control_plane_admin_port),
             trust_domain: mesh.settings().trust_domain.clone(),
             workloads,
-            elsewhere: elsewhere
-                .into_iter()
-                .map(|workload| format!("{}/{}", workload.namespace, workload.name))
-                .collect(),
+            elsewhere,
+            misplaced,
+            network,
+            names,
             drain_timeout: mesh.settings().drain_timeout,
         }
     }
@@ -109,7 +125,8 @@ impl Plan {
         self.drain_timeout + DRAIN_GRACE
     }
 
-    /// Every port that the mesh binds, apps included.
+    /// Every port that the mesh binds on this machine, apps included. What is bound in namespaces is
+    /// not among them.
     pub fn ports(&self) -> Vec<PortUse> {
         let own = |address, field: &str| PortUse {
             address,
@@ -120,91 +137,37 @@ impl Plan {
             own(self.control_plane, "--control-plane-port"),
             own(self.control_plane_admin, "--control-plane-admin-port"),
         ];
-        uses.extend(self.workloads.iter().flat_map(WorkloadPlan::ports));
+        let here = self
+            .workloads
+            .iter()
+            .filter(|workload| workload.place.is_none());
+        uses.extend(here.flat_map(WorkloadPlan::ports));
         uses
-    }
-
-    /// The control plane's process.
-    pub fn control_plane_spec(&self, exe: &Path) -> Spec {
-        let args: Vec<OsString> = vec![
-            "control-plane".into(),
-            "--config-dir".into(),
-            self.directory.clone().into(),
-            "--state-dir".into(),
-            self.state_dir.clone().into(),
-            "--listen".into(),
-            self.control_plane.to_string().into(),
-            "--admin".into(),
-            self.control_plane_admin.to_string().into(),
-        ];
-        supervised(
-            ChildName::control_plane(),
-            exe,
-            exe.into(),
-            args,
-            Vec::new(),
-        )
-    }
-
-    /// A Workload's sidecar.
-    pub fn sidecar_spec(&self, exe: &Path, workload: &WorkloadPlan) -> Spec {
-        let args: Vec<OsString> = vec![
-            "proxy".into(),
-            "--control-plane".into(),
-            self.control_plane.to_string().into(),
-            "--trust-domain".into(),
-            self.trust_domain.to_string().into(),
-            "--trust-bundle".into(),
-            self.trust_bundle_file().into(),
-            "--token-file".into(),
-            self.token_file(workload).into(),
-            "--workload".into(),
-            format!("{}/{}", workload.namespace, workload.name).into(),
-            "--admin".into(),
-            workload.admin().to_string().into(),
-            "--telemetry".into(),
-            workload.telemetry().to_string().into(),
-        ];
-        supervised(
-            ChildName::sidecar(&workload.label),
-            exe,
-            exe.into(),
-            args,
-            Vec::new(),
-        )
-    }
-
-    /// A Workload's app, when it has a command. `program` is where its first word was found.
-    pub fn app_spec(&self, exe: &Path, program: PathBuf, workload: &WorkloadPlan) -> Option<Spec> {
-        let (_, args) = workload.command.split_first()?;
-        let args = args.iter().map(OsString::from).collect();
-        let mut env = workload.app_env();
-        env.extend(self.path_env(exe));
-        env.extend(
-            workload
-                .env
-                .iter()
-                .map(|(name, value)| (name.into(), value.into())),
-        );
-        Some(supervised(
-            ChildName::app(&workload.label),
-            exe,
-            program.into(),
-            args,
-            env,
-        ))
     }
 
     /// Where the trust bundle is written for the sidecars.
     pub fn trust_bundle_file(&self) -> PathBuf {
-        self.state_dir.join("trust-bundle.pem")
+        self.run_dir().join("trust-bundle.pem")
+    }
+
+    /// Where bootstrap tokens are written.
+    pub fn token_folder(&self) -> PathBuf {
+        self.run_dir().join("tokens")
     }
 
     /// Where a Workload's bootstrap token is written.
     pub fn token_file(&self, workload: &WorkloadPlan) -> PathBuf {
-        self.state_dir
-            .join("tokens")
-            .join(format!("{}.{}.jwt", workload.namespace, workload.name))
+        let file = format!("{}.{}.jwt", workload.namespace, workload.name);
+        self.token_folder().join(file)
+    }
+
+    /// Where the sidecars find what they need: those that are not root have no way to the state
+    /// directory, which holds the keys.
+    fn run_dir(&self) -> PathBuf {
+        match &self.network {
+            Some(network) => netns::run_dir(&network.id),
+            None => self.state_dir.clone(),
+        }
     }
 
     /// The Workload that people call `label`.
@@ -213,37 +176,17 @@ impl Plan {
             .iter()
             .find(|workload| workload.label == label)
     }
-
-    /// This program's own folder first in PATH, so that a command finds the `outrider` beside it.
-    fn path_env(&self, exe: &Path) -> Option<(OsString, OsString)> {
-        let mut folders = vec![exe.parent()?.to_path_buf()];
-        if let Some(path) = std::env::var_os("PATH") {
-            folders.extend(std::env::split_paths(&path));
-        }
-        Some(("PATH".into(), std::env::join_paths(folders).ok()?))
-    }
 }
 
-/// Runs through `outrider supervised`, which ends the program when this process ends.
-fn supervised(
-    name: ChildName,
-    exe: &Path,
-    program: OsString,
-    args: Vec<OsString>,
-    env: Vec<(OsString, OsString)>,
-) -> Spec {
-    let mut all: Vec<OsString> = vec![
-        "supervised".into(),
-        "--parent".into(),
-        std::process::id().to_string().into(),
-        "--".into(),
-        program,
-    ];
-    all.extend(args);
-    Spec {
-        name,
-        program: exe.to_path_buf(),
-        args: all,
-        env,
-    }
+/// Without symbolic links, whether or not its last part is there yet.
+fn resolved(path: &Path) -> PathBuf {
+    let parent = || {
+        let (parent, name) = (path.parent()?, path.file_name()?);
+        Some(fs::canonicalize(parent).ok()?.join(name))
+    };
+    fs::canonicalize(path)
+        .ok()
+        .or_else(parent)
+        .or_else(|| std::path::absolute(path).ok())
+        .unwrap_or_else(|| path.to_path_buf())
 }

@@ -9,6 +9,7 @@ use outrider_api::{kinds, model};
 use outrider_certs::spiffe::SpiffeId;
 
 use super::ports::PortUse;
+use crate::fetch::Door;
 
 pub(super) const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -43,6 +44,21 @@ pub struct WorkloadPlan {
     pub command: Vec<String>,
     /// The app's own environment.
     pub env: BTreeMap<String, String>,
+    /// The app's user; none: that of this process.
+    pub run_as_user: Option<u32>,
+    /// Where it has a network of its own.
+    pub place: Option<Place>,
+}
+
+/// The network namespace of a Workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// What `ip netns` calls it.
+    pub netns: String,
+    /// Its addresses there.
+    pub addresses: Vec<IpAddr>,
+    /// What the sidecar takes of its traffic.
+    pub interception: kinds::Interception,
 }
 
 /// A loopback port of a sidecar that leads to one Service.
@@ -97,6 +113,31 @@ impl WorkloadPlan {
             upstreams: upstreams.collect(),
             command: spec.command.clone(),
             env: spec.env.clone(),
+            run_as_user: spec.run_as_user,
+            place: None,
+        }
+    }
+
+    /// The same in a network namespace.
+    pub(super) fn placed(
+        mut self,
+        netns: String,
+        place: &model::Workload,
+        spec: &kinds::WorkloadSpec,
+    ) -> Self {
+        self.place = Some(Place {
+            netns,
+            addresses: place.addresses.clone(),
+            interception: spec.interception.clone(),
+        });
+        self
+    }
+
+    /// Where somebody at the workload's own side of its sidecar reaches `address`.
+    pub fn door(&self, address: SocketAddr) -> Door {
+        Door {
+            address,
+            namespace: self.place.as_ref().map(|place| place.netns.clone()),
         }
     }
 
@@ -212,10 +253,10 @@ fn variable(prefix: &str, name: &str) -> OsString {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn order() -> WorkloadPlan {
+    pub(in crate::mesh) fn order() -> WorkloadPlan {
         WorkloadPlan {
             namespace: "shop".to_owned(),
             name: "order-1".to_owned(),
@@ -236,6 +277,8 @@ mod tests {
             }],
             command: vec!["outrider".to_owned(), "shop".to_owned(), "order".to_owned()],
             env: BTreeMap::new(),
+            run_as_user: None,
+            place: None,
         }
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::args::StatArgs;
-use crate::mesh::plan::{Options, Plan};
+use crate::mesh::plan::{Options, Placement, Plan};
 use crate::output::{self, Format};
 use crate::telemetry::edges::{self, Row, Scrape};
 use crate::telemetry::services::{self, Budgets, ServiceRow};
@@ -27,7 +27,11 @@ pub(crate) async fn run(args: StatArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let budgets = services::budgets(&mesh);
-    let plan = Plan::of(&mesh, &args.directory, Options::default());
+    let options = Options {
+        placement: Placement::Either,
+        ..Options::default()
+    };
+    let plan = Plan::of(&mesh, &args.directory, options);
     let targets: Vec<Target> = plan.workloads.iter().map(Target::of).collect();
     let mut earlier = (Instant::now(), telemetry::scrape(&targets).await);
     loop {

@@ -6,7 +6,7 @@
 //! - [`notification`]: HTTP; tells people, and must never charge them.
 //!
 //! None of them knows about certificates, policy or the mesh: they listen on loopback and call
-//! loopback. `web` owns what the HTTP services share, `accept` what all do,
+//! loopback, or call each other by name where connections are intercepted. `web` owns what the HTTP services share, `accept` what all do,
 //! [`control`] how an instance is made to fail, `context` what a call carries on. State is in memory
 //! and bounded.
 
@@ -56,6 +56,9 @@ pub const MESH: &[(&str, &str)] = &[
         include_str!("../mesh/policy-notification.yaml"),
     ),
 ];
+
+/// What takes the place of a file of [`MESH`] where every Workload has a network namespace.
+pub const NETNS: &[(&str, &str)] = &[("workloads.yaml", include_str!("../netns/workloads.yaml"))];
 
 /// Runs one service of the example shop.
 #[derive(Debug, Clone, Args)]

@@ -1,5 +1,6 @@
 //! Takes orders: checks the user over HTTP, charges through billing's gRPC, and has the customer
-//! notified. All three calls go to loopback ports of this service's own sidecar.
+//! notified. All three calls go to loopback ports of this service's own sidecar, or, where
+//! connections are intercepted, to the names `user`, `billing` and `notification`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -29,11 +30,17 @@ pub struct OrderArgs {
     listen: Listen,
     #[command(flatten)]
     control: ControlArgs,
-    /// The sidecar's HTTP port, which routes by Host: for user and notification
+    /// The sidecar's HTTP port, which routes by Host: for user and notification; without it they are
+    /// called by their names
     #[arg(long, env = "OUTRIDER_OUTBOUND_HTTP", value_name = "URL", value_parser = parse_url)]
-    via: Authority,
-    /// The sidecar's upstream port for billing's gRPC
-    #[arg(long, env = "OUTRIDER_UPSTREAM_BILLING", value_name = "ADDRESS:PORT")]
+    via: Option<Authority>,
+    /// Where billing's gRPC is
+    #[arg(
+        long,
+        env = "OUTRIDER_UPSTREAM_BILLING",
+        value_name = "HOST:PORT",
+        default_value = "billing:80"
+    )]
     billing: Authority,
 }
 

@@ -1,5 +1,5 @@
 //! What the HTTP services share: serving with a graceful stop, JSON answers, and the client that
-//! calls other services through the sidecar's HTTP port.
+//! calls other services, by name or through the sidecar's HTTP port.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -109,11 +109,11 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Box<Answer>> 
         .map_err(|error| refusal(StatusCode::BAD_REQUEST, &format!("the body: {error}")))
 }
 
-/// Calls other services by name through the sidecar's HTTP port.
+/// Calls other services by name.
 #[derive(Debug, Clone)]
 pub(crate) struct Mesh {
     client: Client<HttpConnector, Full<Bytes>>,
-    via: http::uri::Authority,
+    via: Option<http::uri::Authority>,
 }
 
 /// Why a call to another service gave no answer to read.
@@ -127,8 +127,8 @@ impl std::fmt::Display for CallFailed {
 }
 
 impl Mesh {
-    /// `via` is the sidecar's HTTP port.
-    pub(crate) fn new(via: http::uri::Authority) -> Self {
+    /// `via` is the sidecar's HTTP port. None: names lead where they should.
+    pub(crate) fn new(via: Option<http::uri::Authority>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         Self {
@@ -137,8 +137,8 @@ impl Mesh {
         }
     }
 
-    /// Sends one request to `service`, on behalf of the one whose `context` it carries; the sidecar
-    /// finds the instance by the Host header.
+    /// Sends one request to `service`, on behalf of the one whose `context` it carries; a sidecar
+    /// that is called by its port finds the instance by the Host header.
     pub(crate) async fn call(
         &self,
         method: Method,
@@ -148,9 +148,10 @@ impl Mesh {
         context: &CallContext,
     ) -> Result<(StatusCode, Bytes), CallFailed> {
         let failed = |error: &dyn std::fmt::Display| CallFailed(format!("{service}: {error}"));
+        let via = self.via.as_ref().map_or(service, |via| via.as_str());
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("http://{}{path}", self.via))
+            .uri(format!("http://{via}{path}"))
             .header(header::HOST, HeaderValue::from_static(service))
             .header(
                 header::CONTENT_TYPE,

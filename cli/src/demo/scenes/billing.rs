@@ -26,10 +26,11 @@ impl Show<'_> {
     /// Makes the app of one instance well, slow or failing.
     pub(super) async fn set_mode(&self, instance: &str, mode: Mode) -> anyhow::Result<()> {
         let workload = self.mesh.plan().workload(instance);
-        let address = workload.and_then(|workload| workload.app_port("control"));
-        let address = address.with_context(|| format!("{instance} has no port control"))?;
+        // From the app's own side of its sidecar: nobody else is let through to it.
+        let door = workload.and_then(|workload| Some(workload.door(workload.app_port("control")?)));
+        let door = door.with_context(|| format!("{instance} has no port control"))?;
         let body = Bytes::from(mode.to_string());
-        let (status, answer) = fetch::put(address, "/mode", body, SWITCH).await?;
+        let (status, answer) = fetch::put(&door, "/mode", body, SWITCH).await?;
         if !status.is_success() {
             bail!("{instance}: {status} {}", String::from_utf8_lossy(&answer));
         }

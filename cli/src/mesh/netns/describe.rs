@@ -1,0 +1,104 @@
+//! From the index of a directory to the network that it asks for. Pure.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use outrider_api::kinds::{self, Ranges};
+use outrider_api::model;
+use outrider_control_plane::index::Mesh;
+
+use super::hosts::{self, Names};
+use super::layout::{Id, Layout, Namespace};
+use crate::mesh::workload::WorkloadPlan;
+
+/// The network for those Workloads that have a place in it.
+pub fn layout(
+    id: Id,
+    network: &kinds::Network,
+    names: &Names,
+    workloads: &[WorkloadPlan],
+) -> Layout {
+    let namespaces = workloads.iter().filter_map(|workload| {
+        let place = workload.place.as_ref()?;
+        Some(Namespace {
+            workload: format!("{}/{}", workload.namespace, workload.name),
+            name: place.netns.clone(),
+            addresses: place.addresses.clone(),
+            hosts: names.hosts(&workload.namespace),
+        })
+    });
+    Layout {
+        namespaces: namespaces.collect(),
+        bridge: network.workloads.nets().filter_map(first_host).collect(),
+        services: network.services.nets().collect(),
+        id,
+    }
+}
+
+/// Whether an address is of the Workloads' own ranges.
+pub fn is_inside(ranges: Ranges, workload: &model::Workload) -> bool {
+    let address = workload.mesh_address.ip();
+    ranges.nets().any(|net| net.contains(&address))
+}
+
+/// Everything in a mesh that has a name, with its addresses. Without IPv6 only those of IPv4.
+pub fn names(mesh: &Mesh, v6: bool) -> Names {
+    let kept = |addresses: &[IpAddr]| {
+        let addresses = addresses.iter().copied();
+        addresses
+            .filter(|address| v6 || address.is_ipv4())
+            .collect()
+    };
+    let workload = |workload: &model::Workload| hosts::Workload {
+        namespace: workload.namespace.clone(),
+        name: workload.name.clone(),
+        addresses: kept(&workload.addresses),
+    };
+    let services = mesh.destinations().iter().map(|(name, destination)| {
+        let endpoints = destination.endpoints.iter();
+        let members = endpoints.filter_map(|endpoint| {
+            let found = mesh.workload(&endpoint.namespace, &endpoint.workload)?;
+            Some(workload(found))
+        });
+        hosts::Service {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            addresses: kept(mesh.cluster_ips(name)),
+            members: members.collect(),
+        }
+    });
+    Names {
+        services: services.collect(),
+        workloads: mesh
+            .workloads()
+            .values()
+            .map(|found| workload(found))
+            .collect(),
+    }
+}
+
+/// The usual ranges, and further ones beside them.
+pub fn numbered(number: u8) -> kinds::Network {
+    let ranges = |usual: Ranges| Ranges {
+        v4: usual.v4.and_then(|net| {
+            let [first, second, ..] = net.addr().octets();
+            let address = Ipv4Addr::new(first, second.checked_add(2 * number)?, 0, 0);
+            Ipv4Net::new(address, net.prefix_len()).ok()
+        }),
+        v6: usual.v6.and_then(|net| {
+            let mut segments = net.addr().segments();
+            segments[3] += 2 * u16::from(number);
+            Ipv6Net::new(segments.into(), net.prefix_len()).ok()
+        }),
+    };
+    let usual = kinds::Network::default();
+    kinds::Network {
+        workloads: ranges(usual.workloads),
+        services: ranges(usual.services),
+    }
+}
+
+/// "10.88.0.1/16": the bridge's own address in a range.
+fn first_host(net: IpNet) -> Option<IpNet> {
+    IpNet::new(net.hosts().next()?, net.prefix_len()).ok()
+}
