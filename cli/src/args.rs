@@ -215,6 +215,7 @@ Exit status: 0 when it is good, 1 when there are problems.")]
 Examples:
   outrider policy test mesh/ --from shop/order --to shop/user --method GET --path /users/ada
   outrider policy test mesh/ --from shop/notification --to shop/billing:80 --path /shop.Billing/Charge
+  outrider policy test mesh/ --plaintext --to shop/billing-1:8080 --path /healthz
   outrider policy test mesh/ --from spiffe://shop.example/ns/shop/sa/order --to shop/billing-1:18300 --output json
 
 To a port that is declared as gRPC the call is a gRPC one. Without --method and --path the call is
@@ -246,6 +247,9 @@ pub struct TestArgs {
     /// Who calls: NAMESPACE/SERVICEACCOUNT or a SPIFFE ID; without it, someone without an identity
     #[arg(long, value_name = "WHO")]
     pub from: Option<String>,
+    /// In plaintext, past the mesh: as someone without an identity, to what the Workload takes so
+    #[arg(long, conflicts_with = "from")]
+    pub plaintext: bool,
     /// Whom: NAMESPACE/SERVICE[:PORT]; for policy test NAMESPACE/WORKLOAD[:PORT] too, with the app's own port
     #[arg(long, value_name = "WHOM")]
     pub to: String,

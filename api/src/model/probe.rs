@@ -28,6 +28,22 @@ pub enum ProbeKind {
     },
 }
 
+/// gRPC health checking protocol, version 1 (grpc/doc/health-checking.md).
+const GRPC_HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+impl ProbeKind {
+    /// Whether a request is this probe: exactly it, and nothing that only looks like it. `target` is
+    /// path and query; `grpc`: the content type says so.
+    #[must_use]
+    pub fn is(&self, method: &str, target: &str, grpc: bool) -> bool {
+        match self {
+            Self::Http { path } => method == "GET" && target == path,
+            Self::Grpc { .. } => method == "POST" && target == GRPC_HEALTH_CHECK && grpc,
+            Self::Tcp => false,
+        }
+    }
+}
+
 /// A target in origin form (RFC 9112, section 3.2.1) that stays as it is written.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! `outrider explain`: what holds for calls of one caller to one Service, and who said so.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use outrider_api::manifest::{Location, Object};
@@ -25,6 +26,8 @@ use crate::output::{self, Format, Table};
 struct Explanation {
     service: String,
     port: u16,
+    /// Its cluster IPs; empty where it is headless.
+    addresses: Vec<IpAddr>,
     from: Option<String>,
     call: String,
     /// Empty: no Workload is behind the Service.
@@ -114,6 +117,7 @@ fn explain(args: &TestArgs, objects: &[Object], mesh: &Mesh) -> Result<Explanati
     Ok(Explanation {
         service: format!("{}/{}", service.namespace, service.name),
         port,
+        addresses: mesh.cluster_ips(&service).to_vec(),
         from: from.as_ref().map(ToString::to_string),
         call: question.as_ref().map(Question::what).unwrap_or_default(),
         authorization: question
@@ -208,6 +212,13 @@ fn print(explanation: &Explanation) {
     } = explanation;
     let from = from.as_deref().unwrap_or("someone without an identity");
     output::line(format_args!("{from} to {service} port {port}"));
+    match explanation.addresses.as_slice() {
+        [] => output::line("Addresses: none"),
+        addresses => {
+            let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+            output::line(format_args!("Addresses: {}", addresses.join(", ")));
+        }
+    }
     match call.as_str() {
         "" => output::line("\nAuthorization:"),
         call => output::line(format_args!("\nAuthorization, {call}:")),

@@ -70,6 +70,8 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) from: Option<SpiffeId>,
+    /// Past the mesh, without mutual TLS.
+    pub(super) plaintext: bool,
     pub(super) targets: Vec<Target>,
     source: IpAddr,
     http: Option<Http>,
@@ -96,6 +98,7 @@ impl Question {
         let grpc = targets.iter().any(|target| target.grpc);
         Ok(Self {
             from,
+            plaintext: args.plaintext,
             targets,
             source: args.source_ip,
             http: http(args, &name, grpc)?,
@@ -126,12 +129,27 @@ impl Question {
         })
     }
 
+    /// Whether it is one of the probes that `workload` declares for that port.
+    pub(super) fn is_probe(&self, target: &Target, workload: &Workload) -> bool {
+        let Some(http) = &self.http else {
+            return false;
+        };
+        let grpc = outrider_proxy::http::headers::is_grpc(&http.headers);
+        let probes = workload.probes.iter();
+        let mut probes = probes.filter(|probe| probe.port == target.port);
+        probes.any(|probe| probe.kind.is(&http.method, &http.path, grpc))
+    }
+
     /// What is called, for people.
     pub(super) fn what(&self) -> String {
-        match &self.http {
+        let what = match &self.http {
             Some(http) => format!("{} {}", http.method, http.path),
             None => "an opaque connection".to_owned(),
+        };
+        if self.plaintext {
+            return format!("{what} in plaintext");
         }
+        what
     }
 }
 

@@ -1,7 +1,7 @@
 //! Health probes of the workload's host, which have no identity: they reach the app on exactly the
 //! ports and paths that the workload declares, and nothing else does by way of them.
 
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use outrider_api::model::{Probe, ProbeKind};
 
@@ -13,25 +13,17 @@ use crate::http::headers;
 use crate::http::wire::Target;
 use crate::refusal::Refusal;
 
-/// gRPC health checking protocol, version 1 (grpc/doc/health-checking.md).
-const GRPC_HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
-
 /// The kind of the probe that a request is, for metrics; `None`: it is none.
 pub fn matching<B>(probes: &[Probe], request: &Request<B>) -> Option<&'static str> {
-    let path = request.uri().path_and_query().map(|path| path.as_str());
+    let method = request.method().as_str();
+    let target = request.uri().path_and_query()?.as_str();
+    let grpc = headers::is_grpc(request.headers());
     let mut kinds = probes.iter().map(|probe| &probe.kind);
-    kinds.find_map(|kind| match kind {
-        ProbeKind::Http { path: declared } => {
-            let is_it = request.method() == Method::GET && path == Some(declared.as_str());
-            is_it.then_some("http")
-        }
-        ProbeKind::Grpc { .. } => {
-            let is_it = request.method() == Method::POST
-                && path == Some(GRPC_HEALTH_CHECK)
-                && headers::is_grpc(request.headers());
-            is_it.then_some("grpc")
-        }
-        ProbeKind::Tcp => None,
+    let kind = kinds.find(|kind| kind.is(method, target, grpc))?;
+    Some(match kind {
+        ProbeKind::Http { .. } => "http",
+        ProbeKind::Grpc { .. } => "grpc",
+        ProbeKind::Tcp => "tcp",
     })
 }
 
@@ -91,6 +83,8 @@ async fn forward(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const GRPC_HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
     fn request(method: &str, path: &str, grpc: bool) -> Request<()> {
         let mut request = Request::builder().method(method).uri(path);
