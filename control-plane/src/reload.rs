@@ -139,7 +139,9 @@ impl Reloader {
             let _ = self.keeper.send((own, renew_at)).await;
         }
         self.readiness.send_replace(Readiness::Ready);
-        self.metrics.resource_version.set(gauge_value(version));
+        // A withdrawal may have come after it.
+        let newest = gauge_value(self.store.version());
+        self.metrics.resource_version.set(newest);
         self.metrics.config.valid.set(1);
         self.metrics.config.problems.set(0);
         self.metrics

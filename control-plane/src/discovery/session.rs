@@ -124,7 +124,8 @@ impl Session {
         let version = spawn_blocking(move || store.refresh(Instant::now()))
             .await
             .map_err(|_| End::ShuttingDown)?;
-        self.metrics.resource_version.set(gauge_value(version));
+        let newest = gauge_value(self.store.version());
+        self.metrics.resource_version.set(newest);
         tracing::info!(workload = %name, version, "a withdrawn endpoint is back");
         Ok(())
     }

@@ -36,16 +36,16 @@ impl Drain {
             metrics,
         } = self;
         metrics.withdrawals.inc();
-        let name = workload.clone();
+        let (name, writer) = (workload.clone(), Arc::clone(&store));
         let publish = move || {
-            let version = store.refresh(begun);
-            (version, store.withdrawn_from(&name))
+            let version = writer.refresh(begun);
+            (version, writer.withdrawn_from(&name))
         };
         let Ok((version, from)) = spawn_blocking(publish).await else {
             // Only at the end of the process.
             return std::future::pending().await;
         };
-        metrics.resource_version.set(gauge_value(version));
+        metrics.resource_version.set(gauge_value(store.version()));
         tracing::info!(%workload, version, "the endpoint of a sidecar that drains is withdrawn");
         if fleet.withdraw(&workload, stream, from).await.is_err() {
             return std::future::pending().await;

@@ -263,7 +263,10 @@ spec:
 ";
     let text = format!("{SHOP}{policy}")
         .replace("tier: db}, ports", "tier: db}, clusterIP: 10.1.0.1, ports")
-        .replace("name: order-1", "name: order.1")
+        .replace(
+            "name: order-1",
+            &format!("name: order.{}", "a.".repeat(40) + "1"),
+        )
         .replace(
             "  address: 127.0.0.1\n  outbound",
             "  address: 10.0.0.3\n  outbound",
@@ -306,7 +309,8 @@ spec:
 
     // One of no Service, whose name is none of a Service's.
     let order = instance(&mesh, ip("10.0.0.3"));
-    assert_eq!(order.service, service("order-1"));
-    assert_eq!(order.endpoints[0].workload, "order.1");
+    let long = format!("order-{}", "a-".repeat(28) + "a");
+    assert_eq!(order.service, service(&long), "as a label, of 63 bytes");
+    assert!(order.endpoints[0].workload.ends_with(".a.1"));
     assert!(order.ports.is_empty() && order.any_port);
 }
