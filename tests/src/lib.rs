@@ -11,10 +11,12 @@
 //! - [`http`] is a client that writes exactly the bytes it is told, [`load`] one that never stops,
 //!   [`paced`] one that keeps its rate and every latency;
 //! - [`pki`] makes the certificates, requests and tokens that must be refused;
-//! - [`netns`] makes machines of their own out of network namespaces;
+//! - [`netns`] makes machines of their own out of network namespaces, where [`catcher`] says what it
+//!   was called as;
 //! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
 
 pub mod app;
+pub mod catcher;
 pub mod http;
 pub mod load;
 pub mod manifest;

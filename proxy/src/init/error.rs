@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::netlink::NetlinkError;
 use super::plan::{PlanError, Sidecar};
 
+/// Each says all of it: what it came from is in its own words, not behind it.
 #[derive(Debug, Error)]
 pub enum Error {
     #[error(transparent)]
@@ -18,15 +19,15 @@ pub enum Error {
     )]
     NotPermitted { doing: &'static str },
     #[error(
-        "this kernel cannot do it with nftables ({place}: {source}): load the modules nf_tables, \
+        "this kernel cannot do it with nftables ({place}: {error}): load the modules nf_tables, \
          nft_redir and nft_fib_inet (nft_tproxy for --mode tproxy), or use --backend iptables"
     )]
-    NftablesMissing { place: String, source: NetlinkError },
-    #[error("cannot {doing} ({place}): {source}")]
+    NftablesMissing { place: String, error: NetlinkError },
+    #[error("cannot {doing} ({place}): {error}")]
     Netlink {
         doing: &'static str,
         place: String,
-        source: NetlinkError,
+        error: NetlinkError,
     },
     #[error(
         "this namespace is intercepted for another sidecar already ({found}), and this one is {wanted}: \
@@ -48,11 +49,19 @@ pub enum Error {
         port: u16,
         found: String,
     },
-    #[error("cannot probe the rules, {doing}: {source}")]
-    ProbeSetup {
-        doing: &'static str,
-        source: io::Error,
-    },
+    #[error("cannot probe the rules: listening on port {port}: {error}")]
+    ProbeSetup { port: u16, error: io::Error },
+    #[error(
+        "lo is down, and intercepted connections arrive there: bring it up first (ip link set lo up)"
+    )]
+    LoopbackDown,
+    #[error(
+        "iptables-restore is not here (nor iptables-legacy-restore): install iptables, or use a kernel \
+         with nftables"
+    )]
+    IptablesMissing,
+    #[error("{program} failed, {found}")]
+    Iptables { program: String, found: String },
     #[error("cannot print: {0}")]
-    Print(#[source] io::Error),
+    Print(io::Error),
 }

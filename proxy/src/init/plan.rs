@@ -133,3 +133,66 @@ impl Display for Sidecar {
         )
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: InitArgs,
+    }
+
+    fn parse(words: &str) -> Result<Plan, PlanError> {
+        let words = std::iter::once("init").chain(words.split_whitespace());
+        Plan::try_from(&Command::parse_from(words).args)
+    }
+
+    /// With every kind of exclusion.
+    pub(in crate::init) fn plan(mode: Mode) -> Plan {
+        let mode = match mode {
+            Mode::Redirect => "redirect",
+            Mode::Tproxy => "tproxy",
+        };
+        parse(&format!(
+            "--mode {mode} --exclude-inbound-ports 22,2222 --exclude-outbound-ports 3306 \
+             --exclude-inbound-cidrs 10.1.0.0/16,fd01::/16 --exclude-uids 33,1001 \
+             --exclude-outbound-cidrs 0.0.0.0/0,::/0,10.96.0.1/32,10.128.0.0/9,172.16.0.0/12,fd00::/8,fe80::/10,2001:db8::7,2001:db8::/33"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_order_of_a_list_means_nothing() {
+        let one = parse("--exclude-outbound-ports 3306,6379 --exclude-uids 1,2").unwrap();
+        let other = parse("--exclude-outbound-ports 6379,3306,6379 --exclude-uids 2,1").unwrap();
+        assert_eq!(one.outbound.ports, other.outbound.ports);
+        assert_eq!(one.uids, other.uids);
+    }
+
+    #[test]
+    fn two_ports_with_one_number_are_refused() {
+        let error = parse("--inbound-port 15001").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--outbound-port and --inbound-port are both 15001: each of the sidecar's ports needs a number of its own"
+        );
+        assert!(parse("--mesh-port 15020").is_err());
+    }
+
+    #[test]
+    fn exclusions_are_bounded() {
+        let ports = |count: u16| {
+            let ports: Vec<String> = (1..=count).map(|port| port.to_string()).collect();
+            parse(&format!(
+                "--exclude-uids 5 --exclude-inbound-ports {}",
+                ports.join(",")
+            ))
+        };
+        assert!(ports(255).is_ok());
+        assert_eq!(ports(256).unwrap_err(), PlanError::TooMany { count: 257 });
+    }
+}

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::error::Error;
+use super::family::Family;
 use super::plan::Plan;
 
 /// Addresses for documentation (RFC 5737, RFC 3849): nobody is there, and with the rules in force
@@ -31,19 +32,13 @@ pub(super) enum Outcome {
     NotProbed(String),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    V4,
-    V6,
-}
-
 /// Connects to an address that only the rules can answer for.
 pub(super) fn probe(plan: &Plan, family: Family) -> Result<Outcome, Error> {
     let destination = match destination(plan, family) {
         Ok(destination) => destination,
         Err(reason) => return Ok(Outcome::NotProbed(reason)),
     };
-    if let Some(reason) = unroutable(destination) {
+    if let Some(reason) = unroutable(family, destination) {
         return Ok(Outcome::NotProbed(reason));
     }
     let port = plan.sidecar.outbound_port;
@@ -53,28 +48,18 @@ pub(super) fn probe(plan: &Plan, family: Family) -> Result<Outcome, Error> {
             let reason = format!("a program listens on port {port} already");
             return Ok(Outcome::NotProbed(reason));
         }
-        Err(source) => {
-            let doing = "listen on the outbound port";
-            return Err(Error::ProbeSetup { doing, source });
-        }
+        Err(error) => return Err(Error::ProbeSetup { port, error }),
     };
-    match arrival(&listener, destination) {
-        Ok(found) if found == destination => Ok(Outcome::Intercepted),
-        Ok(found) => Err(failed(
-            plan,
-            destination,
-            format!("it came as one to {found}"),
-        )),
-        Err(error) => Err(failed(plan, destination, error)),
-    }
-}
-
-fn failed(plan: &Plan, destination: SocketAddr, found: String) -> Error {
-    Error::Probe {
+    let found = match arrival(&listener, destination) {
+        Ok(found) if found == destination => return Ok(Outcome::Intercepted),
+        Ok(found) => format!("it came as one to {found}"),
+        Err(error) => error,
+    };
+    Err(Error::Probe {
         destination,
-        port: plan.sidecar.outbound_port,
+        port,
         found,
-    }
+    })
 }
 
 /// One that the plan intercepts for the user that this runs as.
@@ -89,44 +74,33 @@ fn destination(plan: &Plan, family: Family) -> Result<SocketAddr, String> {
         let mut cidrs = plan.outbound.cidrs.iter();
         cidrs.any(|cidr: &IpNet| cidr.contains(address))
     };
-    let is_family = |address: &&IpAddr| address.is_ipv4() == (family == Family::V4);
-    let address = DESTINATIONS
-        .iter()
-        .filter(is_family)
-        .find(|address| !passes(address));
+    let mut addresses = DESTINATIONS.into_iter();
+    let address = addresses.find(|address| family.has(*address) && !passes(address));
     let address = address.ok_or("every address that it could be made to is excluded")?;
+    // There are fewer exclusions than ports.
     let mut ports = (80..).filter(|port| !plan.outbound.ports.contains(port));
     let port = ports.next().ok_or("every port is excluded")?;
-    Ok(SocketAddr::new(*address, port))
+    Ok(SocketAddr::new(address, port))
 }
 
 /// Why the kernel has no way to a destination, which it says before there is a packet.
-fn unroutable(destination: SocketAddr) -> Option<String> {
-    let any: IpAddr = match destination {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let connected = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(destination));
+fn unroutable(family: Family, destination: SocketAddr) -> Option<String> {
+    let connected =
+        UdpSocket::bind((family.unspecified(), 0)).and_then(|socket| socket.connect(destination));
     let error = connected.err()?;
-    Some(format!(
-        "there is no route to {}: {error}",
-        destination.ip()
-    ))
+    Some(format!("no route to {}: {error}", destination.ip()))
 }
 
 /// Where a redirection on the way out leads to: loopback.
 fn listen(family: Family, port: u16) -> io::Result<TcpListener> {
-    let (domain, address): (_, IpAddr) = match family {
-        Family::V4 => (Domain::IPV4, Ipv4Addr::LOCALHOST.into()),
-        Family::V6 => (Domain::IPV6, Ipv6Addr::LOCALHOST.into()),
+    let domain = match family {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
     };
     let socket = Socket::new(domain, Type::STREAM, None)?;
-    if family == Family::V6 {
-        socket.set_only_v6(true)?;
-    }
     // For a sidecar that ended a moment ago.
     socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::new(address, port).into())?;
+    socket.bind(&SocketAddr::new(family.loopback(), port).into())?;
     socket.listen(16)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
@@ -135,7 +109,7 @@ fn listen(family: Family, port: u16) -> io::Result<TcpListener> {
 /// Connects, and says where the connection that arrived was going.
 fn arrival(listener: &TcpListener, destination: SocketAddr) -> Result<SocketAddr, String> {
     let ours = TcpStream::connect_timeout(&destination, PATIENCE)
-        .map_err(|error| format!("it did not arrive ({error}): is lo up?"))?;
+        .map_err(|error| format!("it did not arrive ({error})"))?;
     let from = ours.local_addr().map_err(|error| error.to_string())?;
     // Whoever else connects meanwhile is not the probe, and is in line before it or behind.
     loop {

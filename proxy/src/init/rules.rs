@@ -103,11 +103,20 @@ impl From<&Plan> for Ruleset {
     }
 }
 
+impl Ruleset {
+    /// Whether answers to clients' addresses must be routed to the sidecar.
+    pub(super) fn needs_routing(&self) -> bool {
+        self.chains
+            .iter()
+            .any(|chain| chain.kind == ChainKind::Route)
+    }
+}
+
 fn redirect_inbound(plan: &Plan) -> Chain {
     let mut rules = vec![rule([Match::NotTcp], Action::Return, "only TCP")];
     rules.extend(inbound_exclusions(plan));
     let action = Action::Redirect(plan.sidecar.inbound_port);
-    rules.push(rule([Match::Tcp], action, "the sidecar's inbound port"));
+    rules.push(rule([Match::Tcp], action, "to the sidecar, inbound"));
     Chain {
         name: "prerouting",
         kind: ChainKind::Nat,
@@ -124,7 +133,7 @@ fn hand_over_inbound(plan: &Plan) -> Chain {
     ];
     rules.extend(inbound_exclusions(plan));
     let action = Action::HandOver(plan.sidecar.inbound_port);
-    rules.push(rule([Match::Tcp], action, "the sidecar's inbound port"));
+    rules.push(rule([Match::Tcp], action, "to the sidecar, inbound"));
     rules.push(rule([Match::Tcp], Action::Refuse, "no sidecar, no traffic"));
     Chain {
         name: "prerouting",
@@ -164,12 +173,12 @@ fn marks(plan: &Plan) -> Chain {
             rule(
                 [Match::SocketUid(plan.sidecar.uid), Match::Mark(MARK)],
                 Action::MarkConnection,
-                "the sidecar, from a client's address",
+                "the sidecar, speaking as a client",
             ),
             rule(
                 [Match::Answer, Match::ConnectionMark(MARK)],
                 Action::MarkPacket,
-                "the app's answer to it",
+                "the answer of the app to it",
             ),
         ],
     }
@@ -195,7 +204,7 @@ fn redirect_outbound(plan: &Plan) -> Chain {
     rules
         .extend(cidrs.map(|cidr| rule([Match::To(*cidr)], Action::Return, "excluded destination")));
     let action = Action::Redirect(plan.sidecar.outbound_port);
-    rules.push(rule([Match::Tcp], action, "the sidecar's outbound port"));
+    rules.push(rule([Match::Tcp], action, "to the sidecar, outbound"));
     Chain {
         name: "output",
         kind: ChainKind::Nat,
@@ -213,5 +222,39 @@ fn rule<const N: usize>(matches: [Match; N], action: Action, comment: &'static s
         matches: matches.into(),
         action,
         comment,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::init::plan::tests::plan;
+
+    #[test]
+    fn comments_are_written_alike_by_every_backend() {
+        for mode in [Mode::Redirect, Mode::Tproxy] {
+            for chain in Ruleset::from(&plan(mode)).chains {
+                for rule in chain.rules {
+                    // iptables-save escapes more than nft does.
+                    let plain =
+                        |letter: char| letter.is_ascii_alphanumeric() || " ,".contains(letter);
+                    assert!(rule.comment.chars().all(plain), "{}", rule.comment);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_passes_comes_before_what_is_intercepted() {
+        for mode in [Mode::Redirect, Mode::Tproxy] {
+            for chain in Ruleset::from(&plan(mode)).chains {
+                let catches =
+                    |rule: &Rule| matches!(rule.action, Action::Redirect(_) | Action::HandOver(_));
+                let first = chain.rules.iter().position(catches);
+                let passes = |rule: &Rule| rule.action == Action::Return;
+                let last = chain.rules.iter().rposition(passes);
+                assert!(first.is_none() || last < first, "{chain}");
+            }
+        }
     }
 }

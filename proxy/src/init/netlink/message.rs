@@ -22,6 +22,8 @@ pub(crate) struct Header {
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
     bytes: Vec<u8>,
+    /// Where the last one begins.
+    last: usize,
 }
 
 impl Messages {
@@ -33,6 +35,7 @@ impl Messages {
         write: impl FnOnce(&mut Attributes<'_>),
     ) {
         let start = self.bytes.len();
+        self.last = start;
         self.bytes.extend([0; 4]);
         self.bytes.extend(header.kind.to_ne_bytes());
         self.bytes.extend(header.flags.to_ne_bytes());
@@ -47,6 +50,18 @@ impl Messages {
         // A message is bounded by `MOST_EXCLUSIONS`; should it not be, the kernel refuses it.
         let length = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
         self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    /// Sets flags of the last message.
+    pub(crate) fn flag_last(&mut self, flags: u16) {
+        for (byte, flag) in self
+            .bytes
+            .iter_mut()
+            .skip(self.last + 6)
+            .zip(flags.to_ne_bytes())
+        {
+            *byte |= flag;
+        }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -68,6 +83,11 @@ impl Attributes<'_> {
     /// A number in the order of the network, as netfilter has all of its numbers.
     pub(crate) fn number(&mut self, number: u16, value: u32) {
         self.bytes(number, &value.to_be_bytes());
+    }
+
+    /// A number in the order of the machine, as routing has its numbers.
+    pub(crate) fn native(&mut self, number: u16, value: u32) {
+        self.bytes(number, &value.to_ne_bytes());
     }
 
     /// With the zero that ends a text in C.
@@ -144,6 +164,13 @@ pub(crate) fn number(bytes: &[u8], number: u16) -> Option<u32> {
     ))
 }
 
+/// The attribute of this number as a number in the order of the machine.
+pub(crate) fn native(bytes: &[u8], number: u16) -> Option<u32> {
+    Some(u32::from_ne_bytes(
+        attribute(bytes, number)?.try_into().ok()?,
+    ))
+}
+
 /// The attribute of this number as text.
 pub(crate) fn text(bytes: &[u8], number: u16) -> Option<String> {
     let value = attribute(bytes, number)?;
@@ -157,4 +184,78 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 
 fn after(bytes: &[u8], length: usize) -> &[u8] {
     bytes.get(length.next_multiple_of(4)..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEADER: Header = Header {
+        kind: 0x0a03,
+        flags: 0x0401,
+        sequence: 7,
+    };
+
+    #[test]
+    fn a_message_is_laid_out_as_netlink_says() {
+        let mut messages = Messages::default();
+        messages.push(HEADER, &[1, 0, 0, 0], |attributes| {
+            attributes.text(1, "ab");
+            attributes.nested(4, |hook| hook.number(2, 0x0102_0304));
+        });
+        let mut expected = Vec::new();
+        expected.extend(40_u32.to_ne_bytes());
+        expected.extend(0x0a03_u16.to_ne_bytes());
+        expected.extend(0x0401_u16.to_ne_bytes());
+        expected.extend(7_u32.to_ne_bytes());
+        expected.extend([0; 4]);
+        expected.extend([1, 0, 0, 0]);
+        expected.extend(7_u16.to_ne_bytes());
+        expected.extend(1_u16.to_ne_bytes());
+        expected.extend(*b"ab\0\0");
+        expected.extend(12_u16.to_ne_bytes());
+        expected.extend((NESTED | 4).to_ne_bytes());
+        expected.extend(8_u16.to_ne_bytes());
+        expected.extend(2_u16.to_ne_bytes());
+        expected.extend([1, 2, 3, 4]);
+        assert_eq!(messages.bytes(), expected);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut sent = Messages::default();
+        for sequence in [7, 8] {
+            let header = Header { sequence, ..HEADER };
+            sent.push(header, &[9; 4], |attributes| {
+                attributes.text(1, "name");
+                attributes.nested(2, |inner| inner.bytes(3, &[1, 2, 3]));
+                attributes.native(5, 2102);
+            });
+        }
+        sent.flag_last(0x0a);
+        let received: Vec<Message<'_>> = messages(sent.bytes()).collect();
+        assert_eq!(received.len(), 2);
+        assert_eq!(received[0].header.flags, HEADER.flags);
+        assert_eq!(received[1].header.flags, HEADER.flags | 0x0a);
+        assert_eq!(received[1].header.sequence, 8);
+        let body = &received[1].body[4..];
+        assert_eq!(text(body, 1).as_deref(), Some("name"));
+        assert_eq!(
+            attribute(attribute(body, 2).unwrap(), 3),
+            Some(&[1, 2, 3][..])
+        );
+        assert_eq!(native(body, 5), Some(2102));
+        assert_eq!((number(body, 9), text(body, 9)), (None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_to_an_end(bytes: Vec<u8>) {
+            for message in messages(&bytes) {
+                prop_assert!(attributes(message.body).count() <= bytes.len());
+            }
+        }
+    }
 }

@@ -19,7 +19,7 @@ use rustix::net::{
 use thiserror::Error;
 
 pub(super) use message::{
-    Attributes, Header, Message, Messages, attribute, attributes, number, text,
+    Attributes, Header, Message, Messages, attribute, attributes, native, number, text,
 };
 
 /// The kernel answers at once; this is for one that never does.
@@ -31,7 +31,9 @@ const BUFFER: usize = 64 * 1024;
 pub(super) const REQUEST: u16 = 0x1;
 pub(super) const ACKNOWLEDGE: u16 = 0x4;
 pub(super) const DUMP: u16 = 0x300;
-/// When something is made: make it, at the end of what is there.
+/// When something is made: replace what is there, it must not be there, make it, at the end.
+pub(super) const REPLACE: u16 = 0x100;
+pub(super) const EXCLUSIVE: u16 = 0x200;
 pub(super) const CREATE: u16 = 0x400;
 pub(super) const APPEND: u16 = 0x800;
 
@@ -46,9 +48,9 @@ const DUMPS: usize = 5;
 #[derive(Debug, Error)]
 pub enum NetlinkError {
     #[error("the kernel has no such netlink: {0}")]
-    Open(#[source] Errno),
+    Open(Errno),
     #[error("netlink: {0}")]
-    Transport(#[from] Errno),
+    Transport(Errno),
     /// The answer to the message of this number.
     #[error("{errno}")]
     Answer { sequence: u32, errno: Errno },
@@ -78,8 +80,9 @@ impl Socket {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
             .map_err(NetlinkError::Open)?;
-        bind(&socket, &SocketAddrNetlink::new(0, 0))?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        bind(&socket, &SocketAddrNetlink::new(0, 0)).map_err(NetlinkError::Transport)?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))
+            .map_err(NetlinkError::Transport)?;
         Ok(Self { socket })
     }
 
@@ -150,7 +153,8 @@ impl Socket {
 
     fn send(&self, messages: &Messages) -> Result<(), NetlinkError> {
         let kernel = SocketAddrNetlink::new(0, 0);
-        sendto(&self.socket, messages.bytes(), SendFlags::empty(), &kernel)?;
+        sendto(&self.socket, messages.bytes(), SendFlags::empty(), &kernel)
+            .map_err(NetlinkError::Transport)?;
         Ok(())
     }
 
@@ -158,7 +162,8 @@ impl Socket {
         &self,
         buffer: &'a mut [u8],
     ) -> Result<impl Iterator<Item = Message<'a>>, NetlinkError> {
-        let (length, _) = recv(&self.socket, &mut *buffer, RecvFlags::empty())?;
+        let (length, _) = recv(&self.socket, &mut *buffer, RecvFlags::empty())
+            .map_err(NetlinkError::Transport)?;
         Ok(message::messages(&buffer[..length]))
     }
 }

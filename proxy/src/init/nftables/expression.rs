@@ -122,17 +122,11 @@ impl Expression {
     /// The numbers are those of `enum nft_NAME_attributes`.
     fn write_data(&self, data: &mut Attributes<'_>) {
         match self {
-            Self::Meta(key) => {
-                data.number(2, *key as u32);
-                data.number(1, REGISTER);
-            }
+            Self::Meta(key) => load(data, *key as u32),
+            Self::Connection(key) => load(data, *key as u32),
             Self::SetMark => {
                 data.number(2, Meta::Mark as u32);
                 data.number(3, REGISTER);
-            }
-            Self::Connection(key) => {
-                data.number(2, *key as u32);
-                data.number(1, REGISTER);
             }
             Self::SetConnectionMark => {
                 data.number(2, Connection::Mark as u32);
@@ -150,33 +144,25 @@ impl Expression {
             }
             Self::DestinationType => {
                 data.number(3, FIB_DESTINATION);
-                data.number(2, FIB_ADDRESS_TYPE);
-                data.number(1, REGISTER);
+                load(data, FIB_ADDRESS_TYPE);
             }
             Self::And { mask } => {
                 data.number(1, REGISTER);
                 data.number(2, REGISTER);
                 data.number(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
-                data.nested(4, |value| value.bytes(DATA_VALUE, mask));
-                data.nested(5, |value| value.bytes(DATA_VALUE, &vec![0; mask.len()]));
+                write_value(data, 4, mask);
+                write_value(data, 5, &vec![0; mask.len()]);
             }
             Self::Compare { equal, value } => {
                 data.number(1, REGISTER);
                 data.number(2, u32::from(!equal));
-                data.nested(3, |data| data.bytes(DATA_VALUE, value));
+                write_value(data, 3, value);
             }
             Self::Load { value } => {
                 data.number(1, REGISTER);
-                data.nested(2, |data| data.bytes(DATA_VALUE, value));
+                write_value(data, 2, value);
             }
-            Self::Verdict(verdict) => {
-                data.number(1, VERDICT);
-                data.nested(2, |data| {
-                    data.nested(DATA_VERDICT, |inner| {
-                        inner.number(VERDICT_CODE, verdict.code());
-                    });
-                });
-            }
+            Self::Verdict(verdict) => write_verdict(data, *verdict),
             Self::Redirect => {
                 data.number(1, REGISTER);
                 data.number(3, REDIRECT_TO_PORT);
@@ -250,6 +236,25 @@ impl Expression {
             _ => None,
         }
     }
+}
+
+/// What `meta`, `ct` and `fib` have alike.
+fn load(data: &mut Attributes<'_>, what: u32) {
+    data.number(2, what);
+    data.number(1, REGISTER);
+}
+
+fn write_value(data: &mut Attributes<'_>, number: u16, value: &[u8]) {
+    data.nested(number, |data| data.bytes(DATA_VALUE, value));
+}
+
+fn write_verdict(data: &mut Attributes<'_>, verdict: Verdict) {
+    data.number(1, VERDICT);
+    data.nested(2, |data| {
+        data.nested(DATA_VERDICT, |inner| {
+            inner.number(VERDICT_CODE, verdict.code());
+        });
+    });
 }
 
 fn value(data: &[u8], number: u16) -> Option<Vec<u8>> {

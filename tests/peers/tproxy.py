@@ -1,0 +1,56 @@
+"""A sidecar with nothing but sockets: takes over connections on a port as they are (TPROXY), and
+speaks to their destination from their client's address. argv: PORT, MARK, and the UID that its sockets
+are to have; it must have been started as root."""
+
+import ctypes
+import socket
+import sys
+import threading
+
+IP_TRANSPARENT = 19
+IPV6_TRANSPARENT = 75
+
+
+def transparent(family):
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    if family == socket.AF_INET:
+        sock.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return sock
+
+
+def pump(source, sink):
+    while data := source.recv(65536):
+        sink.sendall(data)
+    sink.shutdown(socket.SHUT_WR)
+
+
+def carry(client, peer, mark):
+    app = transparent(client.family)
+    app.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    app.bind((peer[0], 0))
+    app.settimeout(5)
+    app.connect(client.getsockname()[:2])
+    threading.Thread(target=pump, args=(client, app), daemon=True).start()
+    print("carried", flush=True)
+    pump(app, client)
+
+
+def serve(family, port, mark):
+    listener = transparent(family)
+    listener.bind(("" if family == socket.AF_INET else "::", port))
+    listener.listen(64)
+    print("listening", flush=True)
+    while True:
+        client, peer = listener.accept()
+        threading.Thread(target=carry, args=(client, peer, mark), daemon=True).start()
+
+
+port, mark = int(sys.argv[1]), int(sys.argv[2])
+# A socket has the user of the file system, which takes no capability of networks away.
+ctypes.CDLL(None).setfsuid(int(sys.argv[3]))
+threading.Thread(target=serve, args=(socket.AF_INET6, port, mark), daemon=True).start()
+serve(socket.AF_INET, port, mark)
