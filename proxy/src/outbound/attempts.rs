@@ -18,6 +18,7 @@ use super::service::Service;
 use super::time::{Patience, TimeLeft};
 use super::verdict::{self, Verdict};
 use crate::http::body::{RequestBody, ResponseBody};
+use crate::http::proxy_status;
 use crate::http::wire::{self, AppVersion};
 use crate::refusal::Refusal;
 use crate::telemetry::exchange::Exchange;
@@ -210,8 +211,10 @@ pub async fn send(
 }
 
 fn refuse(exchange: Exchange, caller: Caller, refusal: Refusal) -> Response<ResponseBody> {
+    let mut response = refusal.response(caller.grpc, caller.version);
+    proxy_status::refused(response.headers_mut(), &refusal.row(), exchange.retries());
     exchange.refused(refusal);
-    refusal.response(caller.grpc, caller.version)
+    response
 }
 
 /// What a failed attempt says of its endpoint; `None`: nothing.
