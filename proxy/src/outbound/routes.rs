@@ -23,7 +23,7 @@ pub struct PortRoutes {
 #[derive(Debug)]
 enum Kind {
     Http {
-        router: Router,
+        router: Box<Router>,
         rules: Vec<Rc<Rule>>,
     },
     Tcp(Rc<Split>),
@@ -78,7 +78,7 @@ impl PortRoutes {
             port: group.port,
             kind: match &group.routes {
                 Routes::Http(http) => Kind::Http {
-                    router: Router::new(http),
+                    router: Box::new(Router::new(http)),
                     rules: http
                         .rules
                         .iter()
