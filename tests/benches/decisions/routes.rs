@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use outrider_api::model::{HeaderMatch, HttpRoutes, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 use outrider_api::routing::{RouteRequest, Router};
 
-const COUNTS: [usize; 3] = [1, 100, 10_000];
+pub(crate) const COUNTS: [usize; 3] = [1, 100, 10_000];
 
 pub(crate) fn bench(criterion: &mut Criterion) {
     by_path(criterion);
@@ -120,14 +120,14 @@ fn route(bench: &mut criterion::Bencher<'_>, router: &Router, target: &str, fits
     bench.iter(|| black_box(router).route(black_box(&request)));
 }
 
-fn routes(matches: impl IntoIterator<Item = RouteMatch>) -> HttpRoutes {
+pub(crate) fn routes(matches: impl IntoIterator<Item = RouteMatch>) -> HttpRoutes {
     HttpRoutes {
         matches: matches.into_iter().collect(),
         rules: Vec::new(),
     }
 }
 
-fn found(path: PathMatch) -> RouteMatch {
+pub(crate) fn found(path: PathMatch) -> RouteMatch {
     RouteMatch {
         path,
         method: Some("GET".to_owned()),
@@ -137,7 +137,7 @@ fn found(path: PathMatch) -> RouteMatch {
     }
 }
 
-fn headers() -> HeaderMap {
+pub(crate) fn headers() -> HeaderMap {
     let fields = [
         ("accept", "*/*"),
         ("accept-encoding", "gzip"),
