@@ -74,6 +74,28 @@ fn route_match() -> impl Strategy<Value = RouteMatch> {
         })
 }
 
+/// Many matches at few places: told apart by what else they ask for, and by patterns that have
+/// literals and some that have none.
+fn crowd() -> impl Strategy<Value = Vec<RouteMatch>> {
+    let patterns = [
+        "/a", "/a.*", "/(a|b)/b", "/a/[ab]+", "/[ab]+/b", ".*", "/b.*", "/ab/?.*", "/.*/ab",
+        "(/a)+", "(/a|/b)*", "/a;b",
+    ];
+    let pattern = select(patterns.to_vec());
+    let place = prop_oneof![
+        2 => Just(PathMatch::Prefix("/a".to_owned())),
+        1 => Just(PathMatch::Exact("/a/b".to_owned())),
+        3 => pattern.prop_map(|pattern| PathMatch::Regex(pattern.parse().unwrap())),
+    ];
+    let crowded = (place, route_match(), option::weighted(0.5, method()));
+    let crowded = crowded.prop_map(|(path, rest, method)| RouteMatch {
+        path,
+        method,
+        ..rest
+    });
+    vec(crowded, 0..60)
+}
+
 fn method() -> impl Strategy<Value = String> {
     select(&["GET", "POST", "get"][..]).prop_map(str::to_owned)
 }
@@ -169,7 +191,7 @@ mod naive {
 proptest! {
     #[test]
     fn the_index_finds_what_a_search_from_the_first_finds(
-        matches in vec(route_match(), 0..30),
+        matches in prop_oneof![vec(route_match(), 0..30), crowd()],
         requests in vec((method(), path(), query(), headers()), 1..20),
     ) {
         let routes = HttpRoutes { matches, rules: Vec::new() };

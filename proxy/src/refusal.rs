@@ -7,9 +7,9 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{HeaderName, Response, StatusCode, Version};
 
 use crate::http::body::ResponseBody;
+use crate::http::proxy_status;
+use crate::telemetry::retries::Retries;
 
-/// RFC 9209.
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -258,13 +258,7 @@ impl Refusal {
             );
             response
         };
-        let status = format!(
-            "outrider; error={}; details=\"{}\"",
-            row.proxy_error, row.reason
-        );
-        if let Ok(value) = HeaderValue::try_from(status) {
-            response.headers_mut().insert(PROXY_STATUS, value);
-        }
+        proxy_status::refused(response.headers_mut(), &row, &Retries::default());
         if row.close && version < Version::HTTP_2 {
             response
                 .headers_mut()

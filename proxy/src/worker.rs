@@ -242,9 +242,7 @@ async fn sweep(worker: &Worker) {
         ticks.tick().await;
         worker.app.sweep(Instant::now());
         worker.directory.sweep(Instant::now());
-        worker
-            .directory
-            .each(|service| service.state.tell(&worker.metrics));
+        worker.directory.tell(&worker.metrics);
         let open = (
             worker.inbound.count() as i64,
             worker.outbound.count() as i64,

@@ -29,7 +29,10 @@ fn a_timeout_is_504_and_says_so() -> Result<()> {
     assert_refused(&response, 504, "request_timeout");
     assert_eq!(
         response.header(PROXY_STATUS),
-        Some("outrider; error=http_response_timeout; details=\"request_timeout\"")
+        Some(
+            "outrider; error=http_response_timeout; details=\"request_timeout\"; \
+             not_retried=\"deadline_too_close\""
+        )
     );
     let expected = Duration::from_millis(300)..Duration::from_millis(800);
     assert!(expected.contains(&took), "{took:?}");
@@ -48,7 +51,10 @@ fn an_attempt_has_a_timeout_of_its_own() -> Result<()> {
     assert_refused(&response, 504, "attempt_timeout");
     assert_eq!(
         response.header(PROXY_STATUS),
-        Some("outrider; error=http_response_timeout; details=\"attempt_timeout\"")
+        Some(
+            "outrider; error=http_response_timeout; details=\"attempt_timeout\"; \
+             not_retried=\"disabled\""
+        )
     );
     refusals(&mesh, "order-1", "outbound", "attempt_timeout", 1.0)
 }

@@ -2,7 +2,9 @@
 //! judged by their exact `Location`, rewrites by what the app was sent.
 
 use anyhow::{Context, Result};
+use mesh_tests::app::Behaviour;
 use mesh_tests::http::{Response, exchange};
+use mesh_tests::manifest::traffic_policy;
 use mesh_tests::wait::{PATIENCE, until};
 
 use crate::common::{assert_refused, get};
@@ -273,6 +275,56 @@ fn cors_is_answered_for_the_app() -> Result<()> {
         "GET /cors HTTP/1.1\nHost: billing\nOrigin: https://evil.example\n\n",
     )?;
     assert_eq!(response.header("access-control-allow-origin"), None);
+    Ok(())
+}
+
+/// A browser shows a page only what CORS lets it read, errors included.
+#[test]
+fn what_the_sidecar_answers_itself_is_edited_as_the_rule_says() -> Result<()> {
+    const FILTERS: &str = "- {type: CORS, cors: {allowOrigins: ['https://shop.example']}}\n  \
+         - {type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-From, value: rule}]}}";
+    let rule = |path: &str, more: &str| {
+        format!("- matches: [{{path: {{value: {path}}}}}]\n  filters:\n  {FILTERS}\n  {more}\n")
+    };
+    let to_v1 = "backendRefs: [{name: v1, port: 80}]";
+    let rules = [
+        rule("/ghost", "backendRefs: [{name: ghost, port: 80}]"),
+        rule("/late", &format!("timeouts: {{request: 200ms}}\n  {to_v1}")),
+        rule(
+            "/moved",
+            "- {type: RequestRedirect, requestRedirect: {hostname: other.example}}",
+        ),
+        rule("/", to_v1),
+    ];
+    let versions = Versions::start(&[http_route(&rules.concat())])?;
+    let ask = |path: &str| {
+        let head = format!("GET {path} HTTP/1.1\nHost: billing\nOrigin: https://shop.example\n\n");
+        send(&versions, &head)
+    };
+    let is_edited = |response: &Response| {
+        assert_eq!(response.header("x-from"), Some("rule"), "{}", response.head);
+        let readable = response.header("access-control-allow-origin");
+        assert_eq!(readable, Some("https://shop.example"), "{}", response.head);
+    };
+    let response = ask("/ghost")?;
+    assert_refused(&response, 500, "backend_invalid");
+    is_edited(&response);
+    versions.v1.behave(Behaviour::Hang);
+    let response = ask("/late")?;
+    assert_refused(&response, 504, "request_timeout");
+    is_edited(&response);
+    versions.v1.behave(Behaviour::Usual);
+    let response = ask("/moved")?;
+    assert_eq!(response.status, 302);
+    is_edited(&response);
+    let abort = traffic_policy("billing", "faults: [{percent: 100, abort: {status: 418}}]");
+    versions.mesh.write("faults.yaml", &abort)?;
+    until("a fault is injected", PATIENCE, || {
+        Ok(ask("/fault")?.status == 418)
+    })?;
+    let response = ask("/fault")?;
+    assert_refused(&response, 418, "fault_injected");
+    is_edited(&response);
     Ok(())
 }
 

@@ -150,7 +150,9 @@ fn connecting_to_a_sidecar_that_says_nothing_is_given_up() -> Result<()> {
     assert_refused(&response, 503, "connect_failed");
     assert_eq!(
         response.header("proxy-status"),
-        Some("outrider; error=connection_refused; details=\"connect_failed\"")
+        Some(
+            "outrider; error=connection_refused; details=\"connect_failed\"; not_retried=\"disabled\""
+        )
     );
     let expected = Duration::from_millis(300)..Duration::from_millis(1_000);
     assert!(expected.contains(&took), "{took:?}");

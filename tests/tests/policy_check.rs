@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::manifest::{Service, Workload, policy};
+use mesh_tests::manifest::{Service, Workload, policy, route, service_ref, traffic_policy};
 use mesh_tests::peers::CLIENT_LIMIT;
 use mesh_tests::process::{Finished, command, run};
 use mesh_tests::programs::{find, outrider};
@@ -307,6 +307,65 @@ fn each_setting_is_explained_by_who_said_so() -> Result<()> {
     assert_eq!(request["origin"]["at"]["line"], 6);
     let attempts = setting("retry.attempts").context("no retry.attempts")?;
     assert_eq!(attempts["origin"]["from"], "default");
+    Ok(())
+}
+
+#[test]
+fn a_tcp_route_and_what_it_leads_to_are_explained() -> Result<()> {
+    let folder = good()?;
+    let write = |name: &str, yaml: String| fs::write(folder.path().join(name), yaml);
+    let opaque = |name| Service::new(name).port(80, 8080, Some("tcp")).yaml();
+    write("service.yaml", opaque("billing"))?;
+    write("v2.yaml", opaque("billing-v2"))?;
+    let rules = "- name: shares\n  backendRefs:\n  \
+                 - {name: billing, port: 80, weight: 9}\n  \
+                 - {name: billing-v2, port: 80, weight: 1}";
+    write(
+        "route.yaml",
+        route("TCPRoute", "billing", &service_ref("billing"), rules),
+    )?;
+    let idle = "timeouts: {tcpIdle: 5s, request: 9s}";
+    write("traffic.yaml", traffic_policy("billing-v2", idle))?;
+    let explain = |format: &str| {
+        let mut explain = command(&outrider()?)?;
+        explain.arg("explain").arg(folder.path());
+        explain.args(["--to", "shop/billing", "--output", format]);
+        let finished = run(&mut explain, CLIENT_LIMIT)?;
+        ensure!(finished.status.code() == Some(0), "{}", finished.output());
+        Ok(finished.stdout)
+    };
+    let told: serde_json::Value = serde_json::from_str(&explain("json")?)?;
+    let matched = &told["routes"]["matches"][0];
+    assert_eq!(matched["rule"], "TCPRoute shop/billing rule shares");
+    let file = matched["at"]["file"].as_str().context("a file")?;
+    assert!(file.ends_with("route.yaml"), "{file}");
+    let line = matched["at"]["line"].as_u64().context("a line")?;
+    let yaml = fs::read_to_string(folder.path().join("route.yaml"))?;
+    let line = yaml.lines().nth(usize::try_from(line)? - 1);
+    assert!(
+        line.is_some_and(|line| line.contains("name: shares")),
+        "{line:?}"
+    );
+    assert_eq!(
+        matched["backends"],
+        serde_json::json!(["shop/billing:80 weight 9", "shop/billing-v2:80 weight 1"])
+    );
+    let backends = told["backends"].as_array().context("no backends")?;
+    assert_eq!(backends.len(), 1, "the Service's own are its settings");
+    assert_eq!(backends[0]["service"], "shop/billing-v2");
+    let settings = backends[0]["settings"].as_array().context("no settings")?;
+    let setting = |field: &str| settings.iter().find(|setting| setting["field"] == field);
+    let idle = setting("timeouts.tcpIdle").context("no timeouts.tcpIdle")?;
+    assert_eq!(idle["value"], "5s");
+    assert_eq!(idle["origin"]["name"], "shop/billing-v2");
+    assert_eq!(setting("timeouts.request"), None, "that of the called one");
+    let text = explain("text")?;
+    for part in [
+        "TCPRoute shop/billing rule shares (",
+        "Settings of shop/billing-v2, for its endpoints:",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
     Ok(())
 }
 

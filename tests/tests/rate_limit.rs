@@ -218,6 +218,20 @@ fn nobody_waits_for_longer_than_the_policy_says() -> Result<()> {
 }
 
 #[test]
+fn nobody_waits_for_longer_than_their_time_lasts() -> Result<()> {
+    let (app, mesh) = limited_mesh("concurrency: {maxRequests: 1, maxQueued: 9, maxWait: 1m}")?;
+    let _inside = held(&mesh, &app)?;
+    let head = "GET / HTTP/1.1\r\nHost: billing\r\ntracestate: outrider=t200.a1\r\n\r\n";
+    let response = http::exchange(mesh.http("order-1")?, head)?;
+    assert_refused(&response, 504, "deadline_exceeded");
+    becomes("nobody waits", &0.0, || {
+        mesh.metrics("billing-1")?.value("outrider_queued_requests")
+    })?;
+    assert_eq!(app.requests().len(), 1);
+    Ok(())
+}
+
+#[test]
 fn grpc_is_told_in_its_own_words() -> Result<()> {
     for language in [Language::Go, Language::Python] {
         let folder = tempfile::tempdir()?;

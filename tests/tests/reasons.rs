@@ -1,16 +1,18 @@
-//! One reason for each refusal and for each failure that stands: the same in `Proxy-Status`, in the
-//! access log and in the metric.
+//! One reason for each refusal, each retry and each failure that stands: the same in `Proxy-Status`,
+//! in the access log and in the metric.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mesh_tests::app::Behaviour;
 use mesh_tests::http::{Connection, Response, exchange};
 use mesh_tests::manifest::{route, service_ref, traffic_policy};
+use mesh_tests::peers::Language::Go;
+use mesh_tests::peers::{grpc_behave, grpc_calls, grpc_server};
 use mesh_tests::wait::{PATIENCE, becomes, until};
-use mesh_tests::{App, Mesh, eventually};
+use mesh_tests::{App, Mesh, Service, Workload, eventually};
 use serde_json::Value;
 
 use crate::common::refusals;
-use crate::traffic::{NO_BREAKER, not_retried, time_left};
+use crate::traffic::{NO_BREAKER, not_retried, retries, time_left};
 
 const CALLER: &str = "order-1";
 
@@ -76,6 +78,42 @@ fn told(
         "{line}"
     );
     refusals(mesh, CALLER, "outbound", reason, 1.0)
+}
+
+/// Every member of the list, in order.
+fn proxy_status(response: &Response) -> Vec<&str> {
+    let fields = response.headers.iter();
+    let ours = fields.filter(|(name, _)| name.eq_ignore_ascii_case("proxy-status"));
+    ours.map(|(_, value)| value.as_str()).collect()
+}
+
+/// What stands in an answer where the log line of its request is this one; `None`: nothing.
+fn story(line: &Value) -> Option<String> {
+    let parameter = |name| Some(format!("; {name}=\"{}\"", field(line, name)?));
+    let said = ["retried", "not_retried"].map(parameter);
+    let said: String = said.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| format!("outrider{said}"))
+}
+
+/// Two instances of billing that are asked in turn; what fails is sent again once.
+fn two_instances(ports: [u16; 2], protocol: &str, more: &str) -> Result<Mesh> {
+    let (name, yaml) = policy(&format!(
+        "loadBalancing: {{algorithm: RoundRobin}}\n\
+         retryBudget: {{budget: {{percent: 100}}, minRetryRate: {{count: 1000}}}}\n\
+         retry: {{attempts: 1{more}}}"
+    ));
+    let mut builder = Mesh::builder()
+        .setting("defaultDeny", false)
+        .setting("accessLog", true)
+        .sidecar_argument("--log-format=json")
+        .service(Service::new("billing").port(80, "app", Some(protocol)))
+        .workload(Workload::new(CALLER)?)
+        .file(name, yaml);
+    for (index, port) in ports.into_iter().enumerate() {
+        let name = format!("billing-{}", index + 1);
+        builder = builder.workload(Workload::new(&name)?.port("app", port, Some(protocol)));
+    }
+    builder.start()
 }
 
 const RULES: &str = "\
@@ -173,11 +211,13 @@ fn a_failure_that_stands_says_why_it_was_not_retried() -> Result<()> {
         ("POST", "/post", "not_idempotent"),
         ("GET", "/get", "attempts_exhausted"),
     ] {
-        assert_eq!(call(&mesh, method, path)?.status, 503);
+        let response = call(&mesh, method, path)?;
+        assert_eq!(response.status, 503);
         let line = logged(&mut mesh, path)?;
         assert_eq!(field(&line, "not_retried"), Some(why), "{line}");
         assert_eq!(field(&line, "reason"), Some(""), "the app's own: {line}");
         assert_eq!(not_retried(&mesh, why)?, 1.0);
+        assert_eq!(proxy_status(&response), [story(&line).context("a story")?]);
     }
     let large = 64 * 1024 + 1;
     let head = format!("PUT /large HTTP/1.1\r\nHost: billing\r\nContent-Length: {large}\r\n\r\n");
@@ -208,6 +248,12 @@ fn a_failure_that_stands_says_why_it_was_not_retried() -> Result<()> {
     let response = call(&mesh, "POST", "/hangs")?;
     let expected = (504, "attempt_timeout", "UT");
     told(&mut mesh, "/hangs", &response, expected)?;
+    assert_eq!(
+        proxy_status(&response),
+        [
+            "outrider; error=http_response_timeout; details=\"attempt_timeout\"; not_retried=\"not_idempotent\""
+        ]
+    );
     let line = logged(&mut mesh, "/hangs")?;
     assert_eq!(
         field(&line, "not_retried"),
@@ -216,7 +262,9 @@ fn a_failure_that_stands_says_why_it_was_not_retried() -> Result<()> {
     );
 
     app.behave(Behaviour::Usual);
-    assert_eq!(call(&mesh, "GET", "/well")?.status, 200);
+    let response = call(&mesh, "GET", "/well")?;
+    assert_eq!(response.status, 200);
+    assert!(proxy_status(&response).is_empty(), "{}", response.head);
     let line = logged(&mut mesh, "/well")?;
     assert_eq!(field(&line, "not_retried"), None, "{line}");
     assert_eq!(field(&line, "flag"), Some("-"), "{line}");
@@ -238,5 +286,108 @@ fn an_exhausted_budget_is_why_a_failure_stands() -> Result<()> {
         "{line}"
     );
     assert_eq!(not_retried(&mesh, "budget_exhausted")?, 1.0);
+    Ok(())
+}
+
+#[test]
+fn a_retry_has_one_reason_everywhere() -> Result<()> {
+    const CALLS: usize = 6;
+    let apps = [App::start()?, App::start()?];
+    let mut mesh = two_instances([apps[0].port(), apps[1].port()], "http", "")?;
+    apps[0].behave(Behaviour::Status(503));
+    let mut retried = 0;
+    for call_number in 0..CALLS {
+        let path = format!("/mended/{call_number}");
+        let response = call(&mesh, "GET", &path)?;
+        assert_eq!(response.status, 200);
+        let line = logged(&mut mesh, &path)?;
+        assert_eq!(
+            proxy_status(&response),
+            Vec::from_iter(story(&line)),
+            "{line}"
+        );
+        if let Some(reason) = field(&line, "retried") {
+            assert_eq!(reason, "status", "{line}");
+            retried += 1;
+        }
+        assert_eq!(field(&line, "not_retried"), None, "{line}");
+    }
+    assert!(retried >= 1, "no call met the instance that fails");
+    assert_eq!(retries(&mesh, "status")?, f64::from(retried));
+
+    apps[1].behave(Behaviour::Status(503));
+    let response = call(&mesh, "GET", "/lost")?;
+    assert_eq!((response.status, response.reason()), (503, None));
+    assert_eq!(
+        proxy_status(&response),
+        ["outrider; retried=\"status\"; not_retried=\"attempts_exhausted\""]
+    );
+    let line = logged(&mut mesh, "/lost")?;
+    assert_eq!(field(&line, "retried"), Some("status"), "{line}");
+    assert_eq!(not_retried(&mesh, "attempts_exhausted")?, 1.0);
+
+    // What the callee's sidecar says of its own answer stands before it.
+    drop(apps);
+    let response = call(&mesh, "GET", "/gone")?;
+    assert_eq!(
+        (response.status, response.reason()),
+        (503, Some("app_unreachable"))
+    );
+    assert_eq!(
+        proxy_status(&response),
+        [
+            "outrider; error=connection_refused; details=\"app_unreachable\"",
+            "outrider; retried=\"unprocessed\"; not_retried=\"attempts_exhausted\""
+        ]
+    );
+    let line = logged(&mut mesh, "/gone")?;
+    assert_eq!(field(&line, "retried"), Some("unprocessed"), "{line}");
+    assert_eq!(retries(&mesh, "unprocessed")?, 1.0);
+    Ok(())
+}
+
+#[test]
+fn a_retry_of_a_grpc_call_has_one_reason_everywhere() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let servers = [
+        grpc_server(Go, folder.path())?,
+        grpc_server(Go, folder.path())?,
+    ];
+    let ports = [servers[0].port, servers[1].port];
+    let mut mesh = two_instances(ports, "grpc", ", nonIdempotent: true")?;
+    let at = mesh.http(CALLER)?.port();
+    let ask = |cases: &[&str]| grpc_calls(Go, at, "billing", cases);
+    grpc_behave(&servers[0], "status 14")?;
+    let answers = ask(&["unary:x"; 6])?;
+    let said = answers.iter().map(|answer| {
+        assert_eq!(answer["code"], 0, "{answer}");
+        &answer["initial"]["proxy-status"]
+    });
+    let mended = said.filter(|said| !said.is_null()).inspect(|said| {
+        assert_eq!(*said, "outrider; retried=\"grpc_status\"");
+    });
+    let mended = mended.count();
+    assert!(mended >= 1, "no call met the server that fails");
+    assert_eq!(retries(&mesh, "grpc_status")?, mended as f64);
+
+    grpc_behave(&servers[1], "status 14")?;
+    let answer = &ask(&["unary:x"])?[0];
+    assert_eq!(answer["code"], 14);
+    // Without a body the head is the trailers.
+    assert_eq!(
+        answer["trailing"]["proxy-status"],
+        "outrider; retried=\"grpc_status\"; not_retried=\"attempts_exhausted\""
+    );
+    let process = mesh.process(CALLER)?;
+    let exhausted = eventually("a line about the failure", PATIENCE, || {
+        let log = process.log();
+        let mut lines = log.lines().rev().flat_map(serde_json::from_str::<Value>);
+        Ok(lines.find(|line| field(line, "not_retried").is_some()))
+    })?;
+    assert_eq!(
+        story(&exhausted).as_deref(),
+        answer["trailing"]["proxy-status"].as_str()
+    );
+    assert_eq!(not_retried(&mesh, "attempts_exhausted")?, 1.0);
     Ok(())
 }

@@ -22,7 +22,7 @@ pub use protocol::Protocol;
 pub use route::{
     Backend, Cors, Filter, HeaderEdit, HeaderMatch, HttpRoutes, HttpRule, Mirror, PathEdit,
     PathMatch, QueryMatch, Redirect, Rewrite, RouteGroup, RouteMatch, Routes, RuleOrigin,
-    RuleRetry, RuleTimeouts, Target, Timeout, ValueMatch,
+    RuleRetry, RuleTimeouts, Target, TcpRule, Timeout, ValueMatch,
 };
 pub use workload::{AppPort, MeshSettings, Outbound, UnknownDestinations, Upstream, Workload};
 

@@ -27,8 +27,8 @@ pub struct RouteGroup {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Routes {
     Http(HttpRoutes),
-    /// Opaque connections only. The backends of the one rule that counts, the first.
-    Tcp(Vec<Backend>),
+    /// Opaque connections only.
+    Tcp(TcpRule),
 }
 
 /// HTTPRoutes or GRPCRoutes, merged. A request that no match fits is refused (GEP-1294).
@@ -99,7 +99,7 @@ pub struct HttpRule {
 /// Displays as `HTTPRoute shop/billing rule charges` (or its index where it has no name).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleOrigin {
-    /// `HTTPRoute`, `GRPCRoute`.
+    /// `HTTPRoute`, `GRPCRoute`, `TCPRoute`.
     pub kind: String,
     pub namespace: String,
     pub name: String,
@@ -163,6 +163,15 @@ pub struct RuleRetry {
     pub attempts: Option<u32>,
     /// The least time before a retry.
     pub backoff: Option<Duration>,
+}
+
+/// What becomes of an opaque connection: of a TCPRoute the first rule counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpRule {
+    /// For people.
+    pub origin: RuleOrigin,
+    /// By weight. Empty (or all weights zero): it is refused.
+    pub backends: Vec<Backend>,
 }
 
 /// In the order in which they are applied.

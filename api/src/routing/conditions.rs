@@ -24,6 +24,24 @@ pub(super) fn fit(found: &RouteMatch, method: &str, headers: &HeaderMap, query: 
         && found.query.iter().all(|wanted| wanted.fits(query))
 }
 
+/// The value of a header; `None`: there is no such header.
+pub(super) fn header<'h>(name: &HeaderName, headers: &'h HeaderMap) -> Option<Cow<'h, [u8]>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    Some(join(name, first, values))
+}
+
+/// The value of a parameter; `None`: there is none, or none that is UTF-8.
+pub(super) fn parameter<'q>(name: &str, query: &'q str) -> Option<Cow<'q, str>> {
+    query::decode(encoded(name, query)?)
+}
+
+fn encoded<'q>(name: &str, query: &'q str) -> Option<&'q str> {
+    let mut pairs = query::pairs(query);
+    let (_, value) = pairs.find(|(known, _)| query::is(known, name))?;
+    Some(value)
+}
+
 impl HeaderMatch {
     fn fits(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(&self.name).iter();
@@ -80,8 +98,7 @@ fn join<'v>(
 
 impl QueryMatch {
     fn fits(&self, query: &str) -> bool {
-        let named = |(name, _): &(&str, &str)| query::is(name, &self.name);
-        let Some((_, value)) = query::pairs(query).find(named) else {
+        let Some(value) = encoded(&self.name, query) else {
             return false;
         };
         match &self.value {

@@ -4,7 +4,8 @@
 //! | module | owns |
 //! |---|---|
 //! | `router` | [`Router`]: from a request to a rule |
-//! | `paths` | the index of paths that a [`Router`] looks into |
+//! | `paths`, `patterns` | the indices of paths and of regular expressions that a [`Router`] looks into |
+//! | `group` | matches at one place of these, found by what else they ask for |
 //! | `conditions` | method, headers and query of a match |
 //! | `query` | names and values of a query, decoded |
 //! | `pattern` | [`Pattern`]: regular expressions |
@@ -15,8 +16,10 @@
 mod conditions;
 mod cors;
 mod edit;
+mod group;
 mod paths;
 mod pattern;
+mod patterns;
 mod query;
 mod redirect;
 mod rewrite;

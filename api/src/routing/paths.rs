@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::iter::successors;
 
+use super::group::Group;
+use crate::model::RouteMatch;
+
 const ROOT: usize = 0;
 
 /// Exact paths and prefixes by their segments. One walk finds each that fits a path, in time that is
@@ -18,10 +21,10 @@ struct Node {
     parent: Option<usize>,
     /// By the segment that follows.
     children: HashMap<Box<str>, usize>,
-    /// Of the matches of this very path, in order.
-    exact: Vec<usize>,
-    /// Of the matches of this path and all below it, in order.
-    prefix: Vec<usize>,
+    /// The matches of this very path.
+    exact: Group,
+    /// The matches of this path and all below it.
+    prefix: Group,
 }
 
 impl Default for PathTree {
@@ -40,7 +43,7 @@ impl PathTree {
             return false;
         };
         let node = self.node(segments);
-        self.nodes[node].exact.push(index);
+        self.nodes[node].exact.add(index);
         true
     }
 
@@ -51,7 +54,7 @@ impl PathTree {
             None if prefix.is_empty() => ROOT,
             None => return false,
         };
-        self.nodes[node].prefix.push(index);
+        self.nodes[node].prefix.add(index);
         true
     }
 
@@ -74,12 +77,20 @@ impl PathTree {
         node
     }
 
-    /// What fits `path`, the most specific first, each group in order.
-    pub(super) fn candidates(&self, path: &str) -> impl Iterator<Item = &[usize]> {
+    /// Divides the matches of each path by what else they ask for, once all are here.
+    pub(super) fn divide(&mut self, matches: &[RouteMatch]) {
+        for node in &mut self.nodes {
+            node.exact.divide(matches);
+            node.prefix.divide(matches);
+        }
+    }
+
+    /// What fits `path`, the most specific first.
+    pub(super) fn candidates(&self, path: &str) -> impl Iterator<Item = &Group> {
         let (deepest, whole) = self.walk(path);
-        let exact = whole.then(|| self.nodes[deepest].exact.as_slice());
+        let exact = whole.then(|| &self.nodes[deepest].exact);
         let upwards = successors(Some(deepest), |node| self.nodes[*node].parent);
-        let prefixes = upwards.map(|node| self.nodes[node].prefix.as_slice());
+        let prefixes = upwards.map(|node| &self.nodes[node].prefix);
         exact.into_iter().chain(prefixes)
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use regex::{Regex, RegexBuilder};
+use regex_syntax::hir::{Hir, HirKind, Literal};
 
 /// The longest pattern, bytes.
 const PATTERN_MAX: usize = 1024;
@@ -38,6 +39,17 @@ impl Pattern {
     pub fn as_str(&self) -> &str {
         &self.written
     }
+
+    /// Texts that are part of every text that fits.
+    pub(super) fn literals(&self) -> Vec<String> {
+        let mut literals = Vec::new();
+        if let Ok(parsed) = regex_syntax::parse(&self.written) {
+            collect_literals(&parsed, &mut literals);
+        }
+        literals.sort_unstable();
+        literals.dedup();
+        literals
+    }
 }
 
 impl FromStr for Pattern {
@@ -53,6 +65,29 @@ impl FromStr for Pattern {
             regex: build(&format!("^(?:{written})$"))?,
             written: written.to_owned(),
         })
+    }
+}
+
+/// What is left out is only not found: alternatives have no literal in common that this sees.
+fn collect_literals(part: &Hir, literals: &mut Vec<String>) {
+    match part.kind() {
+        HirKind::Literal(Literal(bytes)) => {
+            literals.extend(String::from_utf8(bytes.to_vec()));
+        }
+        HirKind::Capture(capture) => collect_literals(&capture.sub, literals),
+        HirKind::Repetition(repeated) if repeated.min > 0 => {
+            collect_literals(&repeated.sub, literals);
+        }
+        HirKind::Concat(parts) => {
+            for part in parts {
+                collect_literals(part, literals);
+            }
+        }
+        HirKind::Empty
+        | HirKind::Class(_)
+        | HirKind::Look(_)
+        | HirKind::Repetition(_)
+        | HirKind::Alternation(_) => {}
     }
 }
 
@@ -101,6 +136,25 @@ mod tests {
         let pattern: Pattern = "/a|/b+".parse().expect("a pattern");
         assert!(pattern.is_match("/a") && pattern.is_match("/bbb"));
         assert!(!pattern.is_match("/ab") && !pattern.is_match("x/a"));
+    }
+
+    #[test]
+    fn literals_are_in_every_text_that_fits() {
+        let table: [(&str, &[&str]); 9] = [
+            ("/shop/v1/[0-9]+", &["/shop/v1/"]),
+            ("/users/[^/]+/orders", &["/orders", "/users/"]),
+            ("/(a|b)/(x)+y?", &["/", "x"]),
+            ("(?:/a){2}", &["/a"]),
+            (r"/a\.b", &["/a.b"]),
+            ("/a|/b", &[]),
+            ("(?i)/a", &["/"]),
+            ("(/a)?.*", &[]),
+            ("", &[]),
+        ];
+        for (written, literals) in table {
+            let pattern: Pattern = written.parse().expect("a pattern");
+            assert_eq!(pattern.literals(), literals, "{written}");
+        }
     }
 
     #[test]

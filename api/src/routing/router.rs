@@ -18,19 +18,30 @@
 use http::HeaderMap;
 
 use super::conditions;
+use super::group::Group;
 use super::paths::PathTree;
+use super::patterns::PatternIndex;
 use crate::model::{HttpRoutes, PathMatch, RouteMatch};
 
 /// [`HttpRoutes`], compiled once.
 ///
-/// What a request costs grows with the segments of its path that any match names, with the matches
-/// that share its path, and with the regular expressions of paths; not with the matches altogether.
+/// What a request costs grows with the segments of its path that any match names, and not with the
+/// number of matches, as long as each is told apart from most of the others by one of
+///
+/// - its path, exact or a prefix,
+/// - a literal that its regular expression asks of a path,
+/// - its method, or the exact value of a header or parameter (of the same path: under one of the
+///   eight names that tell the most matches apart).
+///
+/// What is told apart by nothing of this is looked at one by one: regular expressions without a
+/// literal, or of values.
 #[derive(Clone, Debug)]
 pub struct Router {
     matches: Vec<RouteMatch>,
     paths: PathTree,
-    /// Those that the tree does not hold, in order: regular expressions.
-    others: Vec<usize>,
+    patterns: PatternIndex,
+    /// Those that neither holds, in order: paths that begin without a slash.
+    others: Group,
 }
 
 /// What routes look at.
@@ -57,19 +68,25 @@ impl Router {
     #[must_use]
     pub fn new(routes: &HttpRoutes) -> Self {
         let mut paths = PathTree::default();
-        let mut others = Vec::new();
+        let mut others = Group::default();
+        let mut patterns = Vec::new();
         for (index, found) in routes.matches.iter().enumerate() {
             let held = match &found.path {
                 PathMatch::Exact(path) => paths.add_exact(path, index),
                 PathMatch::Prefix(prefix) => paths.add_prefix(prefix, index),
-                PathMatch::Regex(_) => false,
+                PathMatch::Regex(pattern) => {
+                    patterns.push((index, pattern));
+                    true
+                }
             };
             if !held {
-                others.push(index);
+                others.add(index);
             }
         }
+        paths.divide(&routes.matches);
         Self {
             matches: routes.matches.clone(),
+            patterns: PatternIndex::new(patterns.into_iter(), &routes.matches),
             paths,
             others,
         }
@@ -82,15 +99,13 @@ impl Router {
     #[must_use]
     pub fn route(&self, request: &RouteRequest<'_>) -> Option<RouteHit> {
         let (path, query) = split(request.path_and_query);
-        let others = self.others.as_slice();
-        let mut first: Option<usize> = None;
-        for candidates in self.paths.candidates(path).chain([others]) {
-            let mut better = candidates
-                .iter()
-                .copied()
-                .take_while(|index| first.is_none_or(|first| *index < first));
-            let fits = |index: &usize| self.fits(*index, request, path, query);
-            first = better.find(fits).or(first);
+        let mut first = None;
+        let mut look_into = |group: &Group| first = self.better(first, group, request, path, query);
+        self.paths.candidates(path).for_each(&mut look_into);
+        look_into(&self.others);
+        if self.patterns.is_before(first) {
+            let candidates = self.patterns.candidates(path);
+            candidates.for_each(|group| first = self.better(first, group, request, path, query));
         }
         let matched = first?;
         let found = &self.matches[matched];
@@ -105,9 +120,33 @@ impl Router {
         })
     }
 
+    /// The first match of a group that fits, or `first` where that comes before it.
+    fn better(
+        &self,
+        mut first: Option<usize>,
+        group: &Group,
+        request: &RouteRequest<'_>,
+        path: &str,
+        query: &str,
+    ) -> Option<usize> {
+        if !group.is_before(first) {
+            return first;
+        }
+        for candidates in group.lists(request, query) {
+            let mut better = candidates
+                .iter()
+                .copied()
+                .take_while(|index| first.is_none_or(|first| *index < first));
+            let fits = |index: &usize| self.fits(*index, request, path, query);
+            first = better.find(fits).or(first);
+        }
+        first
+    }
+
     fn fits(&self, index: usize, request: &RouteRequest<'_>, path: &str, query: &str) -> bool {
         let found = &self.matches[index];
-        found.path.fits(path) && conditions::fit(found, request.method, request.headers, query)
+        // A path's regular expression costs more than most conditions.
+        conditions::fit(found, request.method, request.headers, query) && found.path.fits(path)
     }
 }
 

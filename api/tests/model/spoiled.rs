@@ -125,6 +125,7 @@ fn wire() -> Wire {
             target: Some(target()),
             ..Default::default()
         }],
+        origin: Some(RuleOrigin::default()),
     };
     let mut settings = Settings::from(&TrafficSettings::default());
     settings.health_check = Some(HealthCheck {
@@ -160,6 +161,13 @@ fn http_of(wire: &mut Wire) -> &mut HttpRoutes {
     }
 }
 
+fn tcp_of(wire: &mut Wire) -> &mut TcpRoutes {
+    match wire.routes[1].routes.as_mut() {
+        Some(route_group::Routes::Tcp(tcp)) => tcp,
+        _ => unreachable!("the second group is of TCP"),
+    }
+}
+
 fn match_of(wire: &mut Wire) -> &mut RouteMatch {
     &mut http_of(wire).matches[0]
 }
@@ -188,7 +196,7 @@ type Break<T> = fn(&mut T);
 #[test]
 fn wrong_routes_are_refused_whole_and_named() {
     assert!(Destination::try_from(wire()).is_ok());
-    let table: [(&str, Break<Wire>); 28] = [
+    let table: [(&str, Break<Wire>); 29] = [
         ("routes", |w| w.routes[1].port = 80),
         ("routes[0].port", |w| w.routes[0].port = 0),
         ("routes[0].consumer", |w| {
@@ -196,9 +204,9 @@ fn wrong_routes_are_refused_whole_and_named() {
         }),
         ("routes[0].routes", |w| w.routes[0].routes = None),
         ("routes[1].tcp.backends[0].target", |w| {
-            let backends = vec![Backend::default()];
-            w.routes[1].routes = Some(route_group::Routes::Tcp(TcpRoutes { backends }));
+            tcp_of(w).backends = vec![Backend::default()]
         }),
+        ("routes[1].tcp.origin", |w| tcp_of(w).origin = None),
         ("*.matches[0].rule", |w| match_of(w).rule = 1),
         ("*.matches[0].rule", |w| match_of(w).rule = u32::MAX),
         ("*.matches[0].rule", |w| http_of(w).rules.clear()),

@@ -12,7 +12,7 @@ use outrider_api::model::traffic::{
 use outrider_api::model::{
     Backend, Cors, Filter, HeaderEdit, HeaderMatch, HttpRoutes, HttpRule, Mirror, PathEdit,
     PathMatch, QueryMatch, Redirect, Rewrite, RouteGroup, RouteMatch, Routes, RuleOrigin,
-    RuleRetry, RuleTimeouts, Target, ValueMatch,
+    RuleRetry, RuleTimeouts, Target, TcpRule, ValueMatch,
 };
 use outrider_api::routing::Pattern;
 use proptest::collection::{btree_map, vec};
@@ -186,16 +186,16 @@ fn retry_status() -> impl Strategy<Value = u16> {
     400u16..=599
 }
 
+fn rule_origin() -> impl Strategy<Value = RuleOrigin> {
+    (".{0,5}", label(), label(), ".{0,5}").prop_map(|(kind, namespace, name, rule)| RuleOrigin {
+        kind,
+        namespace,
+        name,
+        rule,
+    })
+}
+
 fn http_rule() -> impl Strategy<Value = HttpRule> {
-    let origin =
-        (".{0,5}", label(), label(), ".{0,5}").prop_map(|(kind, namespace, name, rule)| {
-            RuleOrigin {
-                kind,
-                namespace,
-                name,
-                rule,
-            }
-        });
     let retry = (
         option::of(vec(retry_status(), 0..3)),
         any::<Option<u32>>(),
@@ -211,15 +211,20 @@ fn http_rule() -> impl Strategy<Value = HttpRule> {
         backend_request: backend.map(Into::into),
     });
     let filters = vec(filter(), 0..3);
-    (origin, filters, backends(), timeouts, option::of(retry)).prop_map(
-        |(origin, filters, backends, timeouts, retry)| HttpRule {
+    (
+        rule_origin(),
+        filters,
+        backends(),
+        timeouts,
+        option::of(retry),
+    )
+        .prop_map(|(origin, filters, backends, timeouts, retry)| HttpRule {
             origin,
             filters,
             backends,
             timeouts,
             retry,
-        },
-    )
+        })
 }
 
 /// The second not longer than the first, unless that is none.
@@ -269,7 +274,8 @@ fn http_routes() -> impl Strategy<Value = HttpRoutes> {
 pub(super) fn route_groups() -> impl Strategy<Value = Vec<RouteGroup>> {
     let routes = prop_oneof![
         3 => http_routes().prop_map(Routes::Http),
-        1 => backends().prop_map(Routes::Tcp),
+        1 => (rule_origin(), backends())
+            .prop_map(|(origin, backends)| Routes::Tcp(TcpRule { origin, backends })),
     ];
     btree_map((1u16.., option::of(label())), routes, 0..3).prop_map(|groups| {
         let group = |((port, consumer), routes)| RouteGroup {

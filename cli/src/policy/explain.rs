@@ -1,11 +1,15 @@
 //! `outrider explain`: what holds for calls of one caller to one Service, and who said so.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use outrider_api::manifest::{Location, Object};
 use outrider_api::model::traffic::RateLimit;
-use outrider_api::model::{Backend, Filter, HttpRoutes, RouteGroup, RouteMatch, Routes};
+use outrider_api::model::{
+    Backend, Destination, Filter, HttpRoutes, RouteGroup, RouteMatch, Routes, Target,
+};
+use outrider_api::names::ServiceName;
 use outrider_api::routing::Router;
 use outrider_certs::spiffe::SpiffeId;
 use outrider_control_plane::index::Mesh;
@@ -35,8 +39,17 @@ struct Explanation {
     /// `None`: there are none, every request goes to the Service's own endpoints.
     routes: Option<RouteList>,
     settings: Vec<Setting>,
+    /// Of the other Services that the routes lead to: what holds for the share that they get.
+    backends: Vec<BackendList>,
     /// What each Workload behind the Service takes of the caller; those without limits are left out.
     limits: Vec<LimitList>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BackendList {
+    service: String,
+    settings: Vec<Setting>,
 }
 
 #[derive(Debug, Serialize)]
@@ -126,11 +139,48 @@ fn explain(args: &TestArgs, objects: &[Object], mesh: &Mesh) -> Result<Explanati
             .unwrap_or_default(),
         routes: group.map(|group| route_list(objects, group, question.as_ref())),
         settings: explain::settings(objects, destination),
+        backends: group
+            .map(|group| backends(objects, mesh, destination, group))
+            .unwrap_or_default(),
         limits: question
             .as_ref()
             .map(|question| limits(objects, mesh, question))
             .unwrap_or_default(),
     })
+}
+
+/// Each Service once, in the order of their names.
+fn backends(
+    objects: &[Object],
+    mesh: &Mesh,
+    called: &Destination,
+    group: &RouteGroup,
+) -> Vec<BackendList> {
+    let backends: Vec<&Backend> = match &group.routes {
+        Routes::Http(routes) => {
+            let rules = routes.rules.iter();
+            rules.flat_map(|rule| &rule.backends).collect()
+        }
+        Routes::Tcp(rule) => rule.backends.iter().collect(),
+    };
+    let services = backends
+        .into_iter()
+        .filter_map(|backend| match &backend.target {
+            Target::Service { service, .. } => Some(service),
+            Target::Invalid(_) => None,
+        });
+    let others: BTreeSet<&ServiceName> = services
+        .filter(|service| **service != called.service)
+        .collect();
+    let list = |service: &ServiceName| {
+        let mut settings = explain::settings(objects, mesh.destination(service)?);
+        settings.retain(|setting| explain::is_of_backend(&setting.field));
+        Some(BackendList {
+            service: format!("{}/{}", service.namespace, service.name),
+            settings,
+        })
+    };
+    others.into_iter().filter_map(list).collect()
 }
 
 fn limits(objects: &[Object], mesh: &Mesh, question: &Question) -> Vec<LimitList> {
@@ -162,12 +212,15 @@ fn route_list(objects: &[Object], group: &RouteGroup, question: Option<&Question
             let matches = routes.matches.iter();
             matches.map(|one| route(objects, routes, one)).collect()
         }
-        Routes::Tcp(backends) => vec![Route {
+        Routes::Tcp(rule) => vec![Route {
             fits: "every opaque connection".to_owned(),
-            rule: None,
-            at: None,
+            rule: Some(rule.origin.to_string()),
+            at: explain::rule_location(objects, &rule.origin),
             filters: Vec::new(),
-            backends: sent_to(backends, &[]),
+            backends: match rule.backends.as_slice() {
+                [] => vec!["nowhere: it is refused (there is no backendRef)".to_owned()],
+                backends => backends.iter().map(words::backend).collect(),
+            },
             settings: Vec::new(),
         }],
     };
@@ -232,6 +285,10 @@ fn print(explanation: &Explanation) {
     print_routes(explanation.routes.as_ref());
     output::line("\nSettings:");
     print_settings(&explanation.settings);
+    for BackendList { service, settings } in &explanation.backends {
+        output::line(format_args!("\nSettings of {service}, for its endpoints:"));
+        print_settings(settings);
+    }
     for LimitList { workload, settings } in &explanation.limits {
         output::line(format_args!("\nLimits of {workload}:"));
         print_settings(settings);
@@ -276,7 +333,7 @@ fn print_routes(routes: Option<&RouteList>) {
             .at
             .as_ref()
             .map(|at| format!(" ({}:{})", at.file.display(), at.line));
-        let rule = route.rule.as_deref().unwrap_or("TCPRoute");
+        let rule = route.rule.as_deref().unwrap_or_default();
         output::line(format_args!("     {rule}{}", at.unwrap_or_default()));
         for filter in &route.filters {
             output::line(format_args!("     {filter}"));

@@ -122,6 +122,19 @@ pub fn settings(objects: &[Object], destination: &Destination) -> Vec<Setting> {
         .collect()
 }
 
+/// Whether a setting is that of the Service whose endpoints are asked; where a route leads to
+/// another Service, all else is that of the one that was called.
+pub fn is_of_backend(field: &str) -> bool {
+    let of_called = [
+        "timeouts.request",
+        "timeouts.backendRequest",
+        "timeouts.streamIdle",
+        "retry.",
+        "faults",
+    ];
+    !of_called.iter().any(|called| field.starts_with(called))
+}
+
 /// What a workload takes: of each rate limit that `holds` for a call, and of concurrency.
 pub fn limits(
     objects: &[Object],
@@ -227,6 +240,10 @@ pub(super) fn rule_field<'o>(
         }
         Object::GrpcRoute(route) => {
             let rules = route.spec.rules.iter().flatten();
+            rules.map(|rule| rule.name.as_ref()).collect()
+        }
+        Object::TcpRoute(route) => {
+            let rules = route.spec.rules.iter();
             rules.map(|rule| rule.name.as_ref()).collect()
         }
         _ => Vec::new(),

@@ -16,7 +16,7 @@ use super::Connection;
 use super::app::Answered;
 use super::authorize::{Allowed, authorize};
 use super::limits::{self, Told};
-use super::work::Work;
+use super::work::{Order, Work};
 use crate::http::body::{RequestBody, ResponseBody};
 use crate::http::headers::{self, FORWARDED_CLIENT_CERT};
 use crate::http::wire::{self, AppVersion, Target};
@@ -76,12 +76,13 @@ async fn plain(
         Ok(target) => target,
         Err(refusal) => return Err((refusal, exchange)),
     };
-    match limits::admit(connection, target.port, told).await {
+    let order = Order::read(request.headers(), arrival.at);
+    match limits::admit(connection, target.port, order.deadline, told).await {
         Ok(permit) => exchange.permitted(permit),
         Err(refusal) => return Err((refusal, exchange)),
     }
     let worker = &connection.worker;
-    let work = match Work::begin(worker, request.headers_mut(), arrival.at, arrival.grpc) {
+    let work = match Work::begin(worker, request.headers_mut(), order, arrival.grpc) {
         Ok(work) => work,
         Err(refusal) => return Err((refusal, exchange)),
     };
@@ -209,12 +210,13 @@ async fn switching(
         Ok(admitted) => admitted,
         Err(refusal) => return Err((refusal, exchange)),
     };
-    match limits::admit(connection, target.port, told).await {
+    let order = Order::read(request.headers(), arrival.at);
+    match limits::admit(connection, target.port, order.deadline, told).await {
         Ok(permit) => exchange.permitted(permit),
         Err(refusal) => return Err((refusal, exchange)),
     }
     let worker = &connection.worker;
-    let work = match Work::begin(worker, request.headers_mut(), arrival.at, arrival.grpc) {
+    let work = match Work::begin(worker, request.headers_mut(), order, arrival.grpc) {
         Ok(work) => work,
         Err(refusal) => return Err((refusal, exchange)),
     };

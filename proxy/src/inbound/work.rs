@@ -24,18 +24,33 @@ pub struct Work {
     context: Option<ContextId>,
 }
 
+/// What a request says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    pub deadline: Deadline,
+    attempt: u32,
+}
+
+impl Order {
+    pub fn read(headers: &HeaderMap, arrived: Instant) -> Self {
+        let member = Member::find(headers);
+        let remaining = member.and_then(|member| member.remaining);
+        Self {
+            deadline: Deadline::after(arrived, remaining),
+            attempt: member.map_or(1, |member| member.attempt),
+        }
+    }
+}
+
 impl Work {
     /// Begins, and tells the app in `headers` what it shall hand on to the calls that it makes.
     pub fn begin(
         worker: &Rc<Worker>,
         headers: &mut HeaderMap,
-        arrived: Instant,
+        order: Order,
         grpc: bool,
     ) -> Result<Self, Refusal> {
-        let member = Member::find(headers);
-        let remaining = member.and_then(|member| member.remaining);
-        let attempt = member.map_or(1, |member| member.attempt);
-        let deadline = Deadline::after(arrived, remaining);
+        let Order { deadline, attempt } = order;
         let now = Instant::now();
         if deadline.is_over(now) {
             return Err(Refusal::DeadlineExceeded);

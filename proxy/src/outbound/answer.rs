@@ -14,6 +14,7 @@ use outrider_api::model::Filter;
 use super::routes::Rule;
 use crate::http::body::ResponseBody;
 use crate::http::headers;
+use crate::http::proxy_status;
 use crate::http::wire;
 use crate::listen::Open;
 use crate::refusal::Refusal;
@@ -88,6 +89,7 @@ pub fn answer(
     headers::strip_hop_by_hop(response.headers_mut());
     headers::strip_identity(response.headers_mut());
     exchange.head(response.status(), response.headers());
+    proxy_status::passed_on(response.headers_mut(), exchange.retries());
     edits.apply(response.headers_mut());
     *response.version_mut() = caller.version;
     response.map(|body| ResponseBody::streaming(body, exchange, idle))
@@ -103,6 +105,7 @@ fn switch(
 ) -> Response<ResponseBody> {
     let upstream = hyper::upgrade::on(&mut response);
     let downstream = upgrade.downstream;
+    proxy_status::passed_on(response.headers_mut(), exchange.retries());
     exchange.head(StatusCode::SWITCHING_PROTOCOLS, response.headers());
     tokio::task::spawn_local(async move {
         // The HTTP connection has ended with the switch: a drain waits for what came of it.

@@ -18,6 +18,7 @@ use super::service::Service;
 use super::time::{Patience, TimeLeft};
 use super::verdict::{self, Verdict};
 use crate::http::body::{RequestBody, ResponseBody};
+use crate::http::proxy_status;
 use crate::http::wire::{self, AppVersion};
 use crate::refusal::Refusal;
 use crate::telemetry::exchange::Exchange;
@@ -106,7 +107,7 @@ pub async fn send(
     };
     let held = match held {
         Ok(held) => held,
-        Err(reached) => return refuse(exchange, caller, reached.into()),
+        Err(reached) => return refuse(exchange, caller, &outgoing.edits, reached.into()),
     };
     service.begin(caller.started);
     let mut progress = Progress::default();
@@ -115,7 +116,7 @@ pub async fn send(
     let mut failed_before = None;
     loop {
         if outgoing.time.is_over(now) {
-            return refuse(exchange, caller, outgoing.time.over());
+            return refuse(exchange, caller, &outgoing.edits, outgoing.time.over());
         }
         let mut picked = service.pick(worker, &progress.tried, outgoing.key, now);
         if picked.is_err() && !progress.tried.is_empty() {
@@ -130,7 +131,12 @@ pub async fn send(
                     outgoing.time.mark_retried(worker);
                 }
                 // Where some were tried, what they failed with says more.
-                return refuse(exchange, caller, failed_before.unwrap_or(refusal));
+                return refuse(
+                    exchange,
+                    caller,
+                    &outgoing.edits,
+                    failed_before.unwrap_or(refusal),
+                );
             }
         };
         exchange.retarget(Rc::clone(&endpoint.edge));
@@ -202,16 +208,24 @@ pub async fn send(
             }
             Tried::Failed(failure, refusal) => {
                 attempt.failed(now, outcome_of(failure, refusal));
-                refuse(exchange, caller, refusal)
+                refuse(exchange, caller, &outgoing.edits, refusal)
             }
-            Tried::Refused(refusal) => refuse(exchange, caller, refusal),
+            Tried::Refused(refusal) => refuse(exchange, caller, &outgoing.edits, refusal),
         };
     }
 }
 
-fn refuse(exchange: Exchange, caller: Caller, refusal: Refusal) -> Response<ResponseBody> {
+fn refuse(
+    exchange: Exchange,
+    caller: Caller,
+    edits: &Edits,
+    refusal: Refusal,
+) -> Response<ResponseBody> {
+    let mut response = refusal.response(caller.grpc, caller.version);
+    proxy_status::refused(response.headers_mut(), &refusal.row(), exchange.retries());
+    edits.apply(response.headers_mut());
     exchange.refused(refusal);
-    refusal.response(caller.grpc, caller.version)
+    response
 }
 
 /// What a failed attempt says of its endpoint; `None`: nothing.

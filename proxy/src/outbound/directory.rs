@@ -12,10 +12,11 @@ use outrider_api::model::Destination;
 use outrider_api::names::ServiceName;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::service::{Caller, Service};
+use super::service::{Caller, Service, State};
 use crate::control::discovery::Subscription;
 use crate::control::{DestinationState, Subject};
 use crate::refusal::Refusal;
+use crate::telemetry::metrics::Metrics;
 
 /// The first request to a Service waits this long for the control plane's answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -31,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(600);
 pub struct Directory {
     subscriptions: mpsc::Sender<Subscription>,
     slots: RefCell<HashMap<Subject, Rc<Slot>>>,
+    /// Of every Service that is used, or was and still has requests open.
+    states: RefCell<Vec<Rc<State>>>,
 }
 
 /// A subscription, with what was compiled last.
@@ -60,6 +63,7 @@ impl Directory {
         Self {
             subscriptions,
             slots: RefCell::default(),
+            states: RefCell::default(),
         }
     }
 
@@ -122,17 +126,24 @@ impl Directory {
                 slot.service.take();
                 Err(Refusal::UnknownDestination)
             }
-            DestinationState::Ready(destination) => Ok(slot.compile(&destination, caller)),
+            DestinationState::Ready(destination) => {
+                let is_new = slot.service.borrow().is_none();
+                let service = slot.compile(&destination, caller);
+                if is_new {
+                    self.states.borrow_mut().push(Rc::clone(&service.state));
+                }
+                Ok(service)
+            }
         }
     }
 
-    /// Every Service that is known here, for what is counted now and then.
-    pub fn each(&self, mut look: impl FnMut(&Service)) {
-        for slot in self.slots.borrow().values() {
-            if let Some(service) = slot.service.borrow().as_deref() {
-                look(service);
-            }
-        }
+    /// Tells the gauges what is open to each Service: also to those that are gone, until the last
+    /// request to them has ended.
+    pub fn tell(&self, metrics: &Metrics) {
+        self.states.borrow_mut().retain(|state| {
+            state.tell(metrics);
+            Rc::strong_count(state) > 1 || state.usage.requests() != (0, 0)
+        });
     }
 
     /// Lets go what was not used for long; connections in use are not touched.
@@ -224,6 +235,8 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
+    use outrider_api::model::traffic::TrafficSettings;
+
     use super::*;
 
     #[test]
@@ -244,5 +257,27 @@ mod tests {
         assert_eq!(directory.slots.borrow().len(), 1);
         directory.sweep(now + 2 * IDLE);
         assert!(directory.slots.borrow().is_empty());
+    }
+
+    #[test]
+    fn what_is_open_to_a_service_that_is_gone_is_counted_until_it_ends() {
+        let directory = Directory::new(mpsc::channel(1).0);
+        let metrics = Metrics::new().expect("metrics");
+        let name = ServiceName::new("shop", "billing").expect("a name");
+        let settings = TrafficSettings::default();
+        let state = Rc::new(State::new(&name, &settings.budget, Instant::now()));
+        directory.states.borrow_mut().push(Rc::clone(&state));
+        let active = || {
+            directory.tell(&metrics);
+            let active = &metrics.traffic.active_requests;
+            active.with_label_values(&["shop/billing"]).get()
+        };
+        let open = state.usage.request(&settings.limits).expect("room");
+        assert_eq!(active(), 1);
+        drop(state);
+        assert_eq!(active(), 1);
+        drop(open);
+        assert_eq!(active(), 0);
+        assert!(directory.states.borrow().is_empty());
     }
 }

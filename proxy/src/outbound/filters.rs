@@ -33,6 +33,7 @@ pub fn apply(
     port: u16,
     edits: &mut Edits,
 ) -> Result<Filtered, Refusal> {
+    edits.rule = Some(Rc::clone(&met.rule));
     for filter in &met.rule.model.filters {
         match filter {
             Filter::RequestHeaders(edit) => edit.apply(&mut parts.headers),
@@ -43,7 +44,9 @@ pub fn apply(
                 edits.origin = parts.headers.get(ORIGIN).cloned();
             }
             Filter::Redirect(redirect) => {
-                let answer = redirected(redirect, parts, &authority, port, met.prefix)?;
+                let mut answer = redirected(redirect, parts, &authority, port, met.prefix)?;
+                // A browser follows only what it may read.
+                edits.apply(answer.headers_mut());
                 return Ok(Filtered::Answered(Box::new(answer)));
             }
             Filter::Rewrite(rewrite) => {
@@ -55,7 +58,6 @@ pub fn apply(
             Filter::ResponseHeaders(_) | Filter::Mirror(_) => {}
         }
     }
-    edits.rule = Some(Rc::clone(&met.rule));
     Ok(Filtered::On(authority))
 }
 

@@ -108,7 +108,8 @@ pub async fn handle(
         request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT;
     let log = worker.access_log().then(|| LogEntry::new(&request));
     let begin = |edge| Exchange::begin(edge, caller.grpc, caller.started, log);
-    let response = match connection.prepare(request, caller).await {
+    let mut edits = Edits::default();
+    let response = match connection.prepare(request, caller, &mut edits).await {
         Ok(Prepared::Outgoing(outgoing)) => {
             // From here on, so that a caller that leaves before the answer is recorded, too.
             let exchange = begin(Rc::clone(&outgoing.service.edge));
@@ -123,7 +124,10 @@ pub async fn handle(
         Ok(Prepared::Aborted(abort, service)) => {
             let exchange = begin(Rc::clone(&service.edge));
             exchange.aborted(abort.status, abort.grpc);
-            Refusal::aborted(abort.status, abort.grpc, caller.grpc, caller.version)
+            let (status, code) = (abort.status, abort.grpc);
+            let mut response = Refusal::aborted(status, code, caller.grpc, caller.version);
+            edits.apply(response.headers_mut());
+            response
         }
         Err((refusal, service)) => {
             let edge = service.map_or_else(
@@ -131,7 +135,9 @@ pub async fn handle(
                 |service| Rc::clone(&service.edge),
             );
             begin(edge).refused(refusal);
-            refusal.response(caller.grpc, caller.version)
+            let mut response = refusal.response(caller.grpc, caller.version);
+            edits.apply(response.headers_mut());
+            response
         }
     };
     if let Some(gate) = connection.gate.as_ref().filter(|_| asks_upgrade) {
@@ -141,11 +147,13 @@ pub async fn handle(
 }
 
 impl Connection {
-    /// Finds the Service and the rule, applies the filters, and picks whose endpoints are asked.
+    /// Finds the Service and the rule, applies the filters, and picks whose endpoints are asked. What
+    /// the rule does with an answer is left in `edits` where there is nothing to send.
     async fn prepare(
         &self,
         request: Request<Incoming>,
         caller: Caller,
+        edits: &mut Edits,
     ) -> Result<Prepared, Refused> {
         let worker = &self.worker;
         let unrouted = |refusal| (refusal, None);
@@ -164,18 +172,17 @@ impl Connection {
         }
         let met = meets(&service, route.port, &request).map_err(refused)?;
         let (mut parts, body) = request.into_parts();
-        let mut edits = Edits::default();
         let (authority, backend) = match met {
             None => (authority, (Rc::clone(&service), route.port)),
             Some(met) => {
-                let filtered = filters::apply(&met, &mut parts, authority, route.port, &mut edits);
+                let filtered = filters::apply(&met, &mut parts, authority, route.port, edits);
                 let authority = match filtered.map_err(refused)? {
                     Filtered::On(authority) => authority,
                     Filtered::Answered(response) => {
                         return Ok(Prepared::Answered(response, service));
                     }
                 };
-                let backend = self.backend(&met, &mut parts, &mut edits).await;
+                let backend = self.backend(&met, &mut parts, edits).await;
                 (authority, backend.map_err(refused)?)
             }
         };
@@ -192,7 +199,7 @@ impl Connection {
         };
         traceparent::ensure(&mut parts.headers, |below| worker.random(below));
         let message = Message::new(Head::from(parts), body, upgrade.is_some());
-        mirror::send(worker, &edits, &message, version, &time);
+        mirror::send(worker, edits, &message, version, &time);
         let (backend, port) = backend;
         let algorithm = &backend.traffic().balancing.algorithm;
         let key = hash::key(algorithm, &message.head.headers, self.source);
@@ -203,7 +210,7 @@ impl Connection {
             port,
             version,
             upgrade,
-            edits,
+            edits: std::mem::take(edits),
             timeouts,
             time,
             key,

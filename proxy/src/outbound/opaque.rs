@@ -60,7 +60,10 @@ pub async fn serve(
 ) {
     match open(worker, listener, source).await {
         Ok(tunnel) => carry(stream, tunnel, &first).await,
-        Err(refusal) => tracing::info!(%refusal, ?listener, "closed an opaque connection"),
+        Err(refusal) => {
+            let reason = refusal.reason();
+            tracing::info!(reason, ?listener, "closed an opaque connection");
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub struct PortRoutes {
 #[derive(Debug)]
 enum Kind {
     Http {
-        router: Router,
+        router: Box<Router>,
         rules: Vec<Rc<Rule>>,
     },
     Tcp(Rc<Split>),
@@ -78,14 +78,14 @@ impl PortRoutes {
             port: group.port,
             kind: match &group.routes {
                 Routes::Http(http) => Kind::Http {
-                    router: Router::new(http),
+                    router: Box::new(Router::new(http)),
                     rules: http
                         .rules
                         .iter()
                         .map(|rule| Rc::new(Rule::new(rule, traffic)))
                         .collect(),
                 },
-                Routes::Tcp(backends) => Kind::Tcp(Rc::new(Split::new(backends))),
+                Routes::Tcp(rule) => Kind::Tcp(Rc::new(Split::new(&rule.backends))),
             },
         });
         compiled.collect()
@@ -191,6 +191,7 @@ impl Share {
 
 #[cfg(test)]
 mod tests {
+    use outrider_api::model::{RuleOrigin, TcpRule};
     use outrider_api::names::ServiceName;
 
     use super::*;
@@ -210,7 +211,15 @@ mod tests {
         RouteGroup {
             consumer: consumer.map(Into::into),
             port,
-            routes: Routes::Tcp(vec![backend(name, 1)]),
+            routes: Routes::Tcp(TcpRule {
+                origin: RuleOrigin {
+                    kind: "TCPRoute".into(),
+                    namespace: "shop".into(),
+                    name: name.into(),
+                    rule: "0".into(),
+                },
+                backends: vec![backend(name, 1)],
+            }),
         }
     }
 

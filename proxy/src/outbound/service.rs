@@ -82,13 +82,7 @@ impl Service {
         let name = &destination.service;
         let state = match before {
             Some(before) => Rc::clone(&before.state),
-            None => Rc::new(State {
-                name: name.clone(),
-                usage: Usage::default(),
-                budget: RefCell::new(RetryBudget::new(&traffic.budget, now)),
-                ejections: Rc::default(),
-                told: Cell::default(),
-            }),
+            None => Rc::new(State::new(name, &traffic.budget, now)),
         };
         state.budget.borrow_mut().update(&traffic.budget);
         let edge = |to| {
@@ -229,6 +223,16 @@ impl Service {
 }
 
 impl State {
+    pub fn new(name: &ServiceName, budget: &model::traffic::RetryBudget, now: Instant) -> Self {
+        Self {
+            name: name.clone(),
+            usage: Usage::default(),
+            budget: RefCell::new(RetryBudget::new(budget, now)),
+            ejections: Rc::default(),
+            told: Cell::default(),
+        }
+    }
+
     /// Tells the gauges how many requests are open and pending. Several workers add up.
     pub fn tell(&self, metrics: &Metrics) {
         let (now, told) = (self.usage.requests(), self.told.get());

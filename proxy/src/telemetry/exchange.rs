@@ -7,6 +7,7 @@ use std::time::Instant;
 use http::{HeaderMap, Request, StatusCode};
 
 use super::edge::{Answer, Edge, Spoken};
+use super::retries::Retries;
 use crate::inbound::limits::gate::Permit;
 use crate::outbound::attempt::Attempt;
 use crate::outbound::endpoint::InFlight;
@@ -33,8 +34,7 @@ pub struct Exchange {
     in_flight: Option<(InFlight, Held)>,
     /// Of a gRPC call: its trailers say what it showed of its endpoint.
     judged: Option<Attempt>,
-    retried: Option<RetryReason>,
-    not_retried: Option<NoRetry>,
+    retries: Retries,
     permit: Option<Permit>,
 }
 
@@ -81,8 +81,7 @@ impl Exchange {
             log,
             in_flight: None,
             judged: None,
-            retried: None,
-            not_retried: None,
+            retries: Retries::default(),
             permit: None,
         }
     }
@@ -104,12 +103,17 @@ impl Exchange {
 
     /// It is sent again, for this reason.
     pub fn retried(&mut self, why: RetryReason) {
-        self.retried = Some(why);
+        self.retries.made(why);
     }
 
     /// A failure stands, for this reason.
     pub fn not_retried(&mut self, why: NoRetry) {
-        self.not_retried = Some(why);
+        self.retries.not_made(why);
+    }
+
+    /// What has become of its failures so far.
+    pub fn retries(&self) -> &Retries {
+        &self.retries
     }
 
     /// The exchange has room in the app until it has ended.
@@ -196,8 +200,8 @@ impl Exchange {
                 status = self.status,
                 grpc_status = self.grpc_status,
                 reason,
-                retried = self.retried.map(RetryReason::label),
-                not_retried = self.not_retried.map(NoRetry::label),
+                retried = self.retries.retried().as_deref(),
+                not_retried = self.retries.not_retried().map(NoRetry::label),
                 flag,
                 milliseconds,
             );

@@ -4,5 +4,6 @@ pub mod edge;
 pub mod exchange;
 pub mod metrics;
 pub mod names;
+pub mod retries;
 pub mod server;
 pub mod traffic;

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use criterion::Criterion;
 
+#[path = "../shared/endpoints.rs"]
+mod endpoints;
 mod routes;
+mod whole;
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -14,5 +17,6 @@ fn main() {
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
     routes::bench(&mut criterion);
+    whole::bench(&mut criterion);
     criterion.final_summary();
 }

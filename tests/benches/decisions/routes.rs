@@ -7,11 +7,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use outrider_api::model::{HeaderMatch, HttpRoutes, PathMatch, QueryMatch, RouteMatch, ValueMatch};
 use outrider_api::routing::{RouteRequest, Router};
 
-const COUNTS: [usize; 3] = [1, 100, 10_000];
+pub(crate) const COUNTS: [usize; 3] = [1, 100, 10_000];
 
 pub(crate) fn bench(criterion: &mut Criterion) {
     by_path(criterion);
     by_condition(criterion);
+    by_pattern(criterion);
     without_routes(criterion);
 }
 
@@ -39,41 +40,64 @@ fn by_path(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A path with a condition, and many with the same path, which are looked at one by one.
+/// Many with the same path, which differ in a header or parameter only. The last of them fits.
 fn by_condition(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("route by condition");
-    let header = |name: &'static str, value: String| HeaderMatch {
-        name: HeaderName::from_static(name),
-        value: ValueMatch::Exact(value),
-    };
+    let shop = || found(PathMatch::Prefix("/shop".to_owned()));
     for count in COUNTS {
         let canary = |n| RouteMatch {
-            headers: vec![header("x-canary", format!("{n}"))],
-            ..found(PathMatch::Prefix("/shop".to_owned()))
+            headers: vec![HeaderMatch {
+                name: HeaderName::from_static("x-canary"),
+                value: ValueMatch::Exact(format!("{n}")),
+            }],
+            ..shop()
         };
-        let last = (0..count).map(|n| canary(count - 1 - n + 7));
-        let router = Router::new(&routes(last));
-        group.bench_function(BenchmarkId::new("header, one path", count), |bench| {
+        let router = Router::new(&routes((0..count).map(|n| canary(count - 1 - n + 7))));
+        group.bench_function(BenchmarkId::new("header", count), |bench| {
             route(bench, &router, "/shop/charges/7", true);
         });
+        let page = |n| RouteMatch {
+            query: vec![QueryMatch {
+                name: "page".to_owned(),
+                value: ValueMatch::Exact(format!("a {n}")),
+            }],
+            ..shop()
+        };
+        let router = Router::new(&routes((0..count).map(page)));
+        let target = format!("/shop/charges/7?sort=up&page=a%20{}", count - 1);
+        group.bench_function(BenchmarkId::new("query", count), |bench| {
+            route(bench, &router, &target, true);
+        });
+        group.bench_function(BenchmarkId::new("none fits", count), |bench| {
+            route(bench, &router, "/shop/charges/7?sort=up&page=b", false);
+        });
     }
-    let query = RouteMatch {
-        query: vec![QueryMatch {
-            name: "page".to_owned(),
-            value: ValueMatch::Exact("a b".to_owned()),
-        }],
-        ..found(PathMatch::Prefix("/shop".to_owned()))
-    };
-    let router = Router::new(&routes([query]));
-    group.bench_function("query", |bench| {
-        route(bench, &router, "/shop/charges/7?sort=up&page=a%20b", true);
-    });
-    let pattern = |n| format!("/shop/v{n}/charges/[0-9]+").parse();
-    let patterns = (0..100).filter_map(|n| pattern(n).ok());
-    let router = Router::new(&routes(patterns.map(PathMatch::Regex).map(found)));
-    group.bench_function("regular expressions/100", |bench| {
-        route(bench, &router, "/shop/v99/charges/7", true);
-    });
+    group.finish();
+}
+
+/// Many regular expressions that begin differently, and many that differ only further on. The last
+/// of them fits.
+fn by_pattern(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("route by regular expression");
+    for count in COUNTS {
+        let last = count - 1;
+        let pattern = |written: String| written.parse().ok().map(PathMatch::Regex).map(found);
+        let versions = (0..count).filter_map(|n| pattern(format!("/shop/v{n}/charges/[0-9]+")));
+        let router = Router::new(&routes(versions));
+        let target = format!("/shop/v{last}/charges/7?page=2");
+        group.bench_function(BenchmarkId::new("beginning", count), |bench| {
+            route(bench, &router, &target, true);
+        });
+        group.bench_function(BenchmarkId::new("none fits", count), |bench| {
+            route(bench, &router, "/shop/other/charges/7?page=2", false);
+        });
+        let ends = (0..count).filter_map(|n| pattern(format!("/shop/[a-z]+/charges/n{n}")));
+        let router = Router::new(&routes(ends));
+        let target = format!("/shop/big/charges/n{last}?page=2");
+        group.bench_function(BenchmarkId::new("end", count), |bench| {
+            route(bench, &router, &target, true);
+        });
+    }
     group.finish();
 }
 
@@ -96,14 +120,14 @@ fn route(bench: &mut criterion::Bencher<'_>, router: &Router, target: &str, fits
     bench.iter(|| black_box(router).route(black_box(&request)));
 }
 
-fn routes(matches: impl IntoIterator<Item = RouteMatch>) -> HttpRoutes {
+pub(crate) fn routes(matches: impl IntoIterator<Item = RouteMatch>) -> HttpRoutes {
     HttpRoutes {
         matches: matches.into_iter().collect(),
         rules: Vec::new(),
     }
 }
 
-fn found(path: PathMatch) -> RouteMatch {
+pub(crate) fn found(path: PathMatch) -> RouteMatch {
     RouteMatch {
         path,
         method: Some("GET".to_owned()),
@@ -113,7 +137,7 @@ fn found(path: PathMatch) -> RouteMatch {
     }
 }
 
-fn headers() -> HeaderMap {
+pub(crate) fn headers() -> HeaderMap {
     let fields = [
         ("accept", "*/*"),
         ("accept-encoding", "gzip"),

@@ -5,7 +5,7 @@
 
 use super::{
     Backend, Filter, HttpRoutes, HttpRule, PathEdit, PathMatch, Redirect, Rewrite, RouteGroup,
-    RouteMatch, Routes, RuleOrigin, RuleRetry, RuleTimeouts, Target, Timeout,
+    RouteMatch, Routes, RuleOrigin, RuleRetry, RuleTimeouts, Target, TcpRule, Timeout,
 };
 use crate::model::error::{
     Cause, ModelError, each, maybe, nested, optional, parsed, port, required,
@@ -30,7 +30,7 @@ impl TryFrom<proto::RouteGroup> for RouteGroup {
         let routes = match wire.routes {
             None => return Err(ModelError::new("routes", Cause::Missing)),
             Some(Kind::Http(http)) => Routes::Http(nested("http", http)?),
-            Some(Kind::Tcp(tcp)) => Routes::Tcp(each("tcp.backends", tcp.backends)?),
+            Some(Kind::Tcp(tcp)) => Routes::Tcp(nested("tcp", tcp)?),
         };
         Ok(Self {
             consumer,
@@ -45,9 +45,7 @@ impl From<&RouteGroup> for proto::RouteGroup {
         use proto::route_group::Routes as Kind;
         let routes = match &group.routes {
             Routes::Http(http) => Kind::Http(http.into()),
-            Routes::Tcp(backends) => Kind::Tcp(proto::TcpRoutes {
-                backends: backends.iter().map(Into::into).collect(),
-            }),
+            Routes::Tcp(tcp) => Kind::Tcp(tcp.into()),
         };
         Self {
             consumer: group.consumer.clone().unwrap_or_default(),
@@ -145,6 +143,26 @@ impl From<&HttpRule> for proto::HttpRule {
             request_timeout_ms: rule.timeouts.request.map(timeout),
             backend_request_timeout_ms: rule.timeouts.backend_request.map(timeout),
             retry: rule.retry.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<proto::TcpRoutes> for TcpRule {
+    type Error = ModelError;
+
+    fn try_from(wire: proto::TcpRoutes) -> Result<Self, ModelError> {
+        Ok(Self {
+            origin: required("origin", wire.origin)?,
+            backends: each("backends", wire.backends)?,
+        })
+    }
+}
+
+impl From<&TcpRule> for proto::TcpRoutes {
+    fn from(rule: &TcpRule) -> Self {
+        Self {
+            backends: rule.backends.iter().map(Into::into).collect(),
+            origin: Some((&rule.origin).into()),
         }
     }
 }

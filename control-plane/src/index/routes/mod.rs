@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use outrider_api::kinds::gateway::httproutes::HttpRouteParentRefs;
 use outrider_api::manifest::Problem;
-use outrider_api::model::{HttpRoutes, Protocol, RouteGroup, Routes};
+use outrider_api::model::{HttpRoutes, Protocol, RouteGroup, Routes, TcpRule};
 use outrider_api::names::ServiceName;
 
 use self::backends::listed;
@@ -234,8 +234,15 @@ fn merge(
         }
     }
     if winner.kind == Kind::Tcp {
-        let rule = of(first).rules.first();
-        return Routes::Tcp(rule.map_or_else(Vec::new, |read| read.rule.backends.clone()));
+        let rule = of(first).rules.first().map(|read| &read.rule);
+        return Routes::Tcp(TcpRule {
+            // It has none where nothing is written: what is said of that is that of its first.
+            origin: rule.map_or_else(
+                || rules::origin(winner, None, 0),
+                |rule| rule.origin.clone(),
+            ),
+            backends: rule.map_or_else(Vec::new, |rule| rule.backends.clone()),
+        });
     }
     Routes::Http(merged(winners.into_iter().map(of)))
 }

@@ -61,7 +61,6 @@ fn one(
 ) -> Read {
     let field = format!("spec.rules[{index}]");
     let common = &rule.common;
-    let metadata = route.object.metadata();
     let written = common.filters.as_deref().unwrap_or_default();
     let filters = filters::read(written, Of::Rule, &field, backends, report);
     check_filters(&filters, rule, &field, report);
@@ -86,12 +85,7 @@ fn one(
     Read {
         matches: matches::read(&rule.matches, index, &field, report),
         rule: HttpRule {
-            origin: RuleOrigin {
-                kind: route.object.kind().to_owned(),
-                namespace: metadata.namespace.clone(),
-                name: metadata.name.clone(),
-                rule: common.name.clone().unwrap_or_else(|| index.to_string()),
-            },
+            origin: origin(route, common.name.as_deref(), index),
             filters,
             backends: read,
             timeouts: timeouts(common, &field, report),
@@ -100,6 +94,17 @@ fn one(
                 .as_ref()
                 .and_then(|written| retry(written, &format!("{field}.retry"), report)),
         },
+    }
+}
+
+/// Where a rule comes from, for people.
+pub(super) fn origin(route: &Route<'_>, name: Option<&str>, index: usize) -> RuleOrigin {
+    let metadata = route.object.metadata();
+    RuleOrigin {
+        kind: route.object.kind().to_owned(),
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+        rule: name.map_or_else(|| index.to_string(), str::to_owned),
     }
 }
 

@@ -175,10 +175,11 @@ fn one_tcp_route_decides() {
             "[{backendRefs: [{name: a, port: 80, weight: 9}, {name: b, port: 80, weight: 1}]}, {backendRefs: []}]",
         ),
     ]);
-    let Routes::Tcp(backends) = &groups(&mesh)[0].routes else {
+    let Routes::Tcp(rule) = &groups(&mesh)[0].routes else {
         panic!("{:?}", groups(&mesh));
     };
-    let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
+    assert_eq!(rule.origin.to_string(), "TCPRoute shop/x rule 0");
+    let weights: Vec<u32> = rule.backends.iter().map(|backend| backend.weight).collect();
     assert_eq!(weights, [9, 1]);
     let warnings = warnings(&mesh);
     assert!(

@@ -1,5 +1,7 @@
 //! TrafficPolicy over MeshConfig over the defaults, and what RateLimitPolicies add up to.
 
+use std::collections::BTreeSet;
+
 use outrider_api::model::traffic::{Algorithm, FaultKind, HashOn, InboundLimits, TrafficSettings};
 
 use super::explain::Setting;
@@ -325,6 +327,44 @@ fn what_a_layer_replaces_whole_is_the_layer_s() {
         format!("70 TrafficPolicy shop/p (mesh.yaml:{place})")
     );
     assert_eq!(of("loadBalancing.hashOn"), "none default");
+}
+
+/// The table of docs/concepts.md, "Whose settings".
+#[test]
+fn a_backend_keeps_what_concerns_its_endpoints() {
+    let text = text("", "healthCheck: {path: /}");
+    let objects = manifest::parse(Path::new("mesh.yaml"), &text).unwrap();
+    let mesh = build(&objects, None).unwrap();
+    let settings = explain::settings(&objects, mesh.destination(&service("billing")).unwrap());
+    let (of_backend, of_called): (Vec<&str>, Vec<&str>) = settings
+        .iter()
+        .map(|setting| setting.field.as_str())
+        .partition(|field| explain::is_of_backend(field));
+    let parts = |fields: &[&str]| {
+        let parts = fields.iter().map(|field| match field.split_once('.') {
+            Some((part, _)) if part != "timeouts" => part.to_owned(),
+            _ => (*field).to_owned(),
+        });
+        parts.collect::<BTreeSet<String>>()
+    };
+    let expected = [
+        "timeouts.request",
+        "timeouts.backendRequest",
+        "timeouts.streamIdle",
+        "retry",
+        "faults",
+    ];
+    assert_eq!(parts(&of_called), expected.map(str::to_owned).into());
+    let expected = [
+        "timeouts.connect",
+        "timeouts.tcpIdle",
+        "retryBudget",
+        "limits",
+        "outlierDetection",
+        "healthCheck",
+        "loadBalancing",
+    ];
+    assert_eq!(parts(&of_backend), expected.map(str::to_owned).into());
 }
 
 #[test]

@@ -25,6 +25,7 @@ use super::Connection;
 use crate::control::WorkloadState;
 use crate::refusal::Refusal;
 use crate::telemetry::metrics::Metrics;
+use crate::traffic::deadline::Deadline;
 
 /// draft-ietf-httpapi-ratelimit-headers-10.
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -143,14 +144,16 @@ impl Told {
     }
 }
 
-/// Takes a request for `port` of the app, if there is room for it; may wait for that. The permit is
-/// to be kept until the answer has ended. What is to be said of it is added to `told`.
+/// Takes a request for `port` of the app, if there is room for it; may wait for that, until its
+/// `deadline` at most. The permit is to be kept until the answer has ended. What is to be said of it
+/// is added to `told`.
 ///
 /// # Errors
-/// A rate limit is exhausted, or the app has enough to do.
+/// A rate limit is exhausted, the app has enough to do, or the request's time has run out in line.
 pub async fn admit(
     connection: &Connection,
     port: u16,
+    deadline: Deadline,
     told: &mut Told,
 ) -> Result<Option<Permit>, Refusal> {
     let worker = &connection.worker;
@@ -161,12 +164,23 @@ pub async fn admit(
     let Some(concurrency) = &in_force.concurrency else {
         return Ok(None);
     };
-    match worker.limits.shared.gate.enter(concurrency).await {
+    let settings = until(concurrency, deadline, Instant::now());
+    match worker.limits.shared.gate.enter(&settings).await {
         Some(permit) => Ok(Some(permit)),
+        None if deadline.is_over(Instant::now()) => Err(Refusal::DeadlineExceeded),
         None => {
             told.retry_after = Some(SHED_RETRY_AFTER);
             Err(Refusal::Overloaded)
         }
+    }
+}
+
+/// Nobody waits for longer than their time lasts.
+fn until(settings: &Concurrency, deadline: Deadline, now: Instant) -> Concurrency {
+    let left = deadline.remaining(now).unwrap_or(settings.max_wait);
+    Concurrency {
+        max_wait: settings.max_wait.min(left),
+        ..*settings
     }
 }
 
@@ -199,4 +213,25 @@ fn take(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_ends_with_the_time_of_the_request() {
+        let settings = Concurrency {
+            max_requests: 1,
+            max_queued: 1,
+            max_wait: Duration::from_millis(100),
+        };
+        let now = Instant::now();
+        for (left, wait) in [(None, 100), (Some(30), 30), (Some(0), 0), (Some(200), 100)] {
+            let deadline = Deadline::after(now, left.map(Duration::from_millis));
+            let until = until(&settings, deadline, now);
+            assert_eq!(until.max_wait, Duration::from_millis(wait), "{left:?}");
+            assert_eq!((until.max_requests, until.max_queued), (1, 1));
+        }
+    }
 }
