@@ -11,7 +11,8 @@
 //! - [`http`] is a client that writes exactly the bytes it is told, [`load`] one that never stops,
 //!   [`paced`] one that keeps its rate and every latency;
 //! - [`pki`] makes the certificates, requests and tokens that must be refused;
-//! - [`netns`] makes machines of their own out of network namespaces;
+//! - [`netns`] makes machines of their own out of network namespaces; [`placed`] is a mesh on one of
+//!   them, with a namespace for each workload;
 //! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
 
 pub mod app;
@@ -24,6 +25,7 @@ pub mod netns;
 pub mod paced;
 pub mod peers;
 pub mod pki;
+pub mod placed;
 pub mod ports;
 pub mod process;
 pub mod programs;
