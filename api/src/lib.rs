@@ -9,7 +9,7 @@
 //! | [`duration`] | durations as the Gateway API writes them |
 //! | [`model`] | what the wire means: validated and immutable |
 //! | [`authorization`] | who may call what: [`authorization::PolicySet::authorize`] |
-//! | [`sidecar`] | the ports of every sidecar, and its user |
+//! | [`sidecar`] | what is agreed about every sidecar: ports, user, bounds |
 //! | [`routing`] | where a request goes, and what its filters make of it |
 //!
 //! [`kinds`] and [`manifest`] are there with the feature `manifest`, which sidecars do without.

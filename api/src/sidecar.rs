@@ -1,4 +1,4 @@
-//! What is agreed about every sidecar: its ports, and the user that it runs as.
+//! What is agreed about every sidecar: its ports, its user, and how much it may ask.
 
 /// The user that a sidecar runs as where connections are intercepted: its own pass.
 pub const UID: u32 = 2102;
@@ -12,3 +12,5 @@ pub const INBOUND_PORT: u16 = 15006;
 pub const MESH_PORT: u16 = 15008;
 /// The default of its metrics and health.
 pub const TELEMETRY_PORT: u16 = 15020;
+/// A sidecar may follow so many destinations, and as many addresses; with one more its stream ends.
+pub const SUBSCRIPTIONS_MAX: usize = 4096;

@@ -18,6 +18,8 @@ pub(crate) struct Metrics {
     pub(crate) acknowledged_version: IntGaugeVec,
     pub(crate) propagation: Histogram,
     pub(crate) nacks: IntCounter,
+    pub(crate) withdrawals: IntCounter,
+    pub(crate) withdrawal: Histogram,
     pub(crate) streams_ended: IntCounterVec,
     pub(crate) certificates_issued: IntCounter,
     pub(crate) certificates_refused: IntCounterVec,
@@ -58,8 +60,20 @@ impl Metrics {
                 "The newest version that the workload's connected sidecar has acknowledged.",
                 &["namespace", "workload"],
             )?,
-            propagation: make.propagation()?,
+            propagation: make.seconds(
+                "propagation_seconds",
+                "From a change being noticed to a sidecar's acknowledgement of it.",
+            )?,
             nacks: make.counter("nacks_total", "Resources that a sidecar rejected.")?,
+            withdrawals: make.counter(
+                "withdrawals_total",
+                "Endpoints that were withdrawn, since their sidecars drain.",
+            )?,
+            withdrawal: make.seconds(
+                "withdrawal_seconds",
+                "From a sidecar saying that it drains until every sidecar that knew its endpoint has \
+                 acknowledged that it is gone.",
+            )?,
             streams_ended: make.counters(
                 "streams_ended_total",
                 "Discovery streams that have ended, by the reason.",
@@ -178,16 +192,10 @@ impl Register<'_> {
         Ok(counters)
     }
 
-    fn propagation(&self) -> Result<Histogram, prometheus::Error> {
-        let histogram = Histogram::with_opts(
-            HistogramOpts::new(
-                "propagation_seconds",
-                "From a change being noticed to a sidecar's acknowledgement of it.",
-            )
-            .buckets(vec![
-                0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-            ]),
-        )?;
+    fn seconds(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+        let buckets = vec![0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+        let options = HistogramOpts::new(name, help).buckets(buckets);
+        let histogram = Histogram::with_opts(options)?;
         self.0.register(Box::new(histogram.clone()))?;
         Ok(histogram)
     }

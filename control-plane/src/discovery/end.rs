@@ -1,10 +1,10 @@
 //! Why a discovery stream ends: one closed enum, one table to the wire, the log and the metric.
 
+use outrider_api::sidecar::SUBSCRIPTIONS_MAX;
 use outrider_certs::spiffe::SpiffeId;
 use tonic::{Code, Status};
 
 use super::ledger::NeverSent;
-use super::subscriptions::MAX_SUBSCRIPTIONS;
 use crate::index::WorkloadName;
 
 /// Why a stream ends.
@@ -33,7 +33,7 @@ pub(super) enum End {
     },
     #[error("{0} has too many streams")]
     TooManyStreams(WorkloadName),
-    #[error("more than {MAX_SUBSCRIPTIONS} subscriptions")]
+    #[error("more than {SUBSCRIPTIONS_MAX} subscriptions to destinations or addresses")]
     TooManySubscriptions,
     #[error("the sidecar does not read")]
     Stalled,

@@ -1,10 +1,15 @@
-//! Who is connected. Owns the gauges that describe a connected sidecar, so that they go with it.
+//! Who is connected, and who may still call an endpoint that is being withdrawn. Owns the gauges that
+//! describe a connected sidecar, so that they go with it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::{oneshot, watch};
+
+use super::ledger::{Ledger, Resource};
 use crate::index::WorkloadName;
 use crate::metrics::{Metrics, gauge_value};
+use crate::store::Withdrawn;
 
 /// A workload may have so many streams at once: one, and those of its predecessors that nobody has
 /// noticed to be dead yet.
@@ -12,37 +17,139 @@ const MAX_STREAMS: usize = 8;
 
 /// The connected sidecars.
 pub(crate) struct Fleet {
-    streams: Mutex<HashMap<WorkloadName, usize>>,
+    state: Mutex<State>,
+    /// Grows with each withdrawal.
+    begun: watch::Sender<u64>,
     metrics: Metrics,
+}
+
+#[derive(Default)]
+struct State {
+    /// The next stream's or withdrawal's.
+    next: u64,
+    streams: HashMap<WorkloadName, Streams>,
+    ids: HashSet<u64>,
+    withdrawals: Vec<Withdrawal>,
+}
+
+#[derive(Default)]
+struct Streams {
+    count: usize,
+    newest: u64,
+}
+
+/// An endpoint that is gone from what is published.
+struct Withdrawal {
+    id: u64,
+    workload: WorkloadName,
+    from: Arc<Withdrawn>,
+    /// The streams whose sidecars may not know it yet.
+    waiting: HashSet<u64>,
+    done: oneshot::Sender<()>,
 }
 
 /// One connected sidecar, until it is dropped.
 pub(crate) struct Member {
     fleet: Arc<Fleet>,
     workload: WorkloadName,
+    id: u64,
+    /// Changes with each withdrawal.
+    begun: watch::Receiver<u64>,
+    /// Those that wait for this sidecar.
+    pending: Vec<(u64, Arc<Withdrawn>)>,
 }
 
 impl Fleet {
     pub(crate) fn new(metrics: Metrics) -> Arc<Self> {
         Arc::new(Self {
-            streams: Mutex::default(),
+            state: Mutex::default(),
+            begun: watch::Sender::new(0),
             metrics,
         })
     }
 
     /// A stream of `workload` begins; `None`: it has too many.
     pub(crate) fn join(self: &Arc<Self>, workload: &WorkloadName) -> Option<Member> {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = streams.entry(workload.clone()).or_default();
-        if *count >= MAX_STREAMS {
+        let mut state = self.state();
+        let id = state.next_id();
+        let streams = state.streams.entry(workload.clone()).or_default();
+        if streams.count >= MAX_STREAMS {
             return None;
         }
-        *count += 1;
+        streams.count += 1;
+        streams.newest = id;
+        state.ids.insert(id);
         self.metrics.connected_sidecars.inc();
         Some(Member {
             fleet: Arc::clone(self),
             workload: workload.clone(),
+            id,
+            begun: self.begun.subscribe(),
+            pending: Vec::new(),
         })
+    }
+
+    /// The endpoint of `workload` has gone from what is published, as its `stream` asked: done when no
+    /// connected sidecar goes by anything older. Who connects from now on is told nothing else. An
+    /// error: the endpoint is back.
+    pub(crate) fn withdraw(
+        &self,
+        workload: &WorkloadName,
+        stream: u64,
+        from: Withdrawn,
+    ) -> oneshot::Receiver<()> {
+        let (done, receiver) = oneshot::channel();
+        let mut state = self.state();
+        if !state.may_withdraw(workload, stream) {
+            return receiver;
+        }
+        let id = state.next_id();
+        let waiting = state.ids.clone();
+        state.withdrawals.push(Withdrawal {
+            id,
+            workload: workload.clone(),
+            from: Arc::new(from),
+            waiting,
+            done,
+        });
+        state.finish();
+        drop(state);
+        self.begun.send_modify(|begun| *begun += 1);
+        receiver
+    }
+
+    /// The endpoint of `workload` is back: whoever waits for its withdrawal waits in vain.
+    pub(crate) fn cancel(&self, workload: &WorkloadName) {
+        let withdrawals = &mut self.state().withdrawals;
+        withdrawals.retain(|withdrawal| withdrawal.workload != *workload);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn next_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Whether no other stream of the workload has begun since.
+    fn may_withdraw(&self, workload: &WorkloadName, stream: u64) -> bool {
+        let streams = self.streams.get(workload);
+        streams.is_some_and(|streams| streams.newest == stream)
+    }
+
+    /// Lets go of withdrawals that nothing holds up, or that nobody waits for.
+    fn finish(&mut self) {
+        let finished = |withdrawal: &mut Withdrawal| {
+            withdrawal.waiting.is_empty() || withdrawal.done.is_closed()
+        };
+        for withdrawal in self.withdrawals.extract_if(.., finished) {
+            // Whoever asked may be gone.
+            let _ = withdrawal.done.send(());
+        }
     }
 }
 
@@ -55,26 +162,82 @@ impl Member {
             .set(gauge_value(version));
     }
 
+    /// Whether no other stream of the workload has begun since.
+    pub(crate) fn may_withdraw(&self) -> bool {
+        self.fleet.state().may_withdraw(&self.workload, self.id)
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Waits for a withdrawal. Safe to cancel.
+    pub(crate) async fn withdrawal(&mut self) {
+        if self.begun.changed().await.is_err() {
+            // The fleet is held by this.
+            std::future::pending().await
+        }
+    }
+
+    /// Learns which withdrawals wait for this sidecar.
+    pub(crate) fn look(&mut self) {
+        let state = self.fleet.state();
+        let waiting = state.withdrawals.iter();
+        let waiting = waiting.filter(|withdrawal| withdrawal.waiting.contains(&self.id));
+        self.pending = waiting
+            .map(|withdrawal| (withdrawal.id, Arc::clone(&withdrawal.from)))
+            .collect();
+    }
+
+    /// Holds up nothing that this sidecar knows now.
+    pub(crate) fn settle(&mut self, ledger: &Ledger) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let known = self.pending.extract_if(.., |(_, from)| knows(ledger, from));
+        let known: Vec<u64> = known.map(|(id, _)| id).collect();
+        if !known.is_empty() {
+            let mut state = self.fleet.state();
+            for withdrawal in &mut state.withdrawals {
+                if known.contains(&withdrawal.id) {
+                    withdrawal.waiting.remove(&self.id);
+                }
+            }
+            state.finish();
+        }
+    }
+
     fn labels(&self) -> [&str; 2] {
         [&self.workload.namespace, &self.workload.name]
     }
+}
+
+/// Whether a sidecar goes by nothing that still has the endpoint.
+fn knows(ledger: &Ledger, from: &Withdrawn) -> bool {
+    let mut destinations = from.destinations.iter();
+    let mut addresses = from.addresses.iter();
+    destinations
+        .all(|(name, version)| ledger.is_past(&Resource::Destination(name.clone()), *version))
+        && addresses
+            .all(|(address, version)| ledger.is_past(&Resource::Address(*address), *version))
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
         let metrics = &self.fleet.metrics;
         metrics.connected_sidecars.dec();
-        let mut streams = self
-            .fleet
-            .streams
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(count) = streams.get_mut(&self.workload) else {
+        let mut state = self.fleet.state();
+        state.ids.remove(&self.id);
+        for withdrawal in &mut state.withdrawals {
+            withdrawal.waiting.remove(&self.id);
+        }
+        state.finish();
+        let Some(streams) = state.streams.get_mut(&self.workload) else {
             return;
         };
-        *count -= 1;
-        if *count == 0 {
-            streams.remove(&self.workload);
+        streams.count -= 1;
+        if streams.count == 0 {
+            state.streams.remove(&self.workload);
             // Absent where the sidecar has acknowledged nothing.
             let _ = metrics
                 .acknowledged_version

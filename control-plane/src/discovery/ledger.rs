@@ -1,6 +1,7 @@
 //! What one sidecar was sent and what it has answered. Pure; the clock is an argument.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use outrider_api::names::ServiceName;
@@ -12,6 +13,8 @@ pub(crate) enum Resource {
     Workload,
     /// A Service it calls.
     Destination(ServiceName),
+    /// An address it connects to.
+    Address(IpAddr),
 }
 
 /// An answer to a version that the sidecar cannot have.
@@ -43,6 +46,9 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 struct Sent {
     version: u64,
+    /// The oldest version that the sidecar may still go by: the newest that it has acknowledged, and
+    /// before that the first it was sent.
+    oldest: u64,
     /// When the change was noticed that is not acknowledged yet.
     noticed: Option<Instant>,
 }
@@ -59,6 +65,7 @@ impl Ledger {
             })
             .or_insert(Sent {
                 version,
+                oldest: version,
                 noticed: None,
             });
     }
@@ -75,12 +82,12 @@ impl Ledger {
     ) -> Result<Acknowledged, NeverSent> {
         self.check(version)?;
         self.newest_acknowledged = self.newest_acknowledged.max(version);
-        let propagation = self
-            .sent
-            .get_mut(resource)
-            .filter(|sent| sent.version == version)
-            .and_then(|sent| sent.noticed.take())
-            .map(|noticed| now.saturating_duration_since(noticed));
+        let sent = self.sent.get_mut(resource);
+        let noticed = sent.and_then(|sent| {
+            sent.oldest = sent.oldest.max(version.min(sent.version));
+            (sent.version == version).then(|| sent.noticed.take())?
+        });
+        let propagation = noticed.map(|noticed| now.saturating_duration_since(noticed));
         Ok(Acknowledged {
             newest: self.newest_acknowledged,
             propagation,
@@ -99,6 +106,17 @@ impl Ledger {
             sent.noticed = None;
         }
         Ok(())
+    }
+
+    /// Something goes out at `version` that is no resource.
+    pub(crate) fn said(&mut self, version: u64) {
+        self.newest_sent = self.newest_sent.max(version);
+    }
+
+    /// Whether the sidecar goes by `version` of `resource` or a later one, or by none at all.
+    pub(crate) fn is_past(&self, resource: &Resource, version: u64) -> bool {
+        let sent = self.sent.get(resource);
+        sent.is_none_or(|sent| sent.oldest >= version)
     }
 
     /// The sidecar has unsubscribed. Answers that are on their way are still in order.
@@ -154,6 +172,30 @@ mod tests {
         assert_eq!((older.newest, older.propagation), (3, None));
         let newer = ledger.acknowledge(&destination("billing"), 4, now).unwrap();
         assert_eq!((newer.newest, newer.propagation), (4, Some(Duration::ZERO)));
+    }
+
+    #[test]
+    fn a_sidecar_goes_by_what_it_has_acknowledged() {
+        let mut ledger = Ledger::default();
+        let now = Instant::now();
+        let billing = destination("billing");
+        assert!(ledger.is_past(&billing, 9), "it knows nothing of it");
+        ledger.sent(billing.clone(), 3, now);
+        assert!(ledger.is_past(&billing, 3) && !ledger.is_past(&billing, 4));
+        ledger.sent(billing.clone(), 5, now);
+        assert!(
+            !ledger.is_past(&billing, 5),
+            "it may not have read that yet"
+        );
+        ledger.acknowledge(&billing, 3, now).unwrap();
+        ledger.reject(&billing, 5).unwrap();
+        assert!(!ledger.is_past(&billing, 5), "it keeps the last good one");
+        ledger.sent(billing.clone(), 6, now);
+        ledger.sent(Resource::Address([10, 0, 0, 1].into()), 8, now);
+        ledger.acknowledge(&billing, 8, now).unwrap();
+        assert!(ledger.is_past(&billing, 6) && !ledger.is_past(&billing, 7));
+        ledger.forget(&billing);
+        assert!(ledger.is_past(&billing, 9));
     }
 
     #[test]

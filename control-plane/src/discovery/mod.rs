@@ -1,12 +1,14 @@
-//! One stream for each sidecar: what it should know, and what it says of it. [`session`] runs a
-//! stream, [`subscriptions`] knows what is new for it, [`ledger`] what it was sent, [`fleet`] who is
-//! connected.
+//! One stream for each sidecar: what it should know, and what it says of it. [`session`] greets,
+//! [`stream`] serves, [`subscriptions`] knows what is new for it, [`ledger`] what it was sent,
+//! [`fleet`] who is connected, and [`withdrawal`] takes out the endpoint of one that drains.
 
 mod end;
 mod fleet;
 mod ledger;
 mod session;
+mod stream;
 mod subscriptions;
+mod withdrawal;
 
 use std::sync::Arc;
 use std::time::SystemTime;

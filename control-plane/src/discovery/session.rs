@@ -1,48 +1,43 @@
-//! One discovery stream from its Hello to its end. Owns what the stream follows and what was said on
-//! it. Everything it holds is bounded: a place for each subscription, and one message on its way.
+//! One discovery stream, to its Hello and after its end; [`super::stream`] is what lies between.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use outrider_api::model;
-use outrider_api::names::ServiceName;
 use outrider_api::proto::discovery_request::Kind;
-use outrider_api::proto::discovery_response::Resource as Body;
 use outrider_api::proto::{self, DiscoveryRequest, DiscoveryResponse};
 use outrider_certs::tls::PeerCertificate;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use super::end::End;
-use super::fleet::{Fleet, Member};
-use super::ledger::{Ledger, Resource};
-use super::subscriptions::{Full, Subscriptions};
+use super::fleet::Fleet;
+use super::stream::{Stream, received};
 use crate::index::WorkloadName;
 use crate::logging::one_line;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, gauge_value};
 use crate::store::{Snapshot, Store};
 
 /// A stream that has not said Hello by then is not a sidecar's.
 const HELLO: Duration = Duration::from_secs(10);
-/// A sidecar that takes nothing for so long is told to connect again.
-const STALL: Duration = Duration::from_secs(60);
 /// How long the status of an ended stream may wait to be taken.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// A DNS name is no longer (RFC 1035 §2.3.4).
 const MAX_NAME_BYTES: usize = 253;
 /// So much of a sidecar's own words is logged.
-const MAX_LOGGED_BYTES: usize = 1024;
+pub(super) const MAX_LOGGED_BYTES: usize = 1024;
 
-type Responses = mpsc::Sender<Result<DiscoveryResponse, Status>>;
+pub(super) type Responses = mpsc::Sender<Result<DiscoveryResponse, Status>>;
 
 /// A stream that has not said Hello yet.
 pub(super) struct Session {
-    peer: Arc<PeerCertificate>,
-    store: Arc<Store>,
-    fleet: Arc<Fleet>,
-    metrics: Metrics,
-    responses: Responses,
+    pub(super) peer: Arc<PeerCertificate>,
+    pub(super) store: Arc<Store>,
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) metrics: Metrics,
+    pub(super) responses: Responses,
 }
 
 impl Session {
@@ -115,191 +110,27 @@ impl Session {
             version = one_line(&hello.version, MAX_LOGGED_BYTES),
             "hello"
         );
-        Ok(Stream {
-            name,
-            peer: Arc::clone(&self.peer),
-            member,
-            metrics: self.metrics.clone(),
-            responses: self.responses.clone(),
-            workload,
-            workload_ready: true,
-            destinations: Subscriptions::new(Arc::clone(&self.store)),
-            ledger: Ledger::default(),
-            stall: None,
-        })
-    }
-}
-
-/// A stream that has said Hello.
-struct Stream {
-    name: WorkloadName,
-    peer: Arc<PeerCertificate>,
-    member: Member,
-    metrics: Metrics,
-    responses: Responses,
-    workload: watch::Receiver<Snapshot<model::Workload>>,
-    workload_ready: bool,
-    destinations: Subscriptions,
-    ledger: Ledger,
-    /// By when something that is ready must have been taken.
-    stall: Option<tokio::time::Instant>,
-}
-
-impl Stream {
-    async fn serve(
-        &mut self,
-        requests: &mut Streaming<DiscoveryRequest>,
-        mut shutdown: watch::Receiver<bool>,
-    ) -> End {
-        let expiry = sleep(
-            self.peer
-                .not_after
-                .duration_since(SystemTime::now())
-                .unwrap_or_default(),
-        );
-        tokio::pin!(expiry);
-        loop {
-            let ready = self.workload_ready || self.destinations.has_ready();
-            if !ready {
-                self.stall = None;
-            }
-            let stall = *self
-                .stall
-                .get_or_insert_with(|| tokio::time::Instant::now() + STALL);
-            let step = tokio::select! {
-                request = requests.message() => self.receive(request),
-                room = room(&self.responses, stall), if ready => room.and_then(|()| self.send()),
-                changed = self.workload.changed(), if !self.workload_ready => {
-                    self.workload_ready = true;
-                    changed.map_err(|_| End::UnknownWorkload(self.name.clone()))
-                }
-                () = self.destinations.changed() => Ok(()),
-                () = self.responses.closed() => Err(End::Closed),
-                () = &mut expiry => Err(End::CertificateExpired),
-                _ = shutdown.wait_for(|now| *now) => Err(End::ShuttingDown),
-            };
-            if let Err(end) = step {
-                return end;
-            }
-        }
+        self.restore(&name).await?;
+        Ok(Stream::new(self, name, member, workload))
     }
 
-    fn receive(&mut self, request: Result<Option<DiscoveryRequest>, Status>) -> Result<(), End> {
-        let Some(kind) = received(request)? else {
-            return Err(End::Protocol("a message without content"));
-        };
-        match kind {
-            Kind::Hello(_) => Err(End::Protocol("a second Hello")),
-            Kind::Subscribe(service) => self
-                .destinations
-                .subscribe(service_name(service)?)
-                .map_err(|Full| End::TooManySubscriptions),
-            Kind::Unsubscribe(service) => {
-                let name = service_name(service)?;
-                self.destinations.unsubscribe(&name);
-                self.ledger.forget(&Resource::Destination(name));
-                Ok(())
-            }
-            Kind::Resolve(_) | Kind::Forget(_) | Kind::Draining(_) => {
-                Err(End::Protocol("expected no addresses and no drain"))
-            }
-            Kind::Ack(ack) => self.acknowledged(resource(ack.destination)?, ack.version),
-            Kind::Nack(nack) => {
-                self.rejected(&resource(nack.destination)?, nack.version, &nack.reason)
-            }
+    /// Who says Hello takes calls, whatever its predecessor said.
+    async fn restore(&self, name: &WorkloadName) -> Result<(), End> {
+        self.fleet.cancel(name);
+        if !self.store.restore(name) {
+            return Ok(());
         }
-    }
-
-    fn acknowledged(&mut self, resource: Resource, version: u64) -> Result<(), End> {
-        let acknowledged = self
-            .ledger
-            .acknowledge(&resource, version, Instant::now())?;
-        self.member.acknowledged(acknowledged.newest);
-        if let Some(taken) = acknowledged.propagation {
-            self.metrics.observe_propagation(taken);
-        }
-        tracing::debug!(workload = %self.name, ?resource, version, "acknowledged");
+        let store = Arc::clone(&self.store);
+        let version = spawn_blocking(move || store.refresh(Instant::now()))
+            .await
+            .map_err(|_| End::ShuttingDown)?;
+        self.metrics.resource_version.set(gauge_value(version));
+        tracing::info!(workload = %name, version, "a withdrawn endpoint is back");
         Ok(())
     }
-
-    fn rejected(&mut self, resource: &Resource, version: u64, reason: &str) -> Result<(), End> {
-        self.ledger.reject(resource, version)?;
-        self.metrics.nacks.inc();
-        tracing::error!(
-            workload = %self.name,
-            ?resource,
-            version,
-            reason = one_line(reason, MAX_LOGGED_BYTES),
-            "a sidecar rejected what it was sent"
-        );
-        Ok(())
-    }
-
-    /// Sends one resource; there is room for it.
-    fn send(&mut self) -> Result<(), End> {
-        self.stall = None;
-        let response = if self.workload_ready {
-            self.workload_ready = false;
-            Some(self.own_workload()?)
-        } else {
-            self.next_destination()
-        };
-        if let Some(response) = response {
-            self.responses
-                .try_send(Ok(response))
-                .map_err(|_| End::Closed)?;
-        }
-        Ok(())
-    }
-
-    fn own_workload(&mut self) -> Result<DiscoveryResponse, End> {
-        let snapshot = self.workload.borrow_and_update().clone();
-        // The workload may have been given another ServiceAccount, or be gone.
-        let workload = check_identity(&self.name, &self.peer, &snapshot)?;
-        self.ledger
-            .sent(Resource::Workload, snapshot.version, snapshot.noticed);
-        Ok(DiscoveryResponse {
-            version: snapshot.version,
-            resource: Some(Body::Workload(proto::Workload::from(workload))),
-        })
-    }
-
-    fn next_destination(&mut self) -> Option<DiscoveryResponse> {
-        let (name, snapshot) = self.destinations.pop()?;
-        let body = match snapshot.value.as_deref() {
-            Some(destination) => Body::Destination(proto::Destination::from(destination)),
-            None => Body::Missing(proto::ServiceRef::from(&name)),
-        };
-        self.ledger.sent(
-            Resource::Destination(name),
-            snapshot.version,
-            snapshot.noticed,
-        );
-        Some(DiscoveryResponse {
-            version: snapshot.version,
-            resource: Some(body),
-        })
-    }
 }
 
-/// Waits until one more response can be sent.
-async fn room(responses: &Responses, stall: tokio::time::Instant) -> Result<(), End> {
-    match timeout_at(stall, responses.reserve()).await {
-        Ok(Ok(_unused)) => Ok(()),
-        Ok(Err(_)) => Err(End::Closed),
-        Err(_) => Err(End::Stalled),
-    }
-}
-
-fn received(request: Result<Option<DiscoveryRequest>, Status>) -> Result<Option<Kind>, End> {
-    match request {
-        Ok(Some(request)) => Ok(request.kind),
-        Ok(None) => Err(End::Closed),
-        Err(status) => Err(End::Lost(one_line(status.message(), MAX_LOGGED_BYTES))),
-    }
-}
-
-fn check_identity<'s>(
+pub(super) fn check_identity<'s>(
     name: &WorkloadName,
     peer: &PeerCertificate,
     snapshot: &'s Snapshot<model::Workload>,
@@ -320,18 +151,6 @@ fn workload_name(hello: &proto::Hello) -> Result<WorkloadName, End> {
     checked(&hello.namespace)?;
     checked(&hello.workload)?;
     Ok(WorkloadName::new(&hello.namespace, &hello.workload))
-}
-
-fn service_name(service: proto::ServiceRef) -> Result<ServiceName, End> {
-    ServiceName::try_from(service)
-        .map_err(|_| End::Protocol("a name that is not a Service's: expected two DNS labels"))
-}
-
-fn resource(destination: Option<proto::ServiceRef>) -> Result<Resource, End> {
-    Ok(match destination {
-        None => Resource::Workload,
-        Some(service) => Resource::Destination(service_name(service)?),
-    })
 }
 
 fn checked(name: &str) -> Result<(), End> {

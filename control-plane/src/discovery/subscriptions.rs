@@ -1,5 +1,5 @@
-//! The destinations that one sidecar follows, and which of them have something new for it. A
-//! destination is either waited for or ready to be sent, never both, so a sidecar that does not read
+//! The destinations that one sidecar follows, or the addresses, and which of them have something new
+//! for it. Each is either waited for or ready to be sent, never both, so a sidecar that does not read
 //! holds one place each, whatever changes meanwhile.
 
 use std::collections::{HashMap, VecDeque};
@@ -10,26 +10,22 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, Abortable, Aborted};
 use futures_util::stream::FuturesUnordered;
-use outrider_api::model::Destination;
-use outrider_api::names::ServiceName;
+use outrider_api::sidecar::SUBSCRIPTIONS_MAX;
 
-use crate::store::{DestinationWatch, Snapshot, Store};
-
-/// A sidecar may follow so many destinations.
-pub(crate) const MAX_SUBSCRIPTIONS: usize = 4096;
+use crate::store::{Key, Snapshot, Store, Watch};
 
 /// There is no room for one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Full;
 
-type Waiting = Pin<Box<dyn Future<Output = Result<DestinationWatch, Aborted>> + Send>>;
+type Waiting<K> = Pin<Box<dyn Future<Output = Result<Watch<K>, Aborted>> + Send>>;
 
 /// See the module.
-pub(crate) struct Subscriptions {
+pub(crate) struct Subscriptions<K: Key> {
     store: Arc<Store>,
-    active: HashMap<ServiceName, State>,
-    waiting: FuturesUnordered<Waiting>,
-    ready: VecDeque<DestinationWatch>,
+    active: HashMap<K, State>,
+    waiting: FuturesUnordered<Waiting<K>>,
+    ready: VecDeque<Watch<K>>,
 }
 
 enum State {
@@ -37,7 +33,7 @@ enum State {
     Waiting(AbortHandle),
 }
 
-impl Subscriptions {
+impl<K: Key> Subscriptions<K> {
     pub(crate) fn new(store: Arc<Store>) -> Self {
         Self {
             store,
@@ -47,33 +43,33 @@ impl Subscriptions {
         }
     }
 
-    /// Follows `name`, from what it is now. Twice is once.
-    pub(crate) fn subscribe(&mut self, name: ServiceName) -> Result<(), Full> {
-        if self.active.contains_key(&name) {
+    /// Follows `key`, from what it is now. Twice is once.
+    pub(crate) fn subscribe(&mut self, key: K) -> Result<(), Full> {
+        if self.active.contains_key(&key) {
             return Ok(());
         }
-        if self.active.len() >= MAX_SUBSCRIPTIONS {
+        if self.active.len() >= SUBSCRIPTIONS_MAX {
             return Err(Full);
         }
-        self.ready.push_back(self.store.destination(name.clone()));
-        self.active.insert(name, State::Ready);
+        self.ready.push_back(self.store.follow(key.clone()));
+        self.active.insert(key, State::Ready);
         Ok(())
     }
 
-    /// Follows `name` no longer.
-    pub(crate) fn unsubscribe(&mut self, name: &ServiceName) {
-        match self.active.remove(name) {
+    /// Follows `key` no longer.
+    pub(crate) fn unsubscribe(&mut self, key: &K) {
+        match self.active.remove(key) {
             Some(State::Waiting(handle)) => handle.abort(),
-            Some(State::Ready) => self.ready.retain(|watch| watch.name() != name),
+            Some(State::Ready) => self.ready.retain(|watch| watch.key() != key),
             None => {}
         }
     }
 
-    /// Waits until one more destination is ready. Safe to cancel.
+    /// Waits until one more is ready. Safe to cancel.
     pub(crate) async fn changed(&mut self) {
         while let Some(finished) = self.waiting.next().await {
             if let Ok(watch) = finished {
-                self.active.insert(watch.name().clone(), State::Ready);
+                self.active.insert(watch.key().clone(), State::Ready);
                 self.ready.push_back(watch);
                 return;
             }
@@ -85,13 +81,13 @@ impl Subscriptions {
         !self.ready.is_empty()
     }
 
-    /// The newest of the destination that has been ready the longest; it is waited for again.
-    pub(crate) fn pop(&mut self) -> Option<(ServiceName, Snapshot<Destination>)> {
+    /// The newest of what has been ready the longest; it is waited for again.
+    pub(crate) fn pop(&mut self) -> Option<(K, Snapshot<K::Value>)> {
         let mut watch = self.ready.pop_front()?;
         let snapshot = watch.newest()?;
-        let name = watch.name().clone();
+        let key = watch.key().clone();
         let (handle, registration) = AbortHandle::new_pair();
-        self.active.insert(name.clone(), State::Waiting(handle));
+        self.active.insert(key.clone(), State::Waiting(handle));
         self.waiting.push(Box::pin(Abortable::new(
             async move {
                 watch.changed().await;
@@ -99,6 +95,6 @@ impl Subscriptions {
             },
             registration,
         )));
-        Some((name, snapshot))
+        Some((key, snapshot))
     }
 }

@@ -13,8 +13,8 @@ use outrider_api::proto::discovery_request::Kind;
 use outrider_api::proto::discovery_response::Resource;
 use outrider_api::proto::identity_client::IdentityClient;
 use outrider_api::proto::{
-    Ack, AddressRef, DiscoveryRequest, DiscoveryResponse, Hello, Nack, ServiceRef, SignRequest,
-    SignResponse,
+    Ack, AddressRef, DiscoveryRequest, DiscoveryResponse, Draining, Hello, Nack, ServiceRef,
+    SignRequest, SignResponse,
 };
 use outrider_certs::CertificateDer;
 use outrider_certs::key::PrivateKey;
@@ -110,9 +110,14 @@ impl Mesh {
 
     /// The sidecar of order-1, which has said Hello.
     pub async fn order(&self) -> Sidecar {
-        let svid = self.svid("order").await;
+        self.sidecar("order", "order-1").await
+    }
+
+    /// The sidecar of a workload, which has said Hello.
+    pub async fn sidecar(&self, account: &str, workload: &str) -> Sidecar {
+        let svid = self.svid(account).await;
         let mut sidecar = Sidecar::connect(self.channel(Some(&svid))).await.unwrap();
-        sidecar.hello("order-1").await;
+        sidecar.hello(workload).await;
         sidecar
     }
 }
@@ -150,6 +155,25 @@ impl Sidecar {
 
     pub async fn subscribe(&self, name: &str) {
         self.send(Some(Kind::Subscribe(service(name)))).await;
+    }
+
+    pub async fn resolve(&self, address: &str) {
+        self.send(Some(Kind::Resolve(address_ref(address)))).await;
+    }
+
+    pub async fn forget(&self, address: &str) {
+        self.send(Some(Kind::Forget(address_ref(address)))).await;
+    }
+
+    pub async fn drain(&self) {
+        self.send(Some(Kind::Draining(Draining {}))).await;
+    }
+
+    /// The next message, which is acknowledged.
+    pub async fn take(&mut self) -> DiscoveryResponse {
+        let response = self.next().await;
+        self.ack(&response).await;
+        response
     }
 
     pub async fn ack(&self, response: &DiscoveryResponse) {
@@ -233,11 +257,15 @@ fn destination(response: &DiscoveryResponse) -> Option<ServiceRef> {
     }
 }
 
+pub fn address_ref(address: &str) -> AddressRef {
+    AddressRef {
+        address: address.to_owned(),
+    }
+}
+
 fn address(response: &DiscoveryResponse) -> Option<AddressRef> {
     match response.resource.as_ref().unwrap() {
-        Resource::Address(address) => Some(AddressRef {
-            address: address.address.clone(),
-        }),
+        Resource::Address(address) => Some(address_ref(&address.address)),
         _ => None,
     }
 }

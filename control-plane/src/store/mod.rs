@@ -1,0 +1,189 @@
+//! What every sidecar should know now: one `watch` channel for each workload and each destination,
+//! and for each address that is followed. Owns the current mesh, its version, and which endpoints are
+//! withdrawn from it. A channel's version changes only when its content did, and a reader that is
+//! slow sees only the newest.
+
+mod channels;
+#[cfg(test)]
+mod tests;
+mod withdrawal;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use outrider_api::model;
+use outrider_api::names::ServiceName;
+use tokio::sync::watch;
+
+pub(crate) use self::channels::{Key, Snapshot, Watch};
+use self::channels::{Tables, differences};
+use self::withdrawal::Remaining;
+use crate::index::{Mesh, WorkloadName};
+use crate::version::VersionCounter;
+
+/// What [`Store::publish`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) version: u64,
+    /// Workloads, destinations and addresses whose content changed.
+    pub(crate) changed: usize,
+}
+
+/// Where an endpoint was, and the version from which on it is there no longer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Withdrawn {
+    pub(crate) destinations: HashMap<ServiceName, u64>,
+    pub(crate) addresses: HashMap<IpAddr, u64>,
+}
+
+/// The current mesh, resource by resource.
+pub(crate) struct Store {
+    /// Only the writer's; a file is written while it is held.
+    writer: Mutex<VersionCounter>,
+    version: AtomicU64,
+    /// Held briefly, never while a file is written.
+    tables: Mutex<Tables>,
+    mesh: watch::Sender<Option<Arc<Mesh>>>,
+    /// Held briefly.
+    withdrawn: Mutex<BTreeSet<WorkloadName>>,
+}
+
+impl Store {
+    pub(crate) fn new(version: VersionCounter) -> Arc<Self> {
+        Arc::new(Self {
+            version: AtomicU64::new(version.current()),
+            writer: Mutex::new(version),
+            tables: Mutex::default(),
+            mesh: watch::Sender::new(None),
+            withdrawn: Mutex::default(),
+        })
+    }
+
+    /// The whole mesh; absent until there has been a good one.
+    pub(crate) fn mesh(&self) -> Option<Arc<Mesh>> {
+        self.mesh.borrow().clone()
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Makes `mesh` the current one: whole, and at one version. What is withdrawn stays so. Writes a
+    /// file: not for a task that must not block.
+    pub(crate) fn publish(&self, mesh: Arc<Mesh>, noticed: Instant) -> Published {
+        let mut counter = lock(&self.writer);
+        self.apply(&mut counter, mesh, noticed)
+    }
+
+    /// From the next [`Self::refresh`] on, and over every mesh to come, `workload` is nobody's
+    /// endpoint.
+    pub(crate) fn withdraw(&self, workload: WorkloadName) {
+        lock(&self.withdrawn).insert(workload);
+    }
+
+    /// From the next [`Self::refresh`] on `workload` is an endpoint again; whether it was not.
+    pub(crate) fn restore(&self, workload: &WorkloadName) -> bool {
+        lock(&self.withdrawn).remove(workload)
+    }
+
+    /// Publishes the current mesh with what is withdrawn from it now. Writes a file, as `publish`.
+    pub(crate) fn refresh(&self, noticed: Instant) -> u64 {
+        let mut counter = lock(&self.writer);
+        match self.mesh() {
+            Some(mesh) => self.apply(&mut counter, mesh, noticed).version,
+            None => counter.current(),
+        }
+    }
+
+    /// Where a withdrawn workload was an endpoint, once that is published.
+    pub(crate) fn withdrawn_from(&self, workload: &WorkloadName) -> Withdrawn {
+        let Some(mesh) = self.mesh() else {
+            return Withdrawn::default();
+        };
+        let tables = self.tables();
+        let services = withdrawal::services_of(&mesh, workload);
+        let destinations = services.filter_map(|service| {
+            let version = tables.destinations.version(service)?;
+            Some((service.clone(), version))
+        });
+        let model = mesh.workload(&workload.namespace, &workload.name);
+        let addresses = model.into_iter().flat_map(|model| &model.addresses);
+        // Nobody knows of one that nobody follows.
+        let addresses =
+            addresses.filter_map(|address| Some((*address, tables.addresses.version(address)?)));
+        Withdrawn {
+            destinations: destinations.collect(),
+            addresses: addresses.collect(),
+        }
+    }
+
+    fn apply(&self, counter: &mut VersionCounter, mesh: Arc<Mesh>, noticed: Instant) -> Published {
+        let withdrawn = self.still_withdrawn(&mesh);
+        let remaining = Remaining::of(&mesh, &withdrawn);
+        let tables = self.tables();
+        let workloads = tables.workloads.changes(mesh.workloads());
+        let destinations = tables.destinations.changes(&remaining.destinations);
+        let addresses = differences(&tables.targets, &remaining.addresses);
+        drop(tables);
+        let targets = (!addresses.is_empty()).then(|| remaining.addresses.into_owned());
+        let changed = workloads.len() + destinations.len() + addresses.len();
+        let version = if changed > 0 || self.mesh.borrow().is_none() {
+            counter.advance()
+        } else {
+            counter.current()
+        };
+        // Who may ask for a certificate is known before anybody is told of it.
+        self.mesh.send_replace(Some(Arc::clone(&mesh)));
+        self.version.store(version, Ordering::Release);
+        let mut tables = self.tables();
+        tables.version = version;
+        tables.workloads.apply(workloads, version, noticed);
+        tables.destinations.apply(destinations, version, noticed);
+        tables.addresses.apply_followed(addresses, version, noticed);
+        if let Some(targets) = targets {
+            tables.targets = targets;
+        }
+        Published { version, changed }
+    }
+
+    /// A workload that is gone is forgotten; should it come back, it is a new one.
+    fn still_withdrawn(&self, mesh: &Mesh) -> BTreeSet<WorkloadName> {
+        let mut withdrawn = lock(&self.withdrawn);
+        withdrawn.retain(|name| mesh.workloads().contains_key(name));
+        withdrawn.clone()
+    }
+
+    /// Follows a workload; `None`: there is no such workload.
+    pub(crate) fn workload(
+        &self,
+        name: &WorkloadName,
+    ) -> Option<watch::Receiver<Snapshot<model::Workload>>> {
+        let tables = self.tables();
+        let channel = tables.workloads.0.get(name)?;
+        let exists = channel.borrow().value.is_some();
+        exists.then(|| channel.subscribe())
+    }
+
+    /// Follows a destination or an address, also one that does not exist (yet).
+    pub(crate) fn follow<K: Key>(self: &Arc<Self>, key: K) -> Watch<K> {
+        Watch::new(self, key)
+    }
+
+    #[cfg(test)]
+    fn channels(&self) -> usize {
+        let tables = self.tables();
+        tables.workloads.0.len() + tables.destinations.0.len() + tables.addresses.0.len()
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        lock(&self.tables)
+    }
+}
+
+/// A panic while it was held cannot have left half a change: what is applied is computed before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
