@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::REFUSED;
 use crate::args::UpArgs;
 use crate::mesh::plan::{Options, Placement, Plan, WorkloadPlan};
-use crate::mesh::{Event, Mesh, ports};
+use crate::mesh::{Event, Mesh, netns, ports};
 use crate::output::{self, Format, Palette, Table};
 use crate::stop::Signals;
 
@@ -23,6 +23,9 @@ const PORTS_NAMED: usize = 4;
 
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let signals = Signals::watch()?;
+    if args.netns {
+        netns::able()?;
+    }
     let options = Options {
         placement: match args.netns {
             true => Placement::Namespaces,

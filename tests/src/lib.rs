@@ -12,7 +12,7 @@
 //!   [`paced`] one that keeps its rate and every latency;
 //! - [`pki`] makes the certificates, requests and tokens that must be refused;
 //! - [`netns`] makes machines of their own out of network namespaces, where [`catcher`] says what it
-//!   was called as;
+//!   was called as; [`placed`] is a mesh on one of them, with a namespace for each workload;
 //! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
 
 pub mod app;
@@ -26,6 +26,7 @@ pub mod netns;
 pub mod paced;
 pub mod peers;
 pub mod pki;
+pub mod placed;
 pub mod ports;
 pub mod process;
 pub mod programs;

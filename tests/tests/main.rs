@@ -35,6 +35,8 @@ mod locality;
 mod logs;
 mod metrics;
 mod mirrors;
+mod netns_calls;
+mod netns_up;
 mod opaque;
 mod policy_check;
 mod precedence;
