@@ -77,12 +77,14 @@ fn check(
 }
 
 /// Whether the app may be listening on a port: a declared one, and with interception any but the
-/// sidecar's own, since then nothing of the app's is hidden behind the sidecar that would not be there
-/// without it.
+/// sidecar's own, unless the app is on loopback: then a port that nobody declared may be meant for
+/// nobody but the app.
 fn is_the_apps(worker: &Worker, workload: &Workload, port: u16) -> bool {
+    let is_declared = workload.ports.iter().any(|known| known.port == port);
     match &worker.interception {
-        Some(interception) => !interception.is_own(workload, port),
-        None => workload.ports.iter().any(|known| known.port == port),
+        Some(interception) if interception.is_own(workload, port) => false,
+        Some(_) => is_declared || !workload.app_address.is_loopback(),
+        None => is_declared,
     }
 }
 

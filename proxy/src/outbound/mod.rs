@@ -194,19 +194,22 @@ async fn detected(
 ) -> Spoken {
     let mut first = BytesMut::with_capacity(first::ROOM);
     let told = client_first(worker, &mut stream, &mut first);
-    match tokio::time::timeout(first::SILENCE, told).await {
-        Ok(verdict) => settle(worker, stream, first, verdict, listener),
-        Err(_) => silent(worker, stream, first, listener, source).await,
-    }
+    let verdict = match tokio::time::timeout(first::SILENCE, told).await {
+        Ok(verdict) => verdict,
+        Err(_) if first.is_empty() => return silent(worker, stream, listener, source).await,
+        // It has begun to speak: the server would wait for it, too.
+        Err(_) => client_first(worker, &mut stream, &mut first).await,
+    };
+    settle(worker, stream, first, verdict, listener)
 }
 
 async fn silent(
     worker: &Worker,
     mut stream: TcpStream,
-    mut first: BytesMut,
     listener: &Listener,
     source: IpAddr,
 ) -> Spoken {
+    let mut first = BytesMut::with_capacity(first::ROOM);
     let opened = tokio::select! {
         opened = opaque::open(worker, listener, source) => opened,
         verdict = client_first(worker, &mut stream, &mut first) => {
