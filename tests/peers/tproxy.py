@@ -39,11 +39,14 @@ def carry(client, peer, mark):
     pump(app, client)
 
 
-def serve(family, port, mark):
+def listen(family, port):
     listener = transparent(family)
     listener.bind(("" if family == socket.AF_INET else "::", port))
     listener.listen(64)
-    print("listening", flush=True)
+    return listener
+
+
+def serve(listener, mark):
     while True:
         client, peer = listener.accept()
         threading.Thread(target=carry, args=(client, peer, mark), daemon=True).start()
@@ -52,5 +55,7 @@ def serve(family, port, mark):
 port, mark = int(sys.argv[1]), int(sys.argv[2])
 # A socket has the user of the file system, which takes no capability of networks away.
 ctypes.CDLL(None).setfsuid(int(sys.argv[3]))
-threading.Thread(target=serve, args=(socket.AF_INET6, port, mark), daemon=True).start()
-serve(socket.AF_INET, port, mark)
+ipv4, ipv6 = listen(socket.AF_INET, port), listen(socket.AF_INET6, port)
+print("listening", flush=True)
+threading.Thread(target=serve, args=(ipv6, mark), daemon=True).start()
+serve(ipv4, mark)

@@ -274,7 +274,7 @@ fn tproxy_sidecar(namespace: &Netns, folder: &std::path::Path) -> Result<mesh_te
         .arg(mesh_tests::programs::script("tproxy.py"))
         .args(["15006", &mark, &uid]);
     let mut process = mesh_tests::Process::start("tproxy", folder, &mut command)?;
-    process.wait_for_log("listening\nlistening", LIMIT)?;
+    process.wait_for_log("listening", LIMIT)?;
     Ok(process)
 }
 
