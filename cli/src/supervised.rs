@@ -24,8 +24,9 @@ pub(crate) fn run(args: &SupervisedArgs) -> anyhow::Result<ExitCode> {
     let Some((program, arguments)) = args.command.split_first() else {
         bail!("no program to run");
     };
-    // Another user may have no way to where the program lies, such as somebody's home.
-    let opened = File::open(program);
+    // Another user may have no way to where this program itself lies, such as somebody's home.
+    let own = std::env::current_exe().is_ok_and(|own| own.as_os_str() == program);
+    let opened = own.then(|| File::open(program)).and_then(Result::ok);
     if let Some(user) = args.user {
         let kept = match args.net_admin {
             true => CapabilitySet::NET_ADMIN,
@@ -44,8 +45,7 @@ pub(crate) fn run(args: &SupervisedArgs) -> anyhow::Result<ExitCode> {
         end_with(supervisor)?;
     }
     let mut error = start(program.as_os_str(), program, arguments);
-    if let (io::ErrorKind::PermissionDenied, Some(_), Ok(file)) = (error.kind(), args.user, &opened)
-    {
+    if let (io::ErrorKind::PermissionDenied, Some(file)) = (error.kind(), &opened) {
         let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
         error = start(OsStr::new(&opened), program, arguments);
     }

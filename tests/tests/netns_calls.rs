@@ -53,7 +53,7 @@ metadata: {name: web-1, namespace: shop, labels: {app: web}}
 spec:
   serviceAccount: web
   ports: [{name: http, port: 8080, appProtocol: http}]
-  command: [python3, -u, -m, http.server, "8080", --bind, "0.0.0.0", --directory, /etc/netns]
+  command: [/usr/bin/python3, -u, -m, http.server, "8080", --bind, "0.0.0.0", --directory, /etc/netns]
   runAsUser: 1000
 ---
 apiVersion: outrider.mesh/v1alpha1
@@ -233,13 +233,18 @@ fn no_plaintext_crosses_the_bridge() -> Result<()> {
 #[test]
 fn names_of_new_services_are_known_at_once() -> Result<()> {
     let mesh = web("names")?;
-    let known = mesh.curl("client-1", &["http://shelf/"])?;
-    assert_eq!(known.code, Some(6), "nobody knows the name yet: {known:?}");
+    assert!(
+        mesh.addresses("client-1", "shelf").is_err(),
+        "nobody knows the name yet"
+    );
     let shelf = WEB.split("---").nth(1).context("the Service")?;
     fs::write(
         mesh.folder.path().join("shelf.yaml"),
         shelf.replace("name: web,", "name: shelf,"),
     )?;
+    until("the name is known", PATIENCE, || {
+        Ok(mesh.addresses("client-1", "shelf").is_ok())
+    })?;
     becomes("the new Service is called", &200, || {
         Ok(mesh.curl("client-1", &["http://shelf/"])?.status)
     })

@@ -180,7 +180,8 @@ fn what_cannot_be_run_says_what_to_do() -> Result<()> {
         "no mesh runs from",
     )?;
     // A link of the machine that leads into the range.
-    mesh.machine.ip(&["link", "add", "vpn0", "type", "dummy"])?;
+    mesh.machine
+        .ip(&["link", "add", "vpn0", "type", "bridge"])?;
     mesh.machine.ip(&["link", "set", "vpn0", "up"])?;
     mesh.machine
         .ip(&["route", "add", "10.88.7.0/24", "dev", "vpn0"])?;
