@@ -12,7 +12,7 @@ use outrider_api::model::{MeshSettings, Workload};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
-use crate::control::discovery::Subscription;
+use crate::control::subjects::Subscription;
 use crate::control::{Credentials, WorkloadState};
 use crate::handover::{Inherited, Named};
 use crate::inbound::Peers;

@@ -1,13 +1,12 @@
 //! The stream from the control plane: this sidecar's workload, and the destinations that its app
 //! uses. Losing it changes nothing for traffic: what was last good stays.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrider_api::model::address::{Address, AddressTarget};
-use outrider_api::model::{Destination, ModelError, Workload};
+use outrider_api::model::{Destination, Workload};
 use outrider_api::names::ServiceName;
 use outrider_api::proto::discovery_client::DiscoveryClient;
 use outrider_api::proto::discovery_request::Kind;
@@ -16,10 +15,11 @@ use outrider_api::proto::{
     Ack, AddressRef, DiscoveryRequest, DiscoveryResponse, Draining, Hello, Nack, ServiceRef,
 };
 use outrider_certs::svid;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::channel::{self, ChannelError};
+use super::subjects::{Rejection, Subjects, Subscription, newer};
 use super::{Credentials, DestinationState, Inventoried, Subject, WorkloadState};
 use crate::telemetry::metrics::Metrics;
 
@@ -27,13 +27,6 @@ use crate::telemetry::metrics::Metrics;
 const SWEEP: Duration = Duration::from_secs(60);
 /// Messages to the control plane that may wait.
 const QUEUE: usize = 256;
-
-/// A worker wants to know about something.
-#[derive(Debug)]
-pub struct Subscription {
-    pub subject: Subject,
-    pub reply: oneshot::Sender<watch::Receiver<DestinationState>>,
-}
 
 /// Why the stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -46,17 +39,6 @@ enum StreamError {
     Closed,
     #[error("a new certificate is to be shown")]
     Renewed,
-}
-
-/// Why a snapshot was rejected.
-#[derive(Debug, thiserror::Error)]
-enum Rejection {
-    #[error("version {version} is older than version {applied}, which is applied")]
-    Older { version: u64, applied: u64 },
-    #[error("the snapshot is empty")]
-    Empty,
-    #[error(transparent)]
-    Invalid(#[from] ModelError),
 }
 
 /// Who this sidecar says it is, and where the control plane is.
@@ -74,7 +56,7 @@ pub struct Discovery {
     subscriptions: mpsc::Receiver<Subscription>,
     workload: watch::Sender<WorkloadState>,
     workload_version: u64,
-    known: HashMap<Subject, Known>,
+    known: Subjects,
     metrics: Arc<Metrics>,
     seen: Seen,
     leaving: Leaving,
@@ -103,11 +85,6 @@ struct About {
     address: Option<AddressRef>,
 }
 
-struct Known {
-    state: watch::Sender<DestinationState>,
-    version: u64,
-}
-
 impl Discovery {
     pub fn new(
         source: DiscoverySource,
@@ -124,7 +101,7 @@ impl Discovery {
             subscriptions,
             workload,
             workload_version: 0,
-            known: HashMap::new(),
+            known: Subjects::default(),
             metrics,
             seen,
             leaving,
@@ -160,7 +137,7 @@ impl Discovery {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
-                Some(subscription) = self.subscriptions.recv() => { self.subscribe(subscription); }
+                Some(subscription) = self.subscriptions.recv() => { self.known.subscribe(subscription); }
             }
         }
     }
@@ -205,12 +182,12 @@ impl Discovery {
                     }
                 }
                 Some(subscription) = self.subscriptions.recv() => {
-                    if let Some(subject) = self.subscribe(subscription) {
+                    if let Some(subject) = self.known.subscribe(subscription) {
                         send(&requests, ask(&subject)).await?;
                     }
                 }
                 _ = sweep.tick() => {
-                    for subject in self.sweep() {
+                    for subject in self.known.sweep() {
                         send(&requests, forget(&subject)).await?;
                     }
                 }
@@ -240,7 +217,7 @@ impl Discovery {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         send(requests, Kind::Hello(hello)).await?;
-        let known: Vec<Kind> = self.known.keys().map(ask).collect();
+        let known: Vec<Kind> = self.known.all().map(ask).collect();
         let requests = requests.clone();
         // More than the queue holds may be known: they follow while the stream is being opened.
         tokio::spawn(async move {
@@ -251,30 +228,6 @@ impl Discovery {
             }
         });
         Ok(())
-    }
-
-    /// What to ask the control plane about, if it was not known yet.
-    fn subscribe(&mut self, subscription: Subscription) -> Option<Subject> {
-        let Subscription { subject, reply } = subscription;
-        let mut fresh = None;
-        let known = self.known.entry(subject).or_insert_with_key(|subject| {
-            fresh = Some(subject.clone());
-            Known {
-                state: watch::Sender::new(DestinationState::Pending),
-                version: 0,
-            }
-        });
-        // A worker that no longer waits has dropped the other half.
-        let _ = reply.send(known.state.subscribe());
-        fresh
-    }
-
-    fn sweep(&mut self) -> Vec<Subject> {
-        let unused = |known: &Known| known.state.receiver_count() == 0;
-        self.known
-            .extract_if(|_, known| unused(known))
-            .map(|(subject, _)| subject)
-            .collect()
     }
 
     /// Applies a snapshot whole or not at all, and says which.
@@ -291,7 +244,8 @@ impl Discovery {
             Some(Resource::Missing(service)) => {
                 let subject = Subject::Service(service_name(&service));
                 about.destination = Some(service);
-                self.learn(&subject, version, Ok(DestinationState::Missing))
+                self.known
+                    .learn(&subject, version, Ok(DestinationState::Missing))
             }
             Some(Resource::Address(address)) => {
                 about.address = Some(AddressRef {
@@ -305,7 +259,7 @@ impl Discovery {
             }
             None => Err(Rejection::Empty),
         };
-        self.take_inventory();
+        self.seen.destinations.send_replace(self.known.inventory());
         Some(self.reply(version, about, result))
     }
 
@@ -338,15 +292,6 @@ impl Discovery {
         }
     }
 
-    fn take_inventory(&self) {
-        let inventory = self.known.iter().map(|(subject, known)| Inventoried {
-            subject: subject.clone(),
-            version: known.version,
-            state: known.state.borrow().clone(),
-        });
-        self.seen.destinations.send_replace(inventory.collect());
-    }
-
     fn apply_workload(
         &mut self,
         version: u64,
@@ -372,7 +317,9 @@ impl Discovery {
         let state = Destination::try_from(wire)
             .map(|destination| DestinationState::Ready(Arc::new(destination)));
         match subject {
-            Some(subject) => self.learn(&subject, version, state.map_err(Rejection::from)),
+            Some(subject) => self
+                .known
+                .learn(&subject, version, state.map_err(Rejection::from)),
             // Whatever it is, it is not what anybody asked for.
             None => state.map(|_| ()).map_err(Rejection::from),
         }
@@ -390,39 +337,10 @@ impl Discovery {
             AddressTarget::Unknown => DestinationState::Missing,
         });
         match subject {
-            Some(subject) => self.learn(&subject, version, state.map_err(Rejection::from)),
+            Some(subject) => self
+                .known
+                .learn(&subject, version, state.map_err(Rejection::from)),
             None => state.map(|_| ()).map_err(Rejection::from),
-        }
-    }
-
-    /// What the control plane says of something; where that cannot be used, the last good word stays.
-    fn learn(
-        &mut self,
-        subject: &Subject,
-        version: u64,
-        said: Result<DestinationState, Rejection>,
-    ) -> Result<(), Rejection> {
-        let Some(known) = self.known.get_mut(subject) else {
-            // No longer subscribed to.
-            return said.map(|_| ());
-        };
-        newer(version, known.version)?;
-        match said {
-            Ok(state) => {
-                known.version = version;
-                known.state.send_replace(state);
-                Ok(())
-            }
-            Err(rejection) => {
-                known.state.send_if_modified(|state| {
-                    let unusable = matches!(state, DestinationState::Pending);
-                    if unusable {
-                        *state = DestinationState::Invalid;
-                    }
-                    unusable
-                });
-                Err(rejection)
-            }
         }
     }
 }
@@ -446,14 +364,6 @@ fn forget(subject: &Subject) -> Kind {
 fn address_ref(address: &IpAddr) -> AddressRef {
     AddressRef {
         address: address.to_string(),
-    }
-}
-
-fn newer(version: u64, applied: u64) -> Result<(), Rejection> {
-    if version < applied {
-        Err(Rejection::Older { version, applied })
-    } else {
-        Ok(())
     }
 }
 

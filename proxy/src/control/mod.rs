@@ -4,6 +4,7 @@
 pub mod channel;
 pub mod discovery;
 pub mod identity;
+pub mod subjects;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,9 +1,17 @@
 //! hyper's builders with our limits, in one place, so that every hop has the same ones.
 
+use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
-use hyper_util::rt::TokioTimer;
+use hyper::body::Incoming;
+use hyper::service::HttpService;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use super::body::ResponseBody;
+use super::guarded::Guarded;
+use super::rewind::Rewind;
 
 /// The most that a head or trailers may hold, bytes: in both directions and both versions.
 pub const MAX_HEADER_BYTES: u32 = super::framing::MAX_HEAD as u32;
@@ -31,6 +39,51 @@ where
         tokio::task::spawn_local(async move {
             future.await;
         });
+    }
+}
+
+/// Serves an HTTP/1 connection until it ends; once `drained`, after the request that is under way.
+pub async fn serve_http1<S>(
+    stream: Guarded<TcpStream>,
+    service: S,
+    drained: impl Future<Output = ()>,
+) -> hyper::Result<()>
+where
+    S: HttpService<Incoming, ResBody = ResponseBody>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let serving = http1_server()
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(serving);
+    tokio::select! {
+        result = serving.as_mut() => result,
+        () = drained => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    }
+}
+
+/// The same of HTTP/2, after all requests that are under way.
+pub async fn serve_http2<S>(
+    stream: Rewind<TcpStream>,
+    service: S,
+    drained: impl Future<Output = ()>,
+) -> hyper::Result<()>
+where
+    S: HttpService<Incoming, ResBody = ResponseBody>,
+    S::Future: 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let serving = http2_server().serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    tokio::select! {
+        result = serving.as_mut() => result,
+        () = drained => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
     }
 }
 

@@ -15,7 +15,6 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::Protocol as Upgrade;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use outrider_api::model::{Mtls, Probe, Protocol, Workload};
 use tokio::net::TcpStream;
 
@@ -27,7 +26,7 @@ use crate::http::body::ResponseBody;
 use crate::http::guarded::{self, Gate, Guarded};
 use crate::http::headers;
 use crate::http::rewind::Rewind;
-use crate::http::serve::{http1_server, http2_server};
+use crate::http::serve;
 use crate::http::wire::{self, AppVersion, TARGET, Target};
 use crate::intercept::{self, Interception, Mode};
 use crate::outbound::route;
@@ -298,14 +297,7 @@ async fn serve_http1(worker: Rc<Worker>, door: Door, stream: TcpStream, first: B
         let (door, gate) = (Rc::clone(&door), Arc::clone(&gate));
         async move { Ok::<_, Infallible>(door.handle(request, Some(&gate)).await) }
     });
-    let serving = http1_server()
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(serving);
-    let result = tokio::select! {
-        result = serving.as_mut() => result,
-        () = drained => { serving.as_mut().graceful_shutdown(); serving.await }
-    };
+    let result = serve::serve_http1(stream, service, drained).await;
     if let Err(error) = result {
         tracing::debug!(%error, "a plaintext HTTP/1 connection ended");
     }
@@ -319,12 +311,7 @@ async fn serve_http2(worker: Rc<Worker>, door: Door, stream: TcpStream, first: B
         async move { Ok::<_, Infallible>(door.handle(request, None).await) }
     });
     let stream = Rewind::new(stream, first.freeze());
-    let serving = http2_server().serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(serving);
-    let result = tokio::select! {
-        result = serving.as_mut() => result,
-        () = drained => { serving.as_mut().graceful_shutdown(); serving.await }
-    };
+    let result = serve::serve_http2(stream, service, drained).await;
     if let Err(error) = result {
         tracing::debug!(%error, "a plaintext HTTP/2 connection ended");
     }

@@ -13,7 +13,7 @@ use outrider_api::names::ServiceName;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::service::{Caller, Service, State};
-use crate::control::discovery::Subscription;
+use crate::control::subjects::Subscription;
 use crate::control::{DestinationState, Subject};
 use crate::refusal::Refusal;
 use crate::telemetry::metrics::Metrics;

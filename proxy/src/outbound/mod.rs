@@ -29,7 +29,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use outrider_api::model::Protocol;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -37,7 +36,7 @@ use tokio::net::TcpStream;
 use crate::detect::{Detected, ServerName, detect};
 use crate::first;
 use crate::http::guarded::Guarded;
-use crate::http::serve::{http1_server, http2_server};
+use crate::http::serve;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 use forward::Connection;
@@ -104,17 +103,7 @@ async fn serve_http1(
         Some(gate.clone()),
     ));
     let service = service_fn(move |request| forward::handle(Rc::clone(&connection), request));
-    let serving = http1_server()
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(serving);
-    let result = tokio::select! {
-        result = serving.as_mut() => result,
-        () = drained => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
+    let result = serve::serve_http1(stream, service, drained).await;
     if let Err(error) = result {
         if error.is_parse() && !error.is_parse_too_large() {
             worker.metrics.refused("outbound", Refusal::BadRequest, "");
@@ -138,15 +127,7 @@ async fn serve_http2(
     let connection = Rc::new(Connection::new(worker, listener, source, None));
     let service = service_fn(move |request| forward::handle(Rc::clone(&connection), request));
     let stream = crate::http::rewind::Rewind::new(stream, first);
-    let serving = http2_server().serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(serving);
-    let result = tokio::select! {
-        result = serving.as_mut() => result,
-        () = drained => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
+    let result = serve::serve_http2(stream, service, drained).await;
     if let Err(error) = result {
         tracing::debug!(%error, "an app's HTTP/2 connection ended");
     }
