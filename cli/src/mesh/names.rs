@@ -40,13 +40,14 @@ impl Mesh {
     }
 
     fn write_names(&self, mesh: &index::Mesh) {
-        let names = describe::names(mesh, netns::has_v6());
+        let names = describe::names(mesh, netns::hostname(), netns::has_v6());
         for workload in &self.plan().workloads {
             let Some(place) = &workload.place else {
                 continue;
             };
             let hosts = netns::layout::etc(&place.netns).join("hosts");
-            if let Err(error) = rewrite(&hosts, &names.hosts(&workload.namespace)) {
+            if let Err(error) = rewrite(&hosts, &names.hosts(&workload.namespace, &place.addresses))
+            {
                 self.say(format!("{}: {error}", hosts.display()));
             }
             if moved(workload, mesh) {

@@ -91,7 +91,7 @@ impl Plan {
             misplaced,
         } = Sorted::of(mesh, &id, options.placement);
         let v6 = netns::has_v6();
-        let names = describe::names(mesh, v6);
+        let names = describe::names(mesh, netns::hostname(), v6);
         let network = (options.placement == Placement::Namespaces).then(|| {
             let mut layout = describe::layout(id, &mesh.settings().network, &names, &workloads);
             if !v6 {

@@ -24,7 +24,7 @@ pub fn layout(
             workload: format!("{}/{}", workload.namespace, workload.name),
             name: place.netns.clone(),
             addresses: place.addresses.clone(),
-            hosts: names.hosts(&workload.namespace),
+            hosts: names.hosts(&workload.namespace, &place.addresses),
         })
     });
     Layout {
@@ -42,7 +42,7 @@ pub fn is_inside(ranges: Ranges, workload: &model::Workload) -> bool {
 }
 
 /// Everything in a mesh that has a name, with its addresses. Without IPv6 only those of IPv4.
-pub fn names(mesh: &Mesh, v6: bool) -> Names {
+pub fn names(mesh: &Mesh, machine: String, v6: bool) -> Names {
     let kept = |addresses: &[IpAddr]| {
         let addresses = addresses.iter().copied();
         addresses
@@ -68,6 +68,7 @@ pub fn names(mesh: &Mesh, v6: bool) -> Names {
         }
     });
     Names {
+        machine,
         services: services.collect(),
         workloads: mesh
             .workloads()

@@ -10,6 +10,8 @@ const SUFFIX: &str = "svc.cluster.local";
 /// Everything in a mesh that has a name.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
+    /// What the machine is called, which every workload takes for its own name.
+    pub machine: String,
     /// Of every Service.
     pub services: Vec<Service>,
     /// Of every Workload.
@@ -41,13 +43,24 @@ pub struct Workload {
 }
 
 impl Names {
-    /// What a workload in `namespace` finds in its /etc/hosts. Names without a namespace are those of
-    /// its own; a Service goes before a Workload of the same name.
-    pub fn hosts(&self, namespace: &str) -> String {
+    /// What a workload in `namespace` with its `own` addresses finds in its /etc/hosts. Names without
+    /// a namespace are those of its own; a Service goes before a Workload of the same name.
+    pub fn hosts(&self, namespace: &str, own: &[IpAddr]) -> String {
         let mut lines = Lines::default();
         lines.heading("Written by outrider up.");
         for local in [IpAddr::from([127, 0, 0, 1]), IpAddr::from(LOOPBACK_V6)] {
             lines.add(&[local], vec!["localhost".to_owned()]);
+        }
+        if !self.machine.is_empty() {
+            // As in Pods. Many a program asks for its own name when it starts.
+            let known = self.workloads.iter().flat_map(|known| &known.addresses);
+            let known: BTreeSet<&IpAddr> = known.collect();
+            let own: Vec<IpAddr> = own
+                .iter()
+                .copied()
+                .filter(|own| known.contains(own))
+                .collect();
+            lines.add(&own, vec![self.machine.clone()]);
         }
         lines.heading("Services");
         for service in &self.services {
@@ -169,6 +182,7 @@ mod tests {
         let two = workload("shop", "store-1", &["10.88.0.8"]);
         let other = workload("bank", "billing", &["10.88.0.9"]);
         Names {
+            machine: "laptop".to_owned(),
             services: vec![
                 service("bank", "billing", &["10.89.0.3"], &[&other]),
                 service("shop", "order", &["10.89.0.2", "fd01::2"], &[]),
@@ -181,10 +195,11 @@ mod tests {
     #[test]
     fn a_workload_knows_every_service_and_workload() {
         assert_eq!(
-            shop().hosts("shop"),
+            shop().hosts("shop", &["10.88.0.7".parse().unwrap()]),
             "# Written by outrider up.\n\
              127.0.0.1 localhost\n\
              ::1 localhost\n\
+             10.88.0.7 laptop\n\
              # Services\n\
              10.89.0.3 billing.bank billing.bank.svc billing.bank.svc.cluster.local\n\
              10.89.0.2 order order.shop order.shop.svc order.shop.svc.cluster.local\n\
@@ -201,7 +216,7 @@ mod tests {
 
     #[test]
     fn short_names_are_of_the_own_namespace_and_services_go_first() {
-        let hosts = shop().hosts("bank");
+        let hosts = shop().hosts("bank", &[]);
         assert!(hosts.contains("10.89.0.3 billing billing.bank"), "{hosts}");
         assert!(hosts.contains("10.89.0.2 order.shop "), "{hosts}");
         assert!(!hosts.contains("10.88.0.9 billing"), "{hosts}");

@@ -177,9 +177,10 @@ pub fn has_v6() -> bool {
     })
 }
 
-/// The mesh whose state is here.
-pub fn id(state_dir: &Path) -> io::Result<Id> {
-    Ok(Id::of(&fs::canonicalize(state_dir)?))
+/// What this machine is called.
+pub fn hostname() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
 }
 
 /// What the sidecars of a mesh may read.
