@@ -1,11 +1,12 @@
 //! Connections to the app that came without mutual TLS, and were intercepted. In strict mode nothing
-//! passes but the health probes that the workload declares; in permissive mode policy decides, as of
-//! anyone whose identity is not known.
+//! passes but the health probes that the workload declares: HTTP is told so, the rest is reset. In
+//! permissive mode policy decides, as of anyone whose identity is not known.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
@@ -33,10 +34,14 @@ use crate::outbound::route;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
+/// A connection that may be a probe's, or get a refusal as its answer, speaks within this time.
+const STRICT_SILENCE: Duration = Duration::from_secs(10);
+
 /// A port of the app, and what may come through it in plaintext now.
 pub struct Door {
     pub connection: Rc<Connection>,
     pub port: u16,
+    from: SocketAddr,
     /// Where the connection was meant to go.
     to: SocketAddr,
     mtls: Mtls,
@@ -59,7 +64,7 @@ pub async fn serve(
     };
     let _open = worker.inbound.open();
     let label = match door.mtls {
-        Mtls::Strict => "probe",
+        Mtls::Strict => "strict",
         Mtls::Permissive => "plaintext",
     };
     let intercepted = &worker.metrics.intercepted;
@@ -98,7 +103,9 @@ impl Door {
             .cloned()
             .collect();
         let mtls = intercept::mtls(&workload, port);
-        if mtls == Mtls::Strict && probes.is_empty() {
+        let protocol = protocol(&workload, port);
+        let is_opaque = matches!(protocol, Protocol::Tcp | Protocol::Tls);
+        if mtls == Mtls::Strict && is_opaque && probes.is_empty() {
             return Err(Refusal::PlaintextRefused);
         }
         let peer = Peer::Unverified(from.ip());
@@ -106,9 +113,10 @@ impl Door {
         Ok(Self {
             connection: Rc::new(Connection::new(Rc::clone(worker), peer, from.ip())),
             port,
+            from,
             to,
             mtls,
-            protocol: protocol(&workload, port),
+            protocol,
             probes,
             targets: target(AppVersion::Http1)
                 .zip(target(AppVersion::Http2))
@@ -138,7 +146,7 @@ impl Door {
                     opaque::plaintext(&self.connection, self.port, stream, &first).await;
                 }
                 Mtls::Strict => {
-                    refuse(&worker, Refusal::PlaintextRefused, stream, self.to);
+                    refuse(&worker, Refusal::PlaintextRefused, stream, self.from);
                 }
             },
             Spoken::Nothing => {}
@@ -156,8 +164,12 @@ impl Door {
                 Ok(verdict) => verdict,
                 Err(_) => return Spoken::Opaque,
             },
-            // Only HTTP passes here, and it speaks first.
-            _ => told.await,
+            (_, Mtls::Permissive) => told.await,
+            // Only HTTP can pass here, or be told why it may not; and it speaks first.
+            (_, Mtls::Strict) => match tokio::time::timeout(STRICT_SILENCE, told).await {
+                Ok(verdict) => verdict,
+                Err(_) => return Spoken::Opaque,
+            },
         };
         match verdict {
             None => Spoken::Nothing,
