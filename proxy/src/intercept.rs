@@ -9,11 +9,12 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 /// How connections to the app are handed to the sidecar. Those of the app are always redirected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Mode {
     /// By a changed destination: the app sees the sidecar as its client
+    #[default]
     Redirect,
-    /// Unchanged: the app sees the address of its client. Needs CAP_NET_ADMIN
+    /// Unchanged: the app sees the address of its client. The sidecar needs CAP_NET_ADMIN
     Tproxy,
 }
 

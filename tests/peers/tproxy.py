@@ -1,6 +1,6 @@
 """A sidecar with nothing but sockets: takes over connections on a port as they are (TPROXY), and
-speaks to their destination from their client's address. argv: PORT, MARK, and the UID that its sockets
-are to have; it must have been started as root."""
+speaks to their destination from their client's address. argv: PORT and the UID that its sockets are to
+have; it must have been started as root."""
 
 import ctypes
 import socket
@@ -28,9 +28,8 @@ def pump(source, sink):
     sink.shutdown(socket.SHUT_WR)
 
 
-def carry(client, peer, mark):
+def carry(client, peer):
     app = transparent(client.family)
-    app.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
     app.bind((peer[0], 0))
     app.settimeout(5)
     app.connect(client.getsockname()[:2])
@@ -46,16 +45,16 @@ def listen(family, port):
     return listener
 
 
-def serve(listener, mark):
+def serve(listener):
     while True:
         client, peer = listener.accept()
-        threading.Thread(target=carry, args=(client, peer, mark), daemon=True).start()
+        threading.Thread(target=carry, args=(client, peer), daemon=True).start()
 
 
-port, mark = int(sys.argv[1]), int(sys.argv[2])
+port = int(sys.argv[1])
 # A socket has the user of the file system, which takes no capability of networks away.
-ctypes.CDLL(None).setfsuid(int(sys.argv[3]))
+ctypes.CDLL(None).setfsuid(int(sys.argv[2]))
 ipv4, ipv6 = listen(socket.AF_INET, port), listen(socket.AF_INET6, port)
 print("listening", flush=True)
-threading.Thread(target=serve, args=(ipv6, mark), daemon=True).start()
-serve(ipv4, mark)
+threading.Thread(target=serve, args=(ipv6,), daemon=True).start()
+serve(ipv4)

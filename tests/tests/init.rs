@@ -269,10 +269,9 @@ fn the_clients_address_reaches_the_app_with_tproxy() -> Result<()> {
 
 fn tproxy_sidecar(namespace: &Netns, folder: &std::path::Path) -> Result<mesh_tests::Process> {
     let mut command = namespace.command(&find("python3", "python3")?)?;
-    let (mark, uid) = (outrider_proxy::init::MARK.to_string(), SIDECAR.to_string());
     command
         .arg(mesh_tests::programs::script("tproxy.py"))
-        .args(["15006", &mark, &uid]);
+        .args(["15006", &SIDECAR.to_string()]);
     let mut process = mesh_tests::Process::start("tproxy", folder, &mut command)?;
     process.wait_for_log("listening", LIMIT)?;
     Ok(process)

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::intercept::Mode;
+
 /// Program the network namespace that this runs in, so that its TCP connections go through the
 /// sidecar; then verify it.
 #[derive(Clone, Debug, clap::Args)]
@@ -68,17 +70,6 @@ pub struct InitArgs {
     /// Change nothing, only print what would be written
     #[arg(long)]
     pub dry_run: bool,
-}
-
-/// How inbound connections reach the sidecar.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mode {
-    /// The destination is rewritten; the app sees the sidecar as its client
-    #[default]
-    Redirect,
-    /// The packet is handed over as it is; the sidecar can speak to the app from the client's
-    /// address
-    Tproxy,
 }
 
 /// What the rules are written with.

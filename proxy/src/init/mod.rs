@@ -26,18 +26,17 @@ mod text;
 
 use std::io::Write;
 
-pub use args::{Backend, InitArgs, Mode};
+pub use args::{Backend, InitArgs};
 pub use error::Error;
 pub use netlink::NetlinkError;
 pub use plan::{MOST_EXCLUSIONS, PlanError, Sidecar};
-pub use rules::MARK;
 
 use family::Family;
 use iptables::Variant;
 use nftables::{Failure, Table};
 use plan::Plan;
 use probe::Outcome;
-use rules::Ruleset;
+use rules::{MARK, Ruleset};
 
 /// Does what the arguments say, and writes what was found to `out`.
 pub fn run(args: &InitArgs, out: &mut impl Write) -> Result<(), Error> {

@@ -5,7 +5,8 @@ use std::fmt::{self, Display, Formatter};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::args::{InitArgs, Mode};
+use super::args::InitArgs;
+use crate::intercept::Mode;
 
 /// The most exclusions, of all kinds together: each is a rule, and the rules are sent to the kernel
 /// as one message that must fit into a socket's buffer.

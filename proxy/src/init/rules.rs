@@ -2,15 +2,15 @@
 
 use ipnet::IpNet;
 
-use super::args::Mode;
 use super::plan::Plan;
+use crate::intercept::Mode;
 
 /// Where DNS is asked over TCP (RFC 7766); asked over UDP it is not intercepted anyhow.
 const DNS_PORT: u16 = 53;
 
 /// The mark of connections that the sidecar makes from a client's address, and the number of the
 /// routing table that brings their answers back to it. The number is the sidecar's UID.
-pub const MARK: u32 = 2102;
+pub(super) const MARK: u32 = 2102;
 
 /// The table or, with iptables, the beginning of the names of the chains.
 pub(super) const TABLE: &str = "outrider";
@@ -67,7 +67,8 @@ pub(super) enum Match {
     From(IpNet),
     To(IpNet),
     SocketUid(u32),
-    Mark(u32),
+    /// The source is no address of this namespace
+    FromElsewhere,
     ConnectionMark(u32),
     /// Of a connection that was made from here
     Answer,
@@ -83,8 +84,8 @@ pub(super) enum Action {
     HandOver(u16),
     /// Refused, as by a port that nobody listens on
     Refuse,
-    /// The connection gets the packet's mark
-    MarkConnection,
+    /// The connection gets this mark
+    MarkConnection(u32),
     /// The packet gets the connection's mark
     MarkPacket,
 }
@@ -161,8 +162,8 @@ fn inbound_exclusions(plan: &Plan) -> Vec<Rule> {
     rules
 }
 
-/// What the sidecar sends to the app from a client's address carries the mark; the answer to it gets
-/// the same mark, and with it the route to the sidecar.
+/// A connection that the sidecar makes from an address that is not here is one to the app, as a client:
+/// it gets the mark. The app's answer gets the same mark, and with it the route to the sidecar.
 fn marks(plan: &Plan) -> Chain {
     Chain {
         name: "marks",
@@ -171,8 +172,8 @@ fn marks(plan: &Plan) -> Chain {
         rules: vec![
             rule([Match::NotTcp], Action::Return, "only TCP"),
             rule(
-                [Match::SocketUid(plan.sidecar.uid), Match::Mark(MARK)],
-                Action::MarkConnection,
+                [Match::SocketUid(plan.sidecar.uid), Match::FromElsewhere],
+                Action::MarkConnection(MARK),
                 "the sidecar, speaking as a client",
             ),
             rule(

@@ -79,7 +79,7 @@ impl Display for Match {
             Self::From(network) => write!(f, "{} saddr {network}", family(network)),
             Self::To(network) => write!(f, "{} daddr {network}", family(network)),
             Self::SocketUid(uid) => write!(f, "meta skuid {uid}"),
-            Self::Mark(mark) => write!(f, "meta mark {mark:#x}"),
+            Self::FromElsewhere => f.write_str("fib saddr type != local"),
             Self::ConnectionMark(mark) => write!(f, "ct mark {mark:#x}"),
             Self::Answer => f.write_str("ct direction reply"),
         }
@@ -100,7 +100,7 @@ impl Display for Action {
             Self::Redirect(port) => write!(f, "redirect to :{port}"),
             Self::HandOver(port) => write!(f, "tproxy to :{port} accept"),
             Self::Refuse => f.write_str("reject with tcp reset"),
-            Self::MarkConnection => f.write_str("ct mark set meta mark"),
+            Self::MarkConnection(mark) => write!(f, "ct mark set {mark:#x}"),
             Self::MarkPacket => f.write_str("meta mark set ct mark"),
         }
     }

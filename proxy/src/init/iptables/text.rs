@@ -91,7 +91,7 @@ fn matching(condition: &Match) -> Option<String> {
         Match::From(network) => format!("-s {}", written(network)?),
         Match::To(network) => format!("-d {}", written(network)?),
         Match::SocketUid(uid) => format!("-m owner --uid-owner {uid}"),
-        Match::Mark(mark) => format!("-m mark --mark {mark:#x}"),
+        Match::FromElsewhere => "-m addrtype ! --src-type LOCAL".to_owned(),
         Match::ConnectionMark(mark) => format!("-m connmark --mark {mark:#x}"),
         Match::Answer => "-m conntrack --ctdir REPLY".to_owned(),
     })
@@ -112,13 +112,11 @@ fn acting(action: Action, family: Family) -> String {
         }
         // REJECT is for other tables; and TPROXY has dropped it already.
         Action::Refuse => "-j DROP".to_owned(),
-        Action::MarkConnection => mark("save"),
-        Action::MarkPacket => mark("restore"),
+        Action::MarkConnection(mark) => format!("-j CONNMARK --set-xmark {mark:#x}/0xffffffff"),
+        Action::MarkPacket => {
+            "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff".to_owned()
+        }
     }
-}
-
-fn mark(what: &str) -> String {
-    format!("-j CONNMARK --{what}-mark --nfmask 0xffffffff --ctmask 0xffffffff")
 }
 
 /// What `iptables-restore --noflush` is given to turn what was `found` into what is `wanted`: for each
@@ -191,8 +189,8 @@ pub(super) fn read(saved: &str) -> Vec<ChainText> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::init::args::Mode;
     use crate::init::plan::tests::plan;
+    use crate::intercept::Mode;
 
     #[test]
     fn what_is_restored_is_what_is_read_when_it_is_saved() {

@@ -23,7 +23,8 @@ const VERDICT_CODE: u16 = 1;
 const REDIRECT_TO_PORT: u32 = 2;
 /// `NFT_REJECT_TCP_RST`
 const REJECT_TCP_RESET: u32 = 1;
-/// `NFTA_FIB_F_DADDR`
+/// `NFTA_FIB_F_SADDR`, `NFTA_FIB_F_DADDR`
+const FIB_SOURCE: u32 = 1;
 const FIB_DESTINATION: u32 = 2;
 /// `NFT_FIB_RESULT_ADDRTYPE`
 const FIB_ADDRESS_TYPE: u32 = 3;
@@ -45,7 +46,9 @@ pub(in crate::init) enum Expression {
         offset: u32,
         length: u32,
     },
-    /// The type of the destination's address into the register, as routing sees it
+    /// The type of the source's address into the register, as routing sees it
+    SourceType,
+    /// The same of the destination's address
     DestinationType,
     /// The register and the mask
     And { mask: Vec<u8> },
@@ -108,7 +111,7 @@ impl Expression {
             Self::Meta(_) | Self::SetMark => "meta",
             Self::Connection(_) | Self::SetConnectionMark => "ct",
             Self::Payload { .. } => "payload",
-            Self::DestinationType => "fib",
+            Self::SourceType | Self::DestinationType => "fib",
             Self::And { .. } => "bitwise",
             Self::Compare { .. } => "cmp",
             Self::Load { .. } | Self::Verdict(_) => "immediate",
@@ -141,6 +144,10 @@ impl Expression {
                 data.number(2, *base as u32);
                 data.number(3, *offset);
                 data.number(4, *length);
+            }
+            Self::SourceType => {
+                data.number(3, FIB_SOURCE);
+                load(data, FIB_ADDRESS_TYPE);
             }
             Self::DestinationType => {
                 data.number(3, FIB_DESTINATION);
@@ -203,9 +210,11 @@ impl Expression {
                 offset: number(data, 3)?,
                 length: number(data, 4)?,
             }),
-            "fib" if is(1, REGISTER) && is(2, FIB_ADDRESS_TYPE) && is(3, FIB_DESTINATION) => {
-                Some(Self::DestinationType)
-            }
+            "fib" if is(1, REGISTER) && is(2, FIB_ADDRESS_TYPE) => match number(data, 3)? {
+                FIB_SOURCE => Some(Self::SourceType),
+                FIB_DESTINATION => Some(Self::DestinationType),
+                _ => None,
+            },
             "bitwise" if is(1, REGISTER) && is(2, REGISTER) => {
                 let flip = value(data, 5)?;
                 let mask = value(data, 4)?;
@@ -348,6 +357,7 @@ impl Display for Expression {
                     "[ payload load {length}b @ {base} header + {offset} => reg 1 ]"
                 )
             }
+            Self::SourceType => f.write_str("[ fib saddr type => reg 1 ]"),
             Self::DestinationType => f.write_str("[ fib daddr type => reg 1 ]"),
             Self::And { mask } => {
                 let zero = words(&vec![0; mask.len()]);

@@ -34,8 +34,9 @@ fn matching(condition: &Match, list: &mut Vec<Expression>) {
         Match::NotTcp => protocol(false, list),
         Match::FromLoopback => meta(Meta::InputInterface, &LOOPBACK.to_ne_bytes(), list),
         Match::ToLoopback => meta(Meta::OutputInterface, &LOOPBACK.to_ne_bytes(), list),
-        Match::ToLocal => destination_type(true, list),
-        Match::NotToLocal => destination_type(false, list),
+        Match::ToLocal => local(true, Expression::DestinationType, list),
+        Match::NotToLocal => local(false, Expression::DestinationType, list),
+        Match::FromElsewhere => local(false, Expression::SourceType, list),
         Match::ToPort(port) => {
             protocol(true, list);
             list.push(Expression::Payload {
@@ -48,7 +49,6 @@ fn matching(condition: &Match, list: &mut Vec<Expression>) {
         Match::From(network) => address(network, false, list),
         Match::To(network) => address(network, true, list),
         Match::SocketUid(uid) => meta(Meta::SocketUid, &uid.to_ne_bytes(), list),
-        Match::Mark(mark) => meta(Meta::Mark, &mark.to_ne_bytes(), list),
         Match::ConnectionMark(mark) => {
             list.push(Expression::Connection(Connection::Mark));
             list.push(equal(&mark.to_ne_bytes()));
@@ -73,8 +73,8 @@ fn meta(key: Meta, value: &[u8], list: &mut Vec<Expression>) {
     list.push(equal(value));
 }
 
-fn destination_type(is_local: bool, list: &mut Vec<Expression>) {
-    list.push(Expression::DestinationType);
+fn local(is_local: bool, address_type: Expression, list: &mut Vec<Expression>) {
+    list.push(address_type);
     list.push(Expression::Compare {
         equal: is_local,
         value: LOCAL.to_ne_bytes().to_vec(),
@@ -126,17 +126,17 @@ fn acting(action: Action, list: &mut Vec<Expression>) {
     match action {
         Action::Return => list.push(Expression::Verdict(Verdict::Return)),
         Action::Redirect(port) => {
-            list.push(load(port));
+            list.push(load(&port.to_be_bytes()));
             list.push(Expression::Redirect);
         }
         Action::HandOver(port) => {
-            list.push(load(port));
+            list.push(load(&port.to_be_bytes()));
             list.push(Expression::HandOver);
             list.push(Expression::Verdict(Verdict::Accept));
         }
         Action::Refuse => list.push(Expression::Reset),
-        Action::MarkConnection => {
-            list.push(Expression::Meta(Meta::Mark));
+        Action::MarkConnection(mark) => {
+            list.push(load(&mark.to_ne_bytes()));
             list.push(Expression::SetConnectionMark);
         }
         Action::MarkPacket => {
@@ -146,19 +146,19 @@ fn acting(action: Action, list: &mut Vec<Expression>) {
     }
 }
 
-fn load(port: u16) -> Expression {
+fn load(value: &[u8]) -> Expression {
     Expression::Load {
-        value: port.to_be_bytes().to_vec(),
+        value: value.to_vec(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::init::args::Mode;
     use crate::init::netlink::{Header, Messages, attribute, attributes};
     use crate::init::plan::tests::plan;
     use crate::init::rules::Ruleset;
+    use crate::intercept::Mode;
 
     /// What `nft --debug=netlink` says of the rule when it is given as text.
     #[track_caller]
@@ -238,14 +238,14 @@ mod tests {
         [ immediate reg 0 accept ]",
         );
         assert_lowered(
-            vec![Match::SocketUid(2102), Match::Mark(2102)],
-            Action::MarkConnection,
-            "meta skuid 2102 meta mark 0x836 ct mark set meta mark",
+            vec![Match::SocketUid(2102), Match::FromElsewhere],
+            Action::MarkConnection(2102),
+            "meta skuid 2102 fib saddr type != local ct mark set 0x836",
             "[ meta load skuid => reg 1 ]
         [ cmp eq reg 1 0x00000836 ]
-        [ meta load mark => reg 1 ]
-        [ cmp eq reg 1 0x00000836 ]
-        [ meta load mark => reg 1 ]
+        [ fib saddr type => reg 1 ]
+        [ cmp neq reg 1 0x00000002 ]
+        [ immediate reg 1 0x00000836 ]
         [ ct set mark with reg 1 ]",
         );
         assert_lowered(
