@@ -26,8 +26,9 @@ use crate::first;
 use crate::http::body::ResponseBody;
 use crate::http::guarded::{self, Gate, Guarded};
 use crate::http::headers;
+use crate::http::parked;
 use crate::http::rewind::Rewind;
-use crate::http::serve::{http1_server, http2_server};
+use crate::http::serve::http2_server;
 use crate::http::wire::{self, AppVersion, TARGET, Target};
 use crate::intercept::{self, Interception, Mode};
 use crate::outbound::route;
@@ -294,19 +295,11 @@ async fn serve_http1(worker: Rc<Worker>, door: Door, stream: TcpStream, first: B
     let stream = Guarded::new(stream, first);
     let gate: Arc<Gate> = stream.gate();
     let door = Rc::new(door);
-    let service = service_fn(move |request| {
+    let handler = |request| {
         let (door, gate) = (Rc::clone(&door), Arc::clone(&gate));
         async move { Ok::<_, Infallible>(door.handle(request, Some(&gate)).await) }
-    });
-    let serving = http1_server()
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(serving);
-    let result = tokio::select! {
-        result = serving.as_mut() => result,
-        () = drained => { serving.as_mut().graceful_shutdown(); serving.await }
     };
-    if let Err(error) = result {
+    if let Err(error) = parked::serve(stream, drained, handler).await {
         tracing::debug!(%error, "a plaintext HTTP/1 connection ended");
     }
 }
