@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::detect::{Detected, detect};
 
 /// Room for the first bytes of a connection.
-pub const ROOM: usize = 4 * 1024;
+const ROOM: usize = 4 * 1024;
 /// A client that speaks first does so at once: it connects in order to speak. One that has been silent
 /// for so long is likely to wait for the server.
 pub const SILENCE: Duration = Duration::from_millis(5);
@@ -44,7 +44,13 @@ pub async fn bytes(
     )
 }
 
-/// Whether anything came.
-async fn read(stream: &mut TcpStream, first: &mut BytesMut) -> bool {
+/// Reads more of them; whether anything came. There is room for them only once they are there.
+pub async fn read(stream: &mut TcpStream, first: &mut BytesMut) -> bool {
+    if first.capacity() == 0 {
+        if stream.readable().await.is_err() {
+            return false;
+        }
+        first.reserve(ROOM);
+    }
     matches!(stream.read_buf(first).await, Ok(length) if length > 0)
 }

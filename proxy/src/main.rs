@@ -7,6 +7,10 @@ use clap::{Args as _, FromArgMatches as _};
 use outrider_proxy::Args;
 use outrider_proxy::init::{self, InitArgs};
 
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     match dispatch() {
         Ok(()) => ExitCode::SUCCESS,

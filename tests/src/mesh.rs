@@ -281,9 +281,8 @@ impl Mesh {
         let token_file = self.folder.path().join(format!("{name}.token"));
         fs::write(&token_file, token)?;
         let workload = &self.sidecar(name)?.workload;
-        let mut start = command(&programs::outrider()?)?;
+        let mut start = programs::sidecar()?;
         start
-            .arg("proxy")
             .args(["--control-plane", &self.listen.to_string()])
             .args(["--trust-domain", TRUST_DOMAIN])
             .arg("--trust-bundle")

@@ -128,6 +128,30 @@ fn read_all(file: &mut File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// What a process holds in memory, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    pub resident: u64,
+    /// Of that, what no file is behind: heap, stacks, and pages of files that were written to.
+    pub anonymous: u64,
+}
+
+impl Footprint {
+    /// Pages of files: of the program itself, mostly.
+    pub fn of_files(self) -> u64 {
+        self.resident - self.anonymous
+    }
+}
+
+fn kibibytes(text: &str, field: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(field))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
 /// A process in the background.
 #[derive(Debug)]
 pub struct Process {
@@ -254,17 +278,22 @@ impl Process {
 
     fn memory(&self, field: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let kib = status
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix(field)?
-                    .split_whitespace()
-                    .next()?
-                    .parse::<u64>()
-                    .ok()
-            })
-            .with_context(|| format!("{field} of {}", self.name))?;
+        let kib = kibibytes(&status, field).with_context(|| format!("{field} of {}", self.name))?;
         Ok(kib * 1024)
+    }
+
+    /// What is resident now, by what is behind it.
+    pub fn footprint(&self) -> Result<Footprint> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.id()))?;
+        let bytes = |field: &'static str| {
+            kibibytes(&rollup, field)
+                .map(|kib| 1024 * kib)
+                .context(field)
+        };
+        Ok(Footprint {
+            resident: bytes("Rss:")?,
+            anonymous: bytes("Anonymous:")?,
+        })
     }
 
     /// User and system time it has used.

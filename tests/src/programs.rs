@@ -2,8 +2,11 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+use crate::process::command;
 
 /// The workspace's root.
 pub fn root() -> &'static Path {
@@ -25,6 +28,18 @@ pub fn outrider() -> Result<PathBuf> {
         );
     }
     Ok(path)
+}
+
+/// What starts a sidecar: `outrider proxy`, or the small program that `OUTRIDER_PROXY_BIN` names.
+pub fn sidecar() -> Result<Command> {
+    match env::var_os("OUTRIDER_PROXY_BIN") {
+        Some(path) => command(Path::new(&path)),
+        None => {
+            let mut start = command(&outrider()?)?;
+            start.arg("proxy");
+            Ok(start)
+        }
+    }
 }
 
 /// Where cargo builds.

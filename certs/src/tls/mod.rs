@@ -1,8 +1,8 @@
 //! Finished rustls configurations: TLS 1.3 only, both sides verified, X25519MLKEM768 preferred.
 //!
 //! Owns every TLS setting of the mesh. A configuration is built once per certificate and shared; a new
-//! certificate or trust bundle means a new configuration, whose session stores are empty, so that nothing
-//! can be resumed across a change of trust. 0-RTT is off on both sides: early data can be replayed.
+//! certificate or trust bundle means a new configuration, whose tickets have another key and whose session
+//! store is empty, so that nothing can be resumed across a change of trust. 0-RTT is off on both sides: early data can be replayed.
 
 mod peer;
 mod reason;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{self, kx_group};
-use rustls::server::{ServerConfig, ServerSessionMemoryCache, VerifierBuilderError};
+use rustls::crypto::aws_lc_rs::{self, Ticketer, kx_group};
+use rustls::server::{NoServerSessionStorage, ServerConfig, VerifierBuilderError};
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 
 use crate::bundle::TrustBundle;
@@ -27,8 +27,9 @@ pub use verify::IdentityError;
 
 use verify::{ClientVerifier, ServerVerifier};
 
-/// Sessions that a server remembers: about one for each workload that calls it.
-const SERVER_SESSIONS: usize = 1024;
+/// Tickets that a server hands out with a handshake. A client uses one for the next connection, and gets
+/// the next one with it.
+const SERVER_TICKETS: usize = 1;
 /// Tickets that a client keeps. One configuration has one peer identity, hence one name in rustls's cache,
 /// and rustls keeps at most 8 tickets a name.
 const CLIENT_TICKETS: usize = 8;
@@ -63,6 +64,9 @@ pub enum TlsError {
     /// The cryptography lacks TLS 1.3.
     #[error("TLS 1.3: {0}")]
     Version(#[source] rustls::Error),
+    /// No key for session tickets could be made.
+    #[error("session tickets: {0}")]
+    Tickets(#[source] rustls::Error),
     /// rustls does not take the certificate and its key.
     #[error("certificate and key: {0}")]
     Certificate(#[source] rustls::Error),
@@ -98,7 +102,11 @@ pub fn server_config(
         .with_single_cert(svid.chain().to_vec(), private_key(svid))
         .map_err(TlsError::Certificate)?;
     config.alpn_protocols = protocols(alpn);
-    config.session_storage = ServerSessionMemoryCache::new(SERVER_SESSIONS);
+    // What is to be remembered of a session is in its ticket: a server that a thousand workloads call
+    // remembers nothing. The key is the configuration's own, and changes every six hours.
+    config.ticketer = Ticketer::new().map_err(TlsError::Tickets)?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = SERVER_TICKETS;
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
 }

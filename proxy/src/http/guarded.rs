@@ -13,6 +13,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use http::{HeaderMap, HeaderName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_util::io::poll_read_buf;
 
@@ -99,6 +100,14 @@ impl<S> Guarded<S> {
         }
     }
 
+    /// Whether all that was read has passed, and a request comes next.
+    pub fn is_between_requests(&self) -> bool {
+        self.framing.is_in_head()
+            && self.passed.is_empty()
+            && self.held.is_empty()
+            && self.discarded.is_none()
+    }
+
     pub fn gate(&self) -> Arc<Gate> {
         Arc::clone(&self.gate)
     }
@@ -155,6 +164,13 @@ impl<S> Guarded<S> {
             _ => INSTEAD_OF_BAD,
         });
         Ok(())
+    }
+}
+
+impl Guarded<TcpStream> {
+    /// Waits for bytes, or the end, without room for them.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.stream.readable().await
     }
 }
 

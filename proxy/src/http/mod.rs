@@ -5,6 +5,7 @@ pub mod framing;
 pub mod guarded;
 pub mod headers;
 pub mod idle;
+pub mod parked;
 pub mod proxy_status;
 pub mod replay;
 pub mod rewind;

@@ -10,7 +10,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::body::ResponseBody;
-use super::guarded::Guarded;
 use super::rewind::Rewind;
 
 /// The most that a head or trailers may hold, bytes: in both directions and both versions.
@@ -42,30 +41,7 @@ where
     }
 }
 
-/// Serves an HTTP/1 connection until it ends; once `drained`, after the request that is under way.
-pub async fn serve_http1<S>(
-    stream: Guarded<TcpStream>,
-    service: S,
-    drained: impl Future<Output = ()>,
-) -> hyper::Result<()>
-where
-    S: HttpService<Incoming, ResBody = ResponseBody>,
-    S::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    let serving = http1_server()
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(serving);
-    tokio::select! {
-        result = serving.as_mut() => result,
-        () = drained => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    }
-}
-
-/// The same of HTTP/2, after all requests that are under way.
+/// Serves an HTTP/2 connection until it ends; once `drained`, after all requests that are under way.
 pub async fn serve_http2<S>(
     stream: Rewind<TcpStream>,
     service: S,

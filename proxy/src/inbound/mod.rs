@@ -70,7 +70,8 @@ pub struct Peers {
 
 /// Serves one connection of a peer's sidecar until it ends.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
-    let Some((stream, peer)) = handshake(&worker, stream, from).await else {
+    // In a box: a task is as large as the largest of its parts, for as long as it lasts.
+    let Some((stream, peer)) = Box::pin(handshake(&worker, stream, from)).await else {
         return;
     };
     let _open = worker.inbound.open();

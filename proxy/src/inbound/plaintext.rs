@@ -26,6 +26,7 @@ use crate::first;
 use crate::http::body::ResponseBody;
 use crate::http::guarded::{self, Gate, Guarded};
 use crate::http::headers;
+use crate::http::parked;
 use crate::http::rewind::Rewind;
 use crate::http::serve;
 use crate::http::wire::{self, AppVersion, TARGET, Target};
@@ -305,12 +306,11 @@ async fn serve_http1(worker: Rc<Worker>, door: Door, stream: TcpStream, first: B
     let stream = Guarded::new(stream, first);
     let gate: Arc<Gate> = stream.gate();
     let door = Rc::new(door);
-    let service = service_fn(move |request| {
+    let handler = |request| {
         let (door, gate) = (Rc::clone(&door), Arc::clone(&gate));
         async move { Ok::<_, Infallible>(door.handle(request, Some(&gate)).await) }
-    });
-    let result = serve::serve_http1(stream, service, drained).await;
-    if let Err(error) = result {
+    };
+    if let Err(error) = parked::serve(stream, drained, handler).await {
         tracing::debug!(%error, "a plaintext HTTP/1 connection ended");
     }
 }

@@ -30,12 +30,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::service::service_fn;
 use outrider_api::model::Protocol;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::detect::{Detected, ServerName, detect};
 use crate::first;
 use crate::http::guarded::Guarded;
+use crate::http::parked;
 use crate::http::serve;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
@@ -58,18 +58,24 @@ enum Spoken {
 /// Serves one connection of the app until it ends.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, source: IpAddr, listener: Rc<Listener>) {
     let _open = worker.outbound.open();
+    // What is done at first, and what only some do, is in boxes: a task is as large as the largest
+    // of its ways, for as long as it lasts.
     let spoken = tokio::select! {
-        spoken = spoken(&worker, stream, &listener, source) => spoken,
+        spoken = Box::pin(spoken(&worker, stream, &listener, source)) => spoken,
         // It has said nothing yet that could be lost.
         () = worker.outbound.started() => return,
     };
     match spoken {
         Spoken::Http1(stream, first) => serve_http1(worker, stream, first, listener, source).await,
-        Spoken::Http2(stream, first) => serve_http2(worker, stream, first, listener, source).await,
-        Spoken::Opaque(stream, first) => {
-            opaque::serve(&worker, stream, first, &listener, source).await
+        Spoken::Http2(stream, first) => {
+            Box::pin(serve_http2(worker, stream, first, listener, source)).await;
         }
-        Spoken::Tunnelled(stream, tunnel, first) => opaque::carry(stream, tunnel, &first).await,
+        Spoken::Opaque(stream, first) => {
+            Box::pin(opaque::serve(&worker, stream, first, &listener, source)).await;
+        }
+        Spoken::Tunnelled(stream, tunnel, first) => {
+            Box::pin(opaque::carry(stream, tunnel, &first)).await;
+        }
         Spoken::Closed => {}
     }
 }
@@ -102,9 +108,8 @@ async fn serve_http1(
         source,
         Some(gate.clone()),
     ));
-    let service = service_fn(move |request| forward::handle(Rc::clone(&connection), request));
-    let result = serve::serve_http1(stream, service, drained).await;
-    if let Err(error) = result {
+    let handler = |request| forward::handle(Rc::clone(&connection), request);
+    if let Err(error) = parked::serve(stream, drained, handler).await {
         if error.is_parse() && !error.is_parse_too_large() {
             worker.metrics.refused("outbound", Refusal::BadRequest, "");
         } else if error.is_parse_too_large() {
@@ -135,12 +140,8 @@ async fn serve_http2(
 
 /// HTTP is declared: only its version is to be told. Waits as long as the app does.
 async fn declared_http(mut stream: TcpStream) -> Spoken {
-    let mut first = BytesMut::with_capacity(first::ROOM);
-    loop {
-        match stream.read_buf(&mut first).await {
-            Ok(0) | Err(_) => return Spoken::Closed,
-            Ok(_) => {}
-        }
+    let mut first = BytesMut::new();
+    while first::read(&mut stream, &mut first).await {
         // An unfinished request line is for the HTTP/1 server to wait for, and to bound.
         match detect(&first) {
             Detected::Http2 => return Spoken::Http2(stream, first.freeze()),
@@ -150,11 +151,12 @@ async fn declared_http(mut stream: TcpStream) -> Spoken {
             }
         }
     }
+    Spoken::Closed
 }
 
 /// TLS of the app's own is declared: carried as it is, once it has said whom it is for.
 async fn declared_tls(worker: &Worker, mut stream: TcpStream) -> Spoken {
-    let mut first = BytesMut::with_capacity(first::ROOM);
+    let mut first = BytesMut::new();
     match client_first(worker, &mut stream, &mut first).await {
         Some(_) => {
             worker.names.count("mesh", ServerName::of(&first).as_ref());
@@ -173,7 +175,7 @@ async fn detected(
     listener: &Listener,
     source: IpAddr,
 ) -> Spoken {
-    let mut first = BytesMut::with_capacity(first::ROOM);
+    let mut first = BytesMut::new();
     let told = client_first(worker, &mut stream, &mut first);
     let verdict = match tokio::time::timeout(first::SILENCE, told).await {
         Ok(verdict) => verdict,
@@ -190,7 +192,7 @@ async fn silent(
     listener: &Listener,
     source: IpAddr,
 ) -> Spoken {
-    let mut first = BytesMut::with_capacity(first::ROOM);
+    let mut first = BytesMut::new();
     let opened = tokio::select! {
         opened = opaque::open(worker, listener, source) => opened,
         verdict = client_first(worker, &mut stream, &mut first) => {
