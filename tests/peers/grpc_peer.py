@@ -1,7 +1,7 @@
 """A gRPC server and client on grpcio. Messages are plain bytes, so nothing has to be generated.
 
-    grpc_peer.py server --port PORT
-    grpc_peer.py client --port PORT --authority NAME CASE[:ARGUMENT]...
+    grpc_peer.py server [--host ADDRESS] --port PORT
+    grpc_peer.py client [--host NAME] --port PORT [--authority NAME] CASE[:ARGUMENT]...
 
 The client makes the calls one after the other over one channel, and prints one line of JSON for each.
 The Go peer does exactly the same.
@@ -102,10 +102,10 @@ HANDLERS = {
 }
 
 
-def serve(port):
+def serve(address):
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=OPTIONS)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, HANDLERS),))
-    server.add_insecure_port("127.0.0.1:%d" % port)
+    server.add_insecure_port(address)
     server.start()
     print("listening", flush=True)
     server.wait_for_termination()
@@ -217,15 +217,19 @@ class Caller:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("mode", choices=["server", "client"])
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--authority")
     parser.add_argument("cases", nargs="*")
     arguments = parser.parse_intermixed_args()
+    address = "%s:%d" % (arguments.host, arguments.port)
     if arguments.mode == "server":
-        serve(arguments.port)
+        serve(address)
         return
-    options = OPTIONS + [("grpc.default_authority", arguments.authority), ("grpc.enable_http_proxy", 0)]
-    with grpc.insecure_channel("127.0.0.1:%d" % arguments.port, options=options) as channel:
+    options = OPTIONS + [("grpc.enable_http_proxy", 0)]
+    if arguments.authority:
+        options.append(("grpc.default_authority", arguments.authority))
+    with grpc.insecure_channel(address, options=options) as channel:
         caller = Caller(channel)
         for case in arguments.cases:
             name, _, argument = case.partition(":")

@@ -1,4 +1,4 @@
-"""Publishes and receives through the NATS server at PORT: nats_peer.py PORT COUNT."""
+"""Publishes and receives through the NATS server at PORT: nats_peer.py PORT COUNT [HOST]."""
 
 import asyncio
 import sys
@@ -6,8 +6,8 @@ import sys
 import nats
 
 
-async def main(port, count):
-    client = await nats.connect("nats://127.0.0.1:%d" % port, allow_reconnect=False)
+async def main(port, count, host="127.0.0.1"):
+    client = await nats.connect("nats://%s:%d" % (host, port), allow_reconnect=False)
     subscription = await client.subscribe("orders")
     for index in range(count):
         await client.publish("orders", b"order %d" % index)
@@ -19,4 +19,4 @@ async def main(port, count):
     print("received %d" % count)
 
 
-asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -1,6 +1,6 @@
 """A WebSocket server and client on the `websockets` library.
 
-    ws_peer.py server --port PORT
+    ws_peer.py server --port PORT [--host ADDRESS]
     ws_peer.py client URL
 
 The server echoes; at /greet it speaks first, at /refuse it answers 403 instead of upgrading. The
@@ -35,8 +35,8 @@ def refuse(connection, request):
     return None
 
 
-async def server(port):
-    async with serve(echo, "127.0.0.1", port, process_request=refuse, max_size=LIMIT) as listening:
+async def server(host, port):
+    async with serve(echo, host, port, process_request=refuse, max_size=LIMIT) as listening:
         print("listening", flush=True)
         await listening.serve_forever()
 
@@ -65,6 +65,6 @@ async def client(url):
 
 
 if sys.argv[1] == "server":
-    asyncio.run(server(int(sys.argv[3])))
+    asyncio.run(server(sys.argv[5] if len(sys.argv) > 5 else "127.0.0.1", int(sys.argv[3])))
 else:
     asyncio.run(client(sys.argv[2]))

@@ -16,6 +16,7 @@
 //! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
 
 pub mod app;
+pub mod capture;
 pub mod catcher;
 pub mod http;
 pub mod load;

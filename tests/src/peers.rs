@@ -112,24 +112,23 @@ pub fn nats(folder: &Path) -> Result<Server> {
     Server::started(Process::start("nats", folder, &mut start)?, port)
 }
 
-/// Postgres with a database made for this test; as root, under the user `postgres`.
-pub fn postgres(folder: &Path) -> Result<Server> {
-    const USER: &str = "postgres";
-    let port = free_port()?;
+/// Whose database a Postgres is.
+const POSTGRES: &str = "postgres";
+
+/// A data directory for Postgres in `folder`; as root with the number of the user `postgres`, whose it
+/// is, since Postgres refuses to run as root.
+pub fn postgres_data(folder: &Path) -> Result<(PathBuf, Option<u32>)> {
     let data = folder.join("postgres");
     fs::create_dir(&data)?;
+    let mut user = None;
     if geteuid().is_root() {
         let id = run(
-            command(&find("id", "coreutils")?)?.args(["-u", USER]),
+            command(&find("id", "coreutils")?)?.args(["-u", POSTGRES]),
             CLIENT_LIMIT,
         )?;
-        let user = id
-            .success()?
-            .stdout
-            .trim()
-            .parse()
-            .context("the number of postgres")?;
-        chown(&data, Some(user), None)?;
+        let id = id.success()?.stdout.trim().parse();
+        user = Some(id.context("the number of postgres")?);
+        chown(&data, user, None)?;
         // Every folder above must let it through.
         for above in data.ancestors().skip(1) {
             let mode = fs::metadata(above)?.permissions().mode();
@@ -138,13 +137,23 @@ pub fn postgres(folder: &Path) -> Result<Server> {
             }
         }
     }
-    let mut init = command_as(USER, USER, &find_postgres("initdb")?)?;
+    let mut init = command_as(POSTGRES, POSTGRES, &find_postgres("initdb")?)?;
     init.current_dir("/")
         .arg("-D")
         .arg(&data)
-        .args(["-U", USER, "-A", "trust", "--no-sync"]);
+        .args(["-U", POSTGRES, "-A", "trust", "--no-sync"]);
     run(&mut init, CLIENT_LIMIT)?.success()?;
-    let mut start = command_as(USER, USER, &find_postgres("postgres")?)?;
+    // Whoever reaches it is let in: who may is up to the mesh.
+    let access = "host all all all trust\n";
+    fs::write(data.join("pg_hba.conf"), access)?;
+    Ok((data, user))
+}
+
+/// Postgres with a database made for this test.
+pub fn postgres(folder: &Path) -> Result<Server> {
+    let port = free_port()?;
+    let (data, _) = postgres_data(folder)?;
+    let mut start = command_as(POSTGRES, POSTGRES, &find_postgres("postgres")?)?;
     start
         .current_dir("/")
         .arg("-D")

@@ -98,6 +98,38 @@ pub fn grpc_go() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Java with a class of the peers that `tests/run` builds: ours, or one of Kafka's.
+pub fn java(class: &str) -> Result<Vec<String>> {
+    let peers = target().join("peers/java");
+    let jar = peers.join("peers-1.jar");
+    if !jar.is_file() {
+        bail!(
+            "{} is missing: run tests/run, which builds it",
+            jar.display()
+        );
+    }
+    let java = find("java", "default-jre-headless")?;
+    let path = format!("{}:{}/lib/*", jar.display(), peers.display());
+    let options = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"].map(str::to_owned);
+    Ok([java.display().to_string()]
+        .into_iter()
+        .chain(options)
+        .chain([path, class.to_owned()])
+        .collect())
+}
+
+/// The Node peer that `tests/run` installs.
+pub fn node_peer() -> Result<PathBuf> {
+    let path = target().join("peers/node/grpc_client.js");
+    if !path.is_file() {
+        bail!(
+            "{} is missing: run tests/run, which installs it",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
 /// A script of ours in tests/peers.
 pub fn script(name: &str) -> PathBuf {
     root().join("tests/peers").join(name)

@@ -1,7 +1,7 @@
 // A gRPC server and client on grpc-go. Messages are plain bytes, so nothing has to be generated.
 //
-//	grpc-go server --port PORT [--next PORT --authority NAME]
-//	grpc-go client --port PORT --authority NAME CASE[:ARGUMENT]...
+//	grpc-go server [--host ADDRESS] --port PORT [--next PORT --authority NAME]
+//	grpc-go client [--host NAME] --port PORT [--authority NAME] CASE[:ARGUMENT]...
 //	grpc-go load --port PORT --authority NAME --rate N
 //
 // It does exactly what ../grpc_peer.py does, and more: its server can be made slow or failing (behave.go) and
@@ -11,7 +11,9 @@ package main
 import (
 	"flag"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 )
 
 const service = "outrider.test.Echo"
@@ -38,14 +40,15 @@ func main() {
 		fail("server or client?")
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
-	port := flags.Int("port", 0, "on loopback")
-	authority := flags.String("authority", "", "of the Service that is called")
+	host := flags.String("host", "127.0.0.1", "where to listen, or whom to call")
+	port := flags.Int("port", 0, "of that host")
+	authority := flags.String("authority", "", "of the Service that is called; empty: the host")
 	nextPort := flags.Int("next", 0, "on loopback, where Via calls")
 	rate := flags.Int("rate", 100, "calls a second")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		fail(err)
 	}
-	address := fmt.Sprintf("127.0.0.1:%d", *port)
+	address := net.JoinHostPort(*host, strconv.Itoa(*port))
 	switch os.Args[1] {
 	case "server":
 		if *nextPort != 0 {
