@@ -39,6 +39,7 @@ mod netns_calls;
 mod netns_grpc;
 mod netns_kafka;
 mod netns_servers;
+mod netns_unknown;
 mod netns_up;
 mod opaque;
 mod policy_check;
