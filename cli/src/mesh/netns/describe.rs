@@ -1,6 +1,6 @@
 //! From the index of a directory to the network that it asks for. Pure.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use outrider_api::kinds::{self, Ranges};
@@ -99,7 +99,43 @@ pub fn numbered(number: u8) -> kinds::Network {
     }
 }
 
-/// "10.88.0.1/16": the bridge's own address in a range.
+/// "10.88.0.1/16": the bridge's own address in a range. The first of a range of IPv6 is that of any
+/// router (RFC 4291, 2.6.1), so it is the next one in either family.
 fn first_host(net: IpNet) -> Option<IpNet> {
-    IpNet::new(net.hosts().next()?, net.prefix_len()).ok()
+    let address = match net.network() {
+        IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits().checked_add(1)?).into(),
+        IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits().checked_add(1)?).into(),
+    };
+    IpNet::new(address, net.prefix_len()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bridge_has_the_first_address_of_a_host() {
+        let first = |net: &str| first_host(net.parse().unwrap()).unwrap().to_string();
+        assert_eq!(first("10.88.0.0/16"), "10.88.0.1/16");
+        assert_eq!(first("10.88.7.4/30"), "10.88.7.5/30");
+        assert_eq!(first("fd4f:7574:7269:88::/64"), "fd4f:7574:7269:88::1/64");
+    }
+
+    #[test]
+    fn further_ranges_are_beside_the_usual_ones() {
+        let texts = |number| {
+            let network = numbered(number);
+            let nets = network.workloads.nets().chain(network.services.nets());
+            nets.map(|net| net.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            texts(1),
+            [
+                "10.90.0.0/16",
+                "fd4f:7574:7269:8a::/64",
+                "10.91.0.0/16",
+                "fd4f:7574:7269:8b::/112"
+            ]
+        );
+    }
 }
