@@ -35,7 +35,7 @@ pub enum LayoutError {
     /// A bridge has so many ports.
     #[error("{0} Workloads are more than the {MOST} that one machine can take")]
     Many(usize),
-    /// Of two the same directory may be made.
+    /// The bridge would not lead to it.
     #[error(
         "Workload {workload} has the address {address}, which is in no range of spec.network.workloads of \
          the MeshConfig ({}): leave spec.address out, or take another",
@@ -112,7 +112,7 @@ pub struct Namespace {
     pub workload: String,
     /// Of the namespace.
     pub name: String,
-    /// One of each family at most is asked for; more are fine.
+    /// Its own, all within the ranges of the bridge.
     pub addresses: Vec<IpAddr>,
     /// Its /etc/hosts.
     pub hosts: String,
