@@ -38,6 +38,7 @@ mod mirrors;
 mod netns_calls;
 mod netns_grpc;
 mod netns_kafka;
+mod netns_plaintext;
 mod netns_servers;
 mod netns_unknown;
 mod netns_up;

@@ -119,7 +119,7 @@ fn mariadb(folder: &Path) -> Result<String> {
         uid,
         &format!(
             "[{}, --no-defaults, --skip-grant-tables, '--bind-address=*', --port=3306, \
-             --datadir={data}, --socket={data}/socket, --pid-file={data}/pid]",
+             --datadir={data}, --tmpdir={data}, --socket={data}/socket, --pid-file={data}/pid]",
             find("mariadbd", "mariadb-server")?.display(),
             data = data.display()
         ),
