@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use outrider_certs::spiffe::SpiffeId;
 
 use crate::output::Format;
@@ -324,6 +324,19 @@ pub struct SupervisedArgs {
     pub command: Vec<OsString>,
 }
 
+/// The command line without what is hidden, for completions: `clap_complete` offers that, too.
+pub fn shown() -> clap::Command {
+    let all = Cli::command();
+    clap::Command::new("outrider")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(all.get_arguments().cloned())
+        .subcommands(
+            all.get_subcommands()
+                .filter(|command| !command.is_hide_set())
+                .cloned(),
+        )
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     outrider_api::duration::parse(text).map_err(|error| error.to_string())
 }
@@ -339,8 +352,6 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -364,6 +375,22 @@ mod tests {
             );
             open.extend(children.into_iter().filter(|_| !command.is_hide_set()));
         }
+    }
+
+    #[test]
+    fn what_is_hidden_is_not_offered() {
+        let names = |command: &clap::Command| -> Vec<String> {
+            command
+                .get_subcommands()
+                .filter(|command| !command.is_hide_set())
+                .map(|command| command.get_name().to_owned())
+                .collect()
+        };
+        let shown = shown();
+        let offered: Vec<_> = shown.get_subcommands().map(|c| c.get_name()).collect();
+        assert_eq!(offered, names(&Cli::command()));
+        assert!(offered.contains(&"policy") && !offered.contains(&"supervised"));
+        shown.debug_assert();
     }
 
     #[test]

@@ -29,7 +29,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, Parser as _};
+use clap::Parser as _;
 
 use crate::args::{Cli, Command, PolicyCommand};
 
@@ -61,7 +61,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Token(args) => token::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "outrider", &mut script);
+            clap_complete::generate(shell, &mut args::shown(), "outrider", &mut script);
             output::text(&String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }

@@ -202,3 +202,17 @@ async fn a_hello_ends_what_its_predecessor_began() {
     assert_eq!(about(&order.take().await), "destination billing with 1");
     assert_eq!(about(&new.next().await), "withdrawn");
 }
+
+#[tokio::test]
+async fn a_successor_that_has_died_leaves_the_endpoint_to_its_predecessor() {
+    let mesh = shop().await;
+    let mut order = caller(&mesh, "order").await;
+    let mut old = ready(&mesh, "billing").await;
+    drop(ready(&mesh, "billing").await);
+    let order_and_old = 2.0;
+    mesh.metric_becomes("connected_sidecars", order_and_old)
+        .await;
+    old.drain().await;
+    assert_eq!(about(&order.take().await), "destination billing with 1");
+    assert_eq!(about(&old.next().await), "withdrawn");
+}

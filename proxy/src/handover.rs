@@ -86,6 +86,7 @@ pub fn take_over(path: &Path) -> io::Result<Option<(Inherited, Predecessor)>> {
         }
         Err(error) => return Err(error),
     };
+    check_peer(&stream)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut sockets = Vec::new();
     while let Some(named) = receive(&stream)? {
@@ -110,6 +111,11 @@ pub fn wait_for_successor(path: &Path, sockets: impl Fn() -> Vec<Named>) -> io::
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     loop {
         let (stream, _) = listener.accept()?;
+        // Between its making and its mode the socket may have been open to others.
+        if let Err(error) = check_peer(&stream) {
+            tracing::warn!(%error, "refused to hand over");
+            continue;
+        }
         match give(stream, sockets()) {
             Ok(()) => return Ok(()),
             Err(error) => {
@@ -117,6 +123,22 @@ pub fn wait_for_successor(path: &Path, sockets: impl Fn() -> Vec<Named>) -> io::
             }
         }
     }
+}
+
+/// The path may be in a folder that others write to: sockets come from and go to the user that this
+/// runs as, or root, and nobody else.
+fn check_peer(stream: &UnixStream) -> io::Result<()> {
+    let peer = rustix::net::sockopt::socket_peercred(stream)?.uid;
+    let own = rustix::process::geteuid();
+    if peer == own || peer.is_root() {
+        return Ok(());
+    }
+    let message = format!(
+        "the other end is of UID {}, not of UID {}",
+        peer.as_raw(),
+        own.as_raw()
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
 fn give(mut stream: UnixStream, sockets: Vec<Named>) -> io::Result<()> {

@@ -223,6 +223,11 @@ impl Answer {
         })
     }
 
+    /// The connection ended with a reset: before curl had it, while it sent, or while it waited.
+    pub fn was_reset(&self) -> bool {
+        self.status == 0 && matches!(self.code, Some(7 | 55 | 56))
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (known, value) = line.split_once(':')?;

@@ -56,6 +56,9 @@ fn completions_are_scripts_of_their_shells() -> Result<()> {
             script.contains("outrider") && script.contains("policy"),
             "{shell}: {script:.300}"
         );
+        for hidden in ["supervised", "proxy-init"] {
+            assert!(!script.contains(hidden), "{shell} offers {hidden}");
+        }
         if shell == "bash" {
             let mut bash = command(&find("bash", "bash")?)?;
             run_with_input(bash.arg("-n"), script.as_bytes(), CLIENT_LIMIT)?.success()?;

@@ -9,7 +9,7 @@ use mesh_tests::{Mesh, programs};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{healthy, http_mesh};
+use crate::common::{healthy, http_mesh, refusals};
 
 const SITE: &str =
     "location / { return 200 \"$server_protocol $request_method $http_host $http_x_large\\n\"; }";
@@ -104,6 +104,56 @@ fn a_header_beyond_the_limit_is_431_over_http_2() -> Result<()> {
     let fine = curl_run(&["--http2-prior-knowledge", "-f", "-H", "Host: billing", &url])?;
     fine.success()?;
     Ok(())
+}
+
+#[test]
+fn the_limit_holds_for_answers_over_http_2() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let twice =
+        "location / { add_header X-Twice $http_x_large$http_x_large; return 200 \"ok\\n\"; }";
+    let nginx = nginx(folder.path(), "nginx", "http2", twice)?;
+    let mesh = Mesh::pair(nginx.port, Some("kubernetes.io/h2c"))?
+        .setting("defaultDeny", false)
+        .start()?;
+    let url = format!("http://{}/", mesh.http("order-1")?);
+    for (kib, expected) in [(30, "HTTP/2 200"), (40, "HTTP/2 502"), (1, "HTTP/2 200")] {
+        let header = format!("X-Large: {}", "v".repeat(kib * 1024));
+        let finished = curl_run(&[
+            "--http2-prior-knowledge",
+            "-i",
+            "-H",
+            "Host: billing",
+            "-H",
+            header.as_str(),
+            &url,
+        ])?
+        .success()?;
+        assert!(
+            finished.stdout.starts_with(expected),
+            "{kib} KiB twice: {:.300}",
+            finished.stdout
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn connect_is_not_offered_over_http_2_either() -> Result<()> {
+    let (app, mesh) = http_mesh(Some("http"))?;
+    let port = mesh.http("order-1")?.port();
+    for target in ["billing:80", "169.254.169.254:80", "localhost:22"] {
+        let steps = json!([
+            {"headers": [[":method", "CONNECT"], [":authority", target]]},
+            {"data": "GET /smuggled HTTP/1.1\r\nHost: billing\r\n\r\n"},
+            {"read": 1},
+        ]);
+        let frames = h2_raw(port, None, &steps)?;
+        let status = h2_field(&frames, 1, ":status");
+        assert_eq!(status, Some("405"), "CONNECT {target}: {frames:?}");
+    }
+    assert!(app.requests().is_empty(), "{:?}", app.requests());
+    refusals(&mesh, "order-1", "outbound", "method_not_allowed", 3.0)?;
+    healthy(&mesh)
 }
 
 #[test]

@@ -241,11 +241,7 @@ fn a_sidecar_is_no_way_to_itself_or_to_another() -> Result<()> {
         assert_eq!(got, (403, Some(FORBIDDEN)), "{url}: {answer:?}");
     }
     let answer = mesh.curl("client-1", &[&format!("http://{own}:15006/")])?;
-    assert_eq!(
-        (answer.status, answer.code),
-        (0, Some(56)),
-        "reset: {answer:?}"
-    );
+    assert!(answer.was_reset(), "{answer:?}");
     // The ports of a peer's sidecar are none of its app's.
     for port in [15000, 15001, 15006, 15008, 15020] {
         let answer = mesh.curl("client-1", &[&format!("http://web-1:{port}/config")])?;

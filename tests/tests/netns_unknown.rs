@@ -124,7 +124,7 @@ fn unknown_destinations_pass_and_are_counted_by_the_name_that_the_client_says() 
 
     // Where nobody listens, the connection is reset, as it would be without the mesh.
     let refused = mesh.curl("client-1", &[&format!("http://{MACHINE}:9/")])?;
-    assert_eq!((refused.status, refused.code), (0, Some(56)), "{refused:?}");
+    assert!(refused.was_reset(), "{refused:?}");
     let labels = [
         ("direction", "outbound"),
         ("reason", "destination_unreachable"),
@@ -163,11 +163,7 @@ fn a_destination_that_never_answers_is_given_up() -> Result<()> {
     ];
     mesh.machine.run("nft", "nftables", &drop)?.success()?;
     let answer = mesh.curl("client-1", &["--max-time", "20", "http://192.0.2.1/"])?;
-    assert_eq!(
-        (answer.status, answer.code),
-        (0, Some(56)),
-        "reset: {answer:?}"
-    );
+    assert!(answer.was_reset(), "{answer:?}");
     let labels = [
         ("direction", "outbound"),
         ("reason", "destination_unreachable"),

@@ -505,5 +505,10 @@ fn a_directory_that_is_none_is_one_clear_line() -> Result<()> {
         let lines = finished.output().lines().count();
         assert!((1..=2).contains(&lines), "{}", finished.output());
     }
+    let missing = check(&folder.path().join("missing"), &[])?.output();
+    assert!(
+        missing.contains("expected a directory of YAML"),
+        "{missing}"
+    );
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Who is connected, and who may still call an endpoint that is being withdrawn. Owns the gauges that
 //! describe a connected sidecar, so that they go with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use super::ledger::{Ledger, Resource};
 use crate::index::WorkloadName;
 use crate::metrics::{Metrics, gauge_value};
-use crate::store::Withdrawn;
+use crate::store::{Store, Withdrawn};
 
 /// A workload may have so many streams at once: one, and those of its predecessors that nobody has
 /// noticed to be dead yet.
@@ -27,15 +27,10 @@ pub(crate) struct Fleet {
 struct State {
     /// The next stream's or withdrawal's.
     next: u64,
-    streams: HashMap<WorkloadName, Streams>,
+    /// Of each workload, in the order in which they began.
+    streams: HashMap<WorkloadName, BTreeSet<u64>>,
     ids: HashSet<u64>,
     withdrawals: Vec<Withdrawal>,
-}
-
-#[derive(Default)]
-struct Streams {
-    count: usize,
-    newest: u64,
 }
 
 /// An endpoint that is gone from what is published.
@@ -73,11 +68,10 @@ impl Fleet {
         let mut state = self.state();
         let id = state.next_id();
         let streams = state.streams.entry(workload.clone()).or_default();
-        if streams.count >= MAX_STREAMS {
+        if streams.len() >= MAX_STREAMS {
             return None;
         }
-        streams.count += 1;
-        streams.newest = id;
+        streams.insert(id);
         state.ids.insert(id);
         self.metrics.connected_sidecars.inc();
         Some(Member {
@@ -135,10 +129,11 @@ impl State {
         self.next
     }
 
-    /// Whether no other stream of the workload has begun since.
+    /// Whether no other stream of the workload has begun since, of those that there are still: a
+    /// successor that has died takes no calls.
     fn may_withdraw(&self, workload: &WorkloadName, stream: u64) -> bool {
         let streams = self.streams.get(workload);
-        streams.is_some_and(|streams| streams.newest == stream)
+        streams.is_some_and(|streams| streams.last() == Some(&stream))
     }
 
     /// Lets go of withdrawals that nothing holds up, or that nobody waits for.
@@ -162,9 +157,15 @@ impl Member {
             .set(gauge_value(version));
     }
 
-    /// Whether no other stream of the workload has begun since.
-    pub(crate) fn may_withdraw(&self) -> bool {
-        self.fleet.state().may_withdraw(&self.workload, self.id)
+    /// Has `store` withdraw the workload, unless a later stream of it takes calls; whether it did. No
+    /// stream begins in between, which would be withdrawn with its predecessor.
+    pub(crate) fn withdraw_from(&self, store: &Store) -> bool {
+        let state = self.fleet.state();
+        let may = state.may_withdraw(&self.workload, self.id);
+        if may {
+            store.withdraw(self.workload.clone());
+        }
+        may
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -235,8 +236,8 @@ impl Drop for Member {
         let Some(streams) = state.streams.get_mut(&self.workload) else {
             return;
         };
-        streams.count -= 1;
-        if streams.count == 0 {
+        streams.remove(&self.id);
+        if streams.is_empty() {
             state.streams.remove(&self.workload);
             // Absent where the sidecar has acknowledged nothing.
             let _ = metrics

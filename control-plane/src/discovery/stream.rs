@@ -189,10 +189,9 @@ impl Stream {
     /// Its endpoint is to be nobody's. Said again, it says nothing new; said by a predecessor, nothing
     /// about this one.
     fn drain(&mut self) {
-        if !matches!(self.withdrawal, Withdrawal::No) || !self.member.may_withdraw() {
+        if !matches!(self.withdrawal, Withdrawal::No) || !self.member.withdraw_from(&self.store) {
             return;
         }
-        self.store.withdraw(self.name.clone());
         let drain = Drain {
             workload: self.name.clone(),
             stream: self.member.id(),

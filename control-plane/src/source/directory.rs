@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -108,11 +108,11 @@ impl Walk {
                     return;
                 }
             }
-            Err(error) => return self.refuse(folder, &error.to_string()),
+            Err(error) => return self.refuse_folder(folder, &error),
         }
         let entries = match entries(folder) {
             Ok(entries) => entries,
-            Err(error) => return self.refuse(folder, &error.to_string()),
+            Err(error) => return self.refuse_folder(folder, &error),
         };
         for path in entries {
             if self.full {
@@ -155,6 +155,10 @@ impl Walk {
         }
     }
 
+    fn refuse_folder(&mut self, folder: &Path, error: &io::Error) {
+        self.refuse(folder, &format!("{error}: expected a directory of YAML"));
+    }
+
     fn refuse(&mut self, path: &Path, message: &str) {
         self.files.push(File {
             path: path.into(),
@@ -163,7 +167,7 @@ impl Walk {
     }
 }
 
-fn entries(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -180,7 +184,7 @@ pub(super) fn is_yaml(path: &Path) -> bool {
         .is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?
         .take(MAX_FILE_BYTES)

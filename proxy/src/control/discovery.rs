@@ -137,7 +137,12 @@ impl Discovery {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
-                Some(subscription) = self.subscriptions.recv() => { self.known.subscribe(subscription); }
+                Some(subscription) = self.subscriptions.recv() => {
+                    if self.known.is_full() {
+                        self.known.sweep();
+                    }
+                    self.known.subscribe(subscription);
+                }
             }
         }
     }
@@ -182,20 +187,30 @@ impl Discovery {
                     }
                 }
                 Some(subscription) = self.subscriptions.recv() => {
+                    if self.known.is_full() {
+                        self.sweep(&requests).await?;
+                    }
                     if let Some(subject) = self.known.subscribe(subscription) {
                         send(&requests, ask(&subject)).await?;
                     }
                 }
-                _ = sweep.tick() => {
-                    for subject in self.known.sweep() {
-                        send(&requests, forget(&subject)).await?;
-                    }
-                }
+                _ = sweep.tick() => self.sweep(&requests).await?,
                 changed = self.credentials.changed() => {
                     return Err(if changed.is_ok() { StreamError::Renewed } else { StreamError::Closed });
                 }
             }
         }
+    }
+
+    /// Lets go of what nobody follows any more.
+    async fn sweep(
+        &mut self,
+        requests: &mpsc::Sender<DiscoveryRequest>,
+    ) -> Result<(), StreamError> {
+        for subject in self.known.sweep() {
+            send(requests, forget(&subject)).await?;
+        }
+        Ok(())
     }
 
     async fn next_credentials(&mut self) -> Result<Arc<Credentials>, StreamError> {

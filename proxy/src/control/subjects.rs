@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use outrider_api::model::ModelError;
+use outrider_api::sidecar::SUBSCRIPTIONS_MAX;
 use tokio::sync::{oneshot, watch};
 
 use super::{DestinationState, Inventoried, Subject};
@@ -38,8 +39,13 @@ struct Known {
 
 impl Subjects {
     /// What to ask the control plane about, if it was not known yet.
+    /// Where there is no room, whoever wants to know is told so by the other half being dropped: one
+    /// more would have the control plane end the stream, and every policy with it.
     pub fn subscribe(&mut self, subscription: Subscription) -> Option<Subject> {
         let Subscription { subject, reply } = subscription;
+        if !self.0.contains_key(&subject) && self.is_full() {
+            return None;
+        }
         let mut fresh = None;
         let known = self.0.entry(subject).or_insert_with_key(|subject| {
             fresh = Some(subject.clone());
@@ -51,6 +57,12 @@ impl Subjects {
         // A worker that no longer waits has dropped the other half.
         let _ = reply.send(known.state.subscribe());
         fresh
+    }
+
+    /// Whether there is no room for another subject. The control plane counts Services and addresses
+    /// apart, and so has room for whatever there is room for here.
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= SUBSCRIPTIONS_MAX
     }
 
     /// Takes out what nobody follows any more.
@@ -113,5 +125,37 @@ pub fn newer(version: u64, applied: u64) -> Result<(), Rejection> {
         Err(Rejection::Older { version, applied })
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    fn subscribe(
+        subjects: &mut Subjects,
+        number: usize,
+    ) -> Option<watch::Receiver<DestinationState>> {
+        let bits = u32::try_from(number).expect("few");
+        let (reply, mut answer) = oneshot::channel();
+        let subject = Subject::Address(IpAddr::V4(Ipv4Addr::from_bits(bits)));
+        subjects.subscribe(Subscription { subject, reply });
+        answer.try_recv().ok()
+    }
+
+    #[test]
+    fn no_more_is_asked_than_the_control_plane_answers() {
+        let mut subjects = Subjects::default();
+        let mut followed: Vec<_> = (0..SUBSCRIPTIONS_MAX)
+            .map(|number| subscribe(&mut subjects, number).expect("room"))
+            .collect();
+        assert!(subjects.is_full());
+        assert!(subscribe(&mut subjects, SUBSCRIPTIONS_MAX).is_none());
+        assert!(subscribe(&mut subjects, 0).is_some(), "it is known");
+        followed.pop();
+        assert_eq!(subjects.sweep().len(), 1);
+        assert!(subscribe(&mut subjects, SUBSCRIPTIONS_MAX).is_some());
     }
 }

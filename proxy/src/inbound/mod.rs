@@ -61,10 +61,12 @@ pub struct Connection {
     pub limits: limits::OfPeer,
 }
 
-/// Handshakes that are going on, and the edges of peers that were seen.
+/// Handshakes that are going on, connections that will have no identity, and the edges of peers that
+/// were seen.
 #[derive(Debug, Default)]
 pub struct Peers {
     handshakes: std::cell::Cell<usize>,
+    strangers: std::cell::Cell<usize>,
     edges: RefCell<HashMap<Option<SpiffeId>, Rc<Edge>>>,
 }
 
@@ -198,19 +200,31 @@ impl Connection {
     }
 }
 
-/// Counts a handshake for as long as it goes on.
-struct GoingOn<'p>(&'p Peers);
+/// Counts something for as long as it goes on.
+struct GoingOn<'p>(&'p std::cell::Cell<usize>);
 
 impl Drop for GoingOn<'_> {
     fn drop(&mut self) {
-        self.0.handshakes.set(self.0.handshakes.get() - 1);
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl<'p> GoingOn<'p> {
+    fn begin(count: &'p std::cell::Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
     }
 }
 
 impl Peers {
+    /// A handshake.
     fn begin(&self) -> GoingOn<'_> {
-        self.handshakes.set(self.handshakes.get() + 1);
-        GoingOn(self)
+        GoingOn::begin(&self.handshakes)
+    }
+
+    /// A connection to a port that takes none without an identity; `None`: there are `most` already.
+    fn stranger(&self, most: usize) -> Option<GoingOn<'_>> {
+        (self.strangers.get() < most).then(|| GoingOn::begin(&self.strangers))
     }
 
     /// The edge from a peer; without an identity, all share one.

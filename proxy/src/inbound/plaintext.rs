@@ -37,6 +37,11 @@ use crate::worker::Worker;
 
 /// A connection that may be a probe's, or get a refusal as its answer, speaks within this time.
 const STRICT_SILENCE: Duration = Duration::from_secs(10);
+/// And has been answered within this: a probe has a connection of its own, and nobody else has any
+/// business here.
+const STRICT_LIFE: Duration = Duration::from_secs(60);
+/// A part of [`MAX_CONNECTIONS`]: who has no identity must not take the place of those who have one.
+const MAX_STRICT: usize = MAX_CONNECTIONS / 8;
 
 /// A port of the app, and what may come through it in plaintext now.
 pub struct Door {
@@ -70,7 +75,20 @@ pub async fn serve(
     };
     let intercepted = &worker.metrics.intercepted;
     intercepted.with_label_values(&["inbound", label]).inc();
-    door.answer(stream).await;
+    match door.mtls {
+        Mtls::Permissive => door.answer(stream).await,
+        Mtls::Strict => {
+            let Some(_counted) = worker.peers.stranger(MAX_STRICT) else {
+                return refuse(&worker, Refusal::TooManyConnections, stream, from);
+            };
+            if tokio::time::timeout(STRICT_LIFE, door.answer(stream))
+                .await
+                .is_err()
+            {
+                tracing::debug!(%from, "cut a plaintext connection that went on");
+            }
+        }
+    }
 }
 
 fn refuse(worker: &Worker, refusal: Refusal, stream: TcpStream, from: SocketAddr) {
@@ -198,7 +216,9 @@ impl Door {
         if request.method() == Method::CONNECT {
             return refused(Refusal::MethodNotAllowed);
         }
-        let is_probe = probe::matching(&self.probes, &request);
+        // A GET with content means something to few, and to no probe.
+        let is_probe = probe::matching(&self.probes, &request)
+            .filter(|kind| *kind != "http" || request.body().is_end_stream());
         if is_probe.is_none() && self.mtls == Mtls::Strict {
             return refused(Refusal::PlaintextRefused);
         }
@@ -215,6 +235,10 @@ impl Door {
             gate.decide(response.status() == StatusCode::SWITCHING_PROTOCOLS);
         }
         *response.version_mut() = version;
+        if self.mtls == Mtls::Strict && version < Version::HTTP_2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         response
     }
 

@@ -82,6 +82,9 @@ impl Directory {
             return Ok(Rc::clone(slot));
         }
         if self.slots.borrow().len() >= MAX_SLOTS {
+            self.let_go_of_strangers();
+        }
+        if self.slots.borrow().len() >= MAX_SLOTS {
             return Err(Refusal::UnknownDestination);
         }
         let (reply, answer) = oneshot::channel();
@@ -93,10 +96,18 @@ impl Directory {
             .send(subscription)
             .await
             .map_err(|_| Refusal::Draining)?;
-        let state = answer.await.map_err(|_| Refusal::Draining)?;
+        // No answer: there is no room in the sidecar as a whole.
+        let state = answer.await.map_err(|_| Refusal::DestinationUnresolved)?;
         let slot = Rc::new(Slot::new(subject.clone(), state));
         let mut slots = self.slots.borrow_mut();
         Ok(Rc::clone(slots.entry(subject).or_insert(slot)))
+    }
+
+    /// An app may connect to any number of addresses outside the mesh, and must not lose the mesh by
+    /// it: what is nobody's is asked about again when it is used again.
+    fn let_go_of_strangers(&self) {
+        let mut slots = self.slots.borrow_mut();
+        slots.retain(|_, slot| Rc::strong_count(slot) > 1 || !slot.is_nobodys());
     }
 
     /// Whose an address is now. Waits only for the very first answer about it.
@@ -167,6 +178,10 @@ impl Slot {
             in_use: Cell::default(),
             undeclared: RefCell::default(),
         }
+    }
+
+    fn is_nobodys(&self) -> bool {
+        matches!(&*self.state.borrow().borrow(), DestinationState::Missing)
     }
 
     /// What is known, once anything is.
@@ -257,6 +272,39 @@ mod tests {
         assert_eq!(directory.slots.borrow().len(), 1);
         directory.sweep(now + 2 * IDLE);
         assert!(directory.slots.borrow().is_empty());
+    }
+
+    #[tokio::test]
+    async fn addresses_outside_the_mesh_take_no_place_of_those_within() {
+        let (subscriptions, mut subscribed) = mpsc::channel::<Subscription>(1);
+        let control_plane = async move {
+            let within = IpAddr::from([10, 255, 0, 1]);
+            while let Some(Subscription { subject, reply }) = subscribed.recv().await {
+                let state = if matches!(subject, Subject::Address(address) if address == within) {
+                    DestinationState::Alias(ServiceName::new("shop", "billing").expect("a name"))
+                } else {
+                    DestinationState::Missing
+                };
+                let _ = reply.send(watch::Sender::new(state).subscribe());
+            }
+        };
+        let within = IpAddr::from([10, 255, 0, 1]);
+        let directory = Directory::new(subscriptions);
+        let asking = async {
+            directory.address(within).await.expect("room");
+            for number in 0..2 * MAX_SLOTS {
+                let bits = u32::try_from(number).expect("few");
+                let address = std::net::Ipv4Addr::from_bits(bits).into();
+                directory.address(address).await.expect("room");
+            }
+            let slots = directory.slots.borrow();
+            assert!(slots.len() <= MAX_SLOTS);
+            assert!(slots.contains_key(&Subject::Address(within)));
+        };
+        tokio::select! {
+            () = control_plane => unreachable!("it is asked"),
+            () = asking => {}
+        }
     }
 
     #[test]
