@@ -40,6 +40,7 @@ mod netns_grpc;
 mod netns_kafka;
 mod netns_plaintext;
 mod netns_servers;
+mod netns_tproxy;
 mod netns_unknown;
 mod netns_up;
 mod opaque;
