@@ -17,6 +17,7 @@ pub mod listeners;
 pub mod logging;
 pub mod outbound;
 pub mod refusal;
+pub mod strangers;
 pub mod telemetry;
 pub mod tls;
 pub mod traffic;

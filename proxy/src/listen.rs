@@ -1,13 +1,16 @@
 //! Listening sockets, and accepting from them for as long as the sidecar lives.
 
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -17,15 +20,16 @@ use crate::handover::{Inherited, Named};
 const BACKLOG: i32 = 4096;
 /// After an error of the listener itself (out of file descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Between two lines that say the same.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// A socket cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({purpose}): {source}")]
+#[error("cannot listen on {address} ({purpose}): {error}")]
 pub struct ListenError {
     pub address: SocketAddr,
     pub purpose: &'static str,
-    #[source]
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// What is special about a listening socket.
@@ -60,10 +64,10 @@ pub fn bind(
         Some(listener) => TcpListener::from_std(listener),
         None => try_bind(address, options),
     };
-    listener.map_err(|source| ListenError {
+    listener.map_err(|error| ListenError {
         address,
         purpose,
-        source,
+        error,
     })
 }
 
@@ -103,11 +107,15 @@ pub fn copy(address: SocketAddr, listener: &TcpListener) -> Option<Named> {
     Some(Named { address, socket })
 }
 
-/// Hands every connection to `serve`. An error of one connection, or of the moment, ends nothing.
+/// Hands every connection to `serve`, and one for which there is no file descriptor but a spare one to
+/// `scarce`. An error of one connection, or of the moment, ends nothing.
 pub async fn accept_each(
     listener: impl Deref<Target = TcpListener>,
     mut serve: impl FnMut(TcpStream, SocketAddr),
+    mut scarce: impl FnMut(TcpStream, SocketAddr),
 ) {
+    let mut spare = spare();
+    let mut told: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -117,12 +125,36 @@ pub async fn accept_each(
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
+            Err(error) if has_no_descriptor(&error) && spare.take().is_some() => {
+                // The place of the spare one is free for whoever waits.
+                if let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+                    scarce(stream, peer);
+                }
+                if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, "out of file descriptors: new connections are reset");
+                }
+                spare = self::spare();
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections for the moment");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                spare = spare.or_else(self::spare);
             }
         }
     }
+}
+
+/// A file descriptor that is kept for when there is no other.
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn has_no_descriptor(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| number == Some(errno.raw_os_error()))
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -230,7 +262,7 @@ mod tests {
         let first = listen(any).expect("a free port");
         let address = first.local_addr().expect("its address");
         let error = listen(address).expect_err("in use");
-        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(error.error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&address.to_string()));
     }
 }

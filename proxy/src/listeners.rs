@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_api::model::Workload;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::handover::{Inherited, Named};
 use crate::inbound::{self, plaintext};
-use crate::intercept::{Interception, Mode};
+use crate::intercept::{self, Interception, Mode};
 use crate::listen::{self, ListenError, Options};
 use crate::outbound::route::Listener;
 use crate::outbound::{self, intercepted};
+use crate::refusal::Refusal;
 use crate::worker::{Ending, Worker};
 
 /// Before a port that could not be listened on is tried again.
@@ -187,7 +188,7 @@ impl Listeners {
                 let listener =
                     match listen::bind(port.address(), port.purpose(), options, &self.inherited) {
                         Ok(listener) => listener,
-                        Err(error) if has_no_such_family(&port, &error.source) => {
+                        Err(error) if has_no_such_family(&port, &error.error) => {
                             tracing::info!(address = %port.address(), "this host has no IPv6");
                             continue;
                         }
@@ -204,45 +205,53 @@ impl Listeners {
 
     fn accept(&self, port: &Port, listener: Rc<TcpListener>) -> JoinHandle<()> {
         let worker = Rc::clone(&self.worker);
+        let shed = self.shed(port);
         match port {
             Port::Mesh(_) => {
-                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
+                let serve = move |stream, from| {
                     tokio::task::spawn_local(inbound::serve(Rc::clone(&worker), stream, from));
-                }))
+                };
+                tokio::task::spawn_local(listen::accept_each(listener, serve, shed))
             }
             Port::Outbound(_, target) => {
                 let target = Rc::new(target.clone());
-                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
-                    tokio::task::spawn_local(outbound::serve(
-                        Rc::clone(&worker),
-                        stream,
-                        from.ip(),
-                        Rc::clone(&target),
-                    ));
-                }))
+                let serve = move |stream, from: SocketAddr| {
+                    let (worker, target) = (Rc::clone(&worker), Rc::clone(&target));
+                    tokio::task::spawn_local(outbound::serve(worker, stream, from.ip(), target));
+                };
+                tokio::task::spawn_local(listen::accept_each(listener, serve, shed))
             }
             Port::Intercepted(_, by) => {
                 let by = Rc::clone(by);
-                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
-                    tokio::task::spawn_local(intercepted::serve(
-                        Rc::clone(&worker),
-                        Rc::clone(&by),
-                        stream,
-                        from.ip(),
-                    ));
-                }))
+                let serve = move |stream, from: SocketAddr| {
+                    let (worker, by) = (Rc::clone(&worker), Rc::clone(&by));
+                    tokio::task::spawn_local(intercepted::serve(worker, by, stream, from.ip()));
+                };
+                tokio::task::spawn_local(listen::accept_each(listener, serve, shed))
             }
             Port::Plaintext(_, by) => {
                 let by = Rc::clone(by);
-                tokio::task::spawn_local(listen::accept_each(listener, move |stream, from| {
-                    tokio::task::spawn_local(plaintext::serve(
-                        Rc::clone(&worker),
-                        Rc::clone(&by),
-                        stream,
-                        from,
-                    ));
-                }))
+                let serve = move |stream, from| {
+                    let (worker, by) = (Rc::clone(&worker), Rc::clone(&by));
+                    tokio::task::spawn_local(plaintext::serve(worker, by, stream, from));
+                };
+                tokio::task::spawn_local(listen::accept_each(listener, serve, shed))
             }
+        }
+    }
+
+    /// What becomes of a connection when there are no file descriptors: its client is not to wait for
+    /// what may never come.
+    fn shed(&self, port: &Port) -> impl FnMut(TcpStream, SocketAddr) + use<> {
+        let metrics = Arc::clone(&self.worker.metrics);
+        let direction = if port.is_inbound() {
+            "inbound"
+        } else {
+            "outbound"
+        };
+        move |stream, _| {
+            metrics.refused(direction, Refusal::TooManyConnections, "");
+            intercept::reset(stream);
         }
     }
 
@@ -305,7 +314,7 @@ impl Listeners {
             });
             let mut listens = false;
             for address in addresses {
-                listens |= tokio::net::TcpStream::connect(address).await.is_ok();
+                listens |= TcpStream::connect(address).await.is_ok();
             }
             if !listens {
                 return;

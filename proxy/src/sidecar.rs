@@ -21,6 +21,7 @@ use crate::inbound::limits;
 use crate::intercept::Interception;
 use crate::listen::{self, ListenError, Options};
 use crate::logging;
+use crate::strangers;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::server::{self, Surface, View};
 use crate::traffic::context::Contexts;
@@ -33,6 +34,8 @@ const QUEUE: usize = 1024;
 const WITHDRAWAL: Duration = Duration::from_secs(5);
 /// Of [`WITHDRAWAL`], before there is policy.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A sidecar that was replaced is gone after so long: the longest drain timeout.
+const PREDECESSOR_GONE: Duration = Duration::from_secs(3600);
 
 /// Runs the sidecar until SIGTERM or SIGINT, and drains.
 ///
@@ -163,6 +166,13 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         interception,
     };
     let (workers, sockets) = start(&shared, args.workers)?;
+    let lookout = shared.interception.is_some().then(|| {
+        // Until it has drained, the sidecar before is a stranger with our user.
+        let after = predecessor
+            .as_ref()
+            .map_or(Duration::ZERO, |_| PREDECESSOR_GONE);
+        tokio::spawn(strangers::watch(Arc::clone(&shared.metrics), after))
+    });
     drop(shared);
 
     let (mut terminated, mut interrupted) = (
@@ -189,6 +199,9 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         }
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
+    }
+    if let Some(lookout) = lookout {
+        lookout.abort();
     }
     if replaced.is_none() {
         // A second signal does not wait.

@@ -35,7 +35,12 @@ impl Capture {
 
     /// Fails if `marker` has crossed the bridge in plaintext. What is sent in plaintext last shows that
     /// the capture sees such a thing, and that it is whole.
-    pub fn never_has(mut self, mesh: &Placed, marker: &str) -> Result<()> {
+    pub fn never_has(self, mesh: &Placed, marker: &str) -> Result<()> {
+        self.has_none_of(mesh, &[marker])
+    }
+
+    /// The same of every one of `markers`.
+    pub fn has_none_of(mut self, mesh: &Placed, markers: &[&str]) -> Result<()> {
         let shown = "what-everybody-may-read";
         let bridge = mesh.addresses("client-1", "client-1")?;
         mesh.curl_from_outside(&[&format!("http://{}:1/{shown}", bridge[0])])?;
@@ -44,10 +49,12 @@ impl Capture {
         })?;
         self.dump.terminate()?;
         self.dump.exit(PATIENCE)?;
-        ensure!(
-            !self.has(marker)?,
-            "{marker} crossed the bridge in plaintext"
-        );
+        for marker in markers {
+            ensure!(
+                !self.has(marker)?,
+                "{marker} crossed the bridge in plaintext"
+            );
+        }
         Ok(())
     }
 

@@ -12,7 +12,8 @@
 //!   [`paced`] one that keeps its rate and every latency;
 //! - [`pki`] makes the certificates, requests and tokens that must be refused;
 //! - [`netns`] makes machines of their own out of network namespaces, where [`catcher`] says what it
-//!   was called as; [`placed`] is a mesh on one of them, with a namespace for each workload;
+//!   was called as; [`placed`] is a mesh on one of them, with a namespace for each workload, and
+//!   [`shop`] one that is ready to be called;
 //! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
 
 pub mod app;
@@ -32,6 +33,7 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod quiet;
+pub mod shop;
 pub mod sign;
 pub mod tls;
 pub mod wait;

@@ -19,7 +19,7 @@ struct Counts {
 
 /// What becomes of a connection when its request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Connections {
+pub enum Connections {
     Kept,
     Fresh,
 }

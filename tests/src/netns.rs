@@ -9,7 +9,7 @@
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -95,15 +95,7 @@ impl Netns {
     /// Runs `work` on a thread that is in this namespace: the sockets and threads that it makes stay
     /// there.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let handle = File::open(self.handle())?;
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))
-                    .with_context(|| format!("enter {}", self.name))?;
-                work()
-            });
-            inside.join().map_err(|_| anyhow!("it panicked"))?
-        })
+        within(&self.name, work)
     }
 
     /// Sets what `sysctl` would, such as `net/ipv6/conf/all/disable_ipv6`.
@@ -114,10 +106,19 @@ impl Netns {
             fs::write(&file, value).with_context(|| format!("write {value} to {file}"))
         })
     }
+}
 
-    fn handle(&self) -> PathBuf {
-        Path::new(FOLDER).join(&self.name)
-    }
+/// Runs `work` on a thread that is in the namespace of this name, as do the threads that it starts.
+pub fn within<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let handle = File::open(Path::new(FOLDER).join(name))?;
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))
+                .with_context(|| format!("enter {name}"))?;
+            work()
+        });
+        inside.join().map_err(|_| anyhow!("it panicked"))?
+    })
 }
 
 impl Drop for Netns {

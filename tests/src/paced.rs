@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::http::Connection;
+use crate::load::Connections;
 use crate::process::{Process, command};
 use crate::programs::grpc_go;
 use crate::wait::{PATIENCE, until};
@@ -72,7 +73,14 @@ pub enum Paced {
 impl Paced {
     /// `GET path`; 200 is success.
     pub fn http(per_second: u32, address: SocketAddr, host: &str, path: &str) -> Self {
-        Self::Http(Callers::start(per_second, address, host, path))
+        let kept = Connections::Kept;
+        Self::Http(Callers::start(per_second, address, host, path, kept))
+    }
+
+    /// The same with a connection for each call.
+    pub fn of_connections(per_second: u32, address: SocketAddr, host: &str, path: &str) -> Self {
+        let fresh = Connections::Fresh;
+        Self::Http(Callers::start(per_second, address, host, path, fresh))
     }
 
     /// Unary calls; OK is success.
@@ -136,7 +144,13 @@ struct Shared {
 }
 
 impl Callers {
-    fn start(per_second: u32, address: SocketAddr, host: &str, path: &str) -> Self {
+    fn start(
+        per_second: u32,
+        address: SocketAddr,
+        host: &str,
+        path: &str,
+        connections: Connections,
+    ) -> Self {
         let shared = Arc::new(Shared::default());
         let every = Duration::from_secs(1) / per_second;
         let begin = Instant::now();
@@ -147,6 +161,9 @@ impl Callers {
                 thread::spawn(move || {
                     let mut connection = None;
                     call_on_time(&shared, first, every * CALLERS, || {
+                        if connections == Connections::Fresh {
+                            connection = None;
+                        }
                         one(&mut connection, address, &host, &path)
                     });
                 })

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::netns::Netns;
+use crate::metrics::Metrics;
+use crate::netns::{self, Netns};
 use crate::process::{Finished, Process, command, run};
 use crate::programs::{find, outrider};
 use crate::quiet;
@@ -169,6 +170,49 @@ impl Placed {
             line.split(|byte| *byte == 0).nth(1) == Some(b"proxy")
         });
         Ok(found.context("the sidecar runs")?.parse()?)
+    }
+
+    /// The command line of a workload's sidecar.
+    pub fn sidecar_line(&self, workload: &str) -> Result<Vec<String>> {
+        let line = fs::read(format!("/proc/{}/cmdline", self.sidecar(workload)?))?;
+        let words = line.split(|byte| *byte == 0);
+        let words = words.filter(|word| !word.is_empty());
+        Ok(words
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect())
+    }
+
+    /// Another sidecar of a workload, in its namespace and as its user: with the command line of the one
+    /// that `up` started, and what `more` says.
+    pub fn another_sidecar(
+        &self,
+        workload: &str,
+        line: &[String],
+        more: &[&str],
+    ) -> Result<Command> {
+        let mut start = self.inside(workload, "setpriv", "util-linux")?;
+        start
+            .args(["--reuid=2102", "--regid=2102", "--clear-groups"])
+            .args(["--pdeathsig", "KILL", "--"])
+            .args(line)
+            .args(more);
+        Ok(start)
+    }
+
+    /// Runs `work` on a thread in a workload's namespace, as do the threads that it starts.
+    pub fn within<T: Send>(
+        &self,
+        workload: &str,
+        work: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
+        netns::within(&self.netns(workload)?, work)
+    }
+
+    /// The metrics of a workload's sidecar.
+    pub fn metrics(&self, workload: &str) -> Result<Metrics> {
+        let answer = self.curl(workload, &["--fail", "http://127.0.0.1:15000/metrics"])?;
+        ensure!(answer.status == 200, "no metrics: {answer:?}");
+        Metrics::parse(&answer.body)
     }
 
     /// Everything that a mesh of this id has left on the machine.

@@ -192,11 +192,27 @@ impl Connection {
             .as_ref()
             .is_some_and(|interception| interception.mode == Mode::Tproxy);
         let client = self.source.to_canonical();
-        let can_be_seen = shows_client && client.is_ipv4() == address.is_ipv4();
+        let as_client = shows_client
+            .then(|| self.of_family(address, client))
+            .flatten();
         AppAddress {
-            address,
-            seen_as: can_be_seen.then_some(client),
+            address: as_client.unwrap_or(address),
+            seen_as: as_client.map(|_| client),
         }
+    }
+
+    /// The app's address of the client's family: it is called there as its client has called it.
+    fn of_family(&self, app: SocketAddr, client: IpAddr) -> Option<SocketAddr> {
+        if app.is_ipv4() == client.is_ipv4() {
+            return Some(app);
+        }
+        let workload = self.worker.workload()?;
+        let addresses = workload.addresses.iter();
+        // One that is on loopback is there only.
+        let ip = addresses
+            .filter(|_| !app.ip().is_loopback())
+            .find(|ip| ip.is_ipv4() == client.is_ipv4())?;
+        Some(SocketAddr::new(*ip, app.port()))
     }
 }
 

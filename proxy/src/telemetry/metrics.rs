@@ -63,6 +63,7 @@ pub struct Metrics {
     pub config_age: IntGauge,
     pub config_rejected: IntCounter,
     pub control_plane_connected: IntGauge,
+    pub foreign_sockets: IntGauge,
     resident_memory: IntGauge,
 }
 
@@ -199,6 +200,11 @@ impl Metrics {
                 &registry,
                 "outrider_control_plane_connected",
                 "Whether the stream from the control plane is up.",
+            )?,
+            foreign_sockets: gauge(
+                &registry,
+                "outrider_foreign_sockets",
+                "TCP sockets that have the sidecar's user and are another process's: they pass the sidecar.",
             )?,
             resident_memory: gauge(
                 &registry,

@@ -53,7 +53,7 @@ pub enum Surface {
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
-    listen::accept_each(listener, move |stream, _: SocketAddr| {
+    let answer = move |stream, _: SocketAddr| {
         let view = view.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
@@ -71,8 +71,9 @@ pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
                 tracing::debug!(%error, "a telemetry connection ended");
             }
         });
-    })
-    .await;
+    };
+    // Also when there is room for nothing else: somebody wants to know how the sidecar is.
+    listen::accept_each(listener, answer.clone(), answer).await;
 }
 
 impl View {
