@@ -1,7 +1,9 @@
-//! tcpdump on the bridge of a mesh: what crosses it, to be searched for what must not.
+//! tcpdump on the bridge of a mesh: what crosses it, to be searched for what must not; and between a
+//! sidecar and its app, where it is in plaintext.
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
@@ -21,16 +23,31 @@ pub struct Capture {
 impl Capture {
     /// Everything that crosses the bridge of `mesh` from now on.
     pub fn start(mesh: &Placed) -> Result<Self> {
-        let file = mesh.logs().join("bridge.pcap");
-        let mut dump = mesh.command(&find("tcpdump", "tcpdump")?)?;
-        let bridge = mesh.bridge()?;
-        dump.args(["-i", &bridge, "-s", "0", "-U", "--immediate-mode"])
+        let dump = mesh.command(&find("tcpdump", "tcpdump")?)?;
+        Self::of("bridge", mesh, dump, &mesh.bridge()?)
+    }
+
+    /// Everything between the sidecar of a workload and its app.
+    pub fn at_app(mesh: &Placed, workload: &str) -> Result<Self> {
+        let dump = mesh.inside(workload, "tcpdump", "tcpdump")?;
+        Self::of(workload, mesh, dump, "lo")
+    }
+
+    fn of(name: &str, mesh: &Placed, mut dump: Command, link: &str) -> Result<Self> {
+        let file = mesh.logs().join(format!("{name}.pcap"));
+        dump.args(["-i", link, "-s", "0", "-U", "--immediate-mode"])
             .args(["-Z", "root", "-w"])
             .arg(&file);
-        let dump = Process::start("tcpdump", &mesh.logs(), &mut dump)?;
+        let dump = Process::start(&format!("tcpdump-{name}"), &mesh.logs(), &mut dump)?;
         let mut dump = dump.stopped_by(Signal::TERM);
         dump.wait_for_log("listening on", PATIENCE)?;
         Ok(Self { dump, file })
+    }
+
+    /// Waits until `marker` is there: so it is found where it is in plaintext.
+    pub fn has_in_the_end(&self, marker: &str) -> Result<()> {
+        let what = format!("{} has {marker}", self.file.display());
+        until(&what, PATIENCE, || self.has(marker))
     }
 
     /// Fails if `marker` has crossed the bridge in plaintext. What is sent in plaintext last shows that

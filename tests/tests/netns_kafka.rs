@@ -86,6 +86,7 @@ fn a_broker_serves_its_producer_and_its_consumer_and_nobody_reads_along() -> Res
     let broker = [java("kafka.Kafka")?, vec![file]].concat();
     let mesh = Placed::start("kafka", &[("mesh.yaml", &yaml(&broker))])?;
     let capture = Capture::start(&mesh)?;
+    let plaintext = Capture::at_app(&mesh, "kafka-1")?;
     let marker = "an-order-that-nobody-else-may-read";
     let client = |class: &str, arguments: &[&str]| {
         let mut start = mesh.inside("client-1", "env", "coreutils")?;
@@ -114,5 +115,6 @@ fn a_broker_serves_its_producer_and_its_consumer_and_nobody_reads_along() -> Res
     )?;
     let consumed = run(&mut consumer, CLIENT_LIMIT)?.success()?;
     assert_eq!(consumed.stdout.trim(), marker);
+    plaintext.has_in_the_end(marker)?;
     capture.never_has(&mesh, marker)
 }

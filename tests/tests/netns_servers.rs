@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_tests::capture::Capture;
@@ -157,6 +158,7 @@ fn postgres_serves_psql_and_pgbench_and_nobody_reads_along() -> Result<()> {
     let folder = open_folder()?;
     let mesh = start("postgres", &[postgres(folder.path())?])?;
     let capture = Capture::start(&mesh)?;
+    let plaintext = Capture::at_app(&mesh, "db-1")?;
     let marker = "rows-that-nobody-else-may-read";
     let psql = |statement: &str| {
         let arguments = [
@@ -175,6 +177,7 @@ fn postgres_serves_psql_and_pgbench_and_nobody_reads_along() -> Result<()> {
         let arguments = [&["-h", "db", "-U", "postgres"], arguments].concat();
         client(&mesh, ("pgbench", "postgresql-contrib"), &arguments)?.success()?;
     }
+    plaintext.has_in_the_end(marker)?;
     capture.never_has(&mesh, marker)?;
 
     // Who may not call sees its connection end.
@@ -205,6 +208,8 @@ fn servers_that_speak_first_are_heard_at_once() -> Result<()> {
         let arguments = ["--no-defaults", "-h", &address, "-N", "-e", "select 40 + 2"];
         let answer = client(&mesh, ("mariadb", "mariadb-client"), &arguments)?.success()?;
         assert_eq!(answer.stdout, "42\n", "{address}");
+        // The start of the program included.
+        assert!(answer.took < Duration::from_secs(1), "{:?}", answer.took);
     }
     let mut published = mesh.inside("client-1", "env", "coreutils")?;
     published

@@ -12,9 +12,14 @@ use mesh_tests::wait::{PATIENCE, until};
 
 /// What the bridge has, where the machine is to a workload.
 const MACHINE: &str = "10.88.0.1";
+const MACHINE_V6: &str = "fd4f:7574:7269:88::1";
 
 fn mesh(label: &str, unknown: &str) -> Result<Placed> {
-    let yaml = format!(
+    Placed::start(label, &[("mesh.yaml", &yaml(unknown))])
+}
+
+fn yaml(unknown: &str) -> String {
+    format!(
         r#"
 apiVersion: outrider.mesh/v1alpha1
 kind: MeshConfig
@@ -26,8 +31,7 @@ kind: Workload
 metadata: {{name: client-1, namespace: shop}}
 spec: {{serviceAccount: client}}
 "#
-    );
-    Placed::start(label, &[("mesh.yaml", &yaml)])
+    )
 }
 
 /// A server of Python's or openssl's on the machine, once it listens.
@@ -197,6 +201,42 @@ fn unknown_destinations_may_be_denied() -> Result<()> {
     let labels = [("direction", "outbound"), ("to", "refused")];
     assert_eq!(
         counted(&mesh, "outrider_intercepted_connections_total", &labels)?,
+        1.0
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_known_as_outside_is_denied_as_soon_as_the_mesh_says_so() -> Result<()> {
+    let mesh = mesh("turn", "Allow")?;
+    let arguments = ["-u", "-m", "http.server", "8000", "--bind", "::"];
+    let program = ("/usr/bin/python3", "python3");
+    let _pages = on_the_machine(&mesh, "pages", program, &arguments, 8000)?;
+    let urls = [MACHINE, &format!("[{MACHINE_V6}]")].map(|host| format!("http://{host}:8000/"));
+    for url in &urls {
+        let answer = mesh.curl("client-1", &[url])?;
+        assert_eq!(answer.status, 200, "{url}: {answer:?}");
+    }
+    fs::write(mesh.folder.path().join("mesh.yaml"), yaml("Deny"))?;
+    for url in &urls {
+        until("it is refused", PATIENCE, || {
+            let answer = mesh.curl("client-1", &[url])?;
+            let details = answer.header("proxy-status").unwrap_or_default();
+            Ok(answer.status == 404 && details.contains("unknown_destination"))
+        })?;
+    }
+    // TLS has no place for a reason: it ends.
+    let resolve = format!("vault.example:8000:[{MACHINE_V6}]");
+    let tls = ["--resolve", &resolve, "https://vault.example:8000/"];
+    let refused = mesh.curl("client-1", &tls)?;
+    assert_eq!((refused.status, refused.code), (0, Some(35)), "{refused:?}");
+    let labels = [
+        ("destination", "refused"),
+        ("by", "sni"),
+        ("name", "vault.example"),
+    ];
+    assert_eq!(
+        counted(&mesh, "outrider_named_connections_total", &labels)?,
         1.0
     );
     Ok(())

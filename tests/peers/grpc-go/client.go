@@ -56,6 +56,7 @@ var cases = map[string]struct {
 	"seen":          {"Seen", empty},
 	"via":           {"Via", one},
 	"via_for":       {"Via", viaRemaining},
+	"health":        {healthCheck, empty},
 }
 
 func dial(address, authority string) *grpc.ClientConn {
@@ -103,7 +104,11 @@ func answerTo(channel *grpc.ClientConn, name, argument string) answer {
 		ctx = metadata.AppendToOutgoingContext(ctx, "x-asked", argument)
 	}
 	told := answer{Case: name, Messages: []string{}}
-	stream, err := channel.NewStream(ctx, both, "/"+service+"/"+chosen.method)
+	path := chosen.method
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + service + "/" + path
+	}
+	stream, err := channel.NewStream(ctx, both, path)
 	if err == nil {
 		talk := &exchange{stream: stream, answers: []string{}}
 		err = chosen.talk(talk, argument)

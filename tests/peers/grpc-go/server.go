@@ -34,7 +34,11 @@ var methods = map[string]func(grpc.ServerStream) error{
 	"Behave":       unary(behave),
 	"Seen":         unary(seenSoFar),
 	"Via":          unary(via),
+	healthCheck:    unary(serving),
 }
+
+// The health checking protocol of gRPC.
+const healthCheck = "/grpc.health.v1.Health/Check"
 
 func serve(address string) {
 	listener, err := net.Listen("tcp", address)
@@ -77,6 +81,11 @@ func echo(stream grpc.ServerStream, request []byte) ([]byte, error) {
 	initial := metadata.Pairs("x-initial", "first", "x-bytes-bin", "\x00\xff")
 	stream.SetTrailer(metadata.Pairs("x-trailing", "last"))
 	return request, stream.SendHeader(initial)
+}
+
+// HealthCheckResponse with status SERVING.
+func serving(grpc.ServerStream, []byte) ([]byte, error) {
+	return []byte{8, 1}, nil
 }
 
 func failWith(stream grpc.ServerStream, request []byte) ([]byte, error) {

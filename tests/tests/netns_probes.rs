@@ -1,0 +1,133 @@
+//! Health probes of the machine, which has no identity: of every kind, on what is declared, and on
+//! nothing else. The mesh is strict.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::Result;
+use mesh_tests::placed::Placed;
+use mesh_tests::programs::grpc_go;
+use mesh_tests::wait::{PATIENCE, until};
+use serde_json::{Value, json};
+
+use crate::netns_common::{config, grpc, json_lines, metrics, nginx, redis, workload};
+
+const REFUSED: &str = "outrider; error=http_request_denied; details=\"plaintext_refused\"";
+
+fn counted(mesh: &Placed, workload: &str, name: &str, label: (&str, &str)) -> Result<f64> {
+    Ok(metrics(mesh, workload)?.sum(name, &[label]))
+}
+
+fn probed(mesh: &Placed, workload: &str, kind: &str) -> Result<f64> {
+    counted(mesh, workload, "outrider_probes_total", ("kind", kind))
+}
+
+fn refused(mesh: &Placed, workload: &str) -> Result<f64> {
+    let reason = ("reason", "plaintext_refused");
+    counted(mesh, workload, "outrider_refusals_total", reason)
+}
+
+#[test]
+fn each_kind_of_probe_reaches_the_app_where_it_is_declared() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let sites = "server { listen 8080; listen 8081; location = /healthz { return 204; } \
+                 location / { return 200 'secret'; } }";
+    let web = nginx(folder.path(), "web", sites)?;
+    let probe = "{httpGet: {path: \"/healthz?full=1\", port: web}}";
+    let yaml = [
+        config(""),
+        workload(
+            "web-1",
+            &format!(
+                ", ports: [{{name: web, port: 8080}}, {{port: 8081}}], probes: [{probe}]{web}"
+            ),
+        ),
+        workload(
+            "cache-1",
+            &format!(
+                ", ports: [{{port: 6379}}, {{port: 6380}}], \
+                 probes: [{{tcpSocket: {{port: 6379}}}}, {{tcpSocket: {{port: 6380}}}}]{}",
+                redis()?
+            ),
+        ),
+        workload(
+            "echo-1",
+            &format!(
+                ", ports: [{{port: 50051}}], probes: [{{grpc: {{port: 50051}}}}]{}",
+                grpc(50051)?
+            ),
+        ),
+    ];
+    let mesh = Placed::start("probing", &[("mesh.yaml", &yaml.concat())])?;
+    http(&mesh)?;
+    tcp(&mesh)?;
+    grpc_health(&mesh)
+}
+
+fn http(mesh: &Placed) -> Result<()> {
+    let at = |port: u16| {
+        anyhow::Ok(format!(
+            "http://{}:{port}",
+            mesh.addresses("web-1", "web-1")?[0]
+        ))
+    };
+    let healthy = format!("{}/healthz?full=1", at(8080)?);
+    assert_eq!(mesh.curl_from_outside(&[&healthy])?.status, 204);
+    for url in [
+        format!("{}/healthz", at(8080)?),
+        format!("{}/healthz?full=1&more", at(8080)?),
+        format!("{}/", at(8080)?),
+        format!("{}/healthz?full=1", at(8081)?),
+    ] {
+        let answer = mesh.curl_from_outside(&[&url])?;
+        let got = (answer.status, answer.header("proxy-status"));
+        assert_eq!(got, (403, Some(REFUSED)), "{url}: {answer:?}");
+    }
+    assert_eq!(probed(mesh, "web-1", "http")?, 1.0);
+    assert_eq!(refused(mesh, "web-1")?, 4.0);
+    Ok(())
+}
+
+/// The connection is made, and nothing may be said on it.
+fn tcp(mesh: &Placed) -> Result<()> {
+    let address = mesh.addresses("cache-1", "cache-1")?[0].parse()?;
+    let connect = |port: u16| {
+        let to = SocketAddr::new(address, port);
+        mesh.machine.within(|| Ok(TcpStream::connect(to)?))
+    };
+    let reads = |stream: &mut TcpStream, within: Duration| {
+        stream.set_read_timeout(Some(within))?;
+        anyhow::Ok(stream.read(&mut [0; 8]).map_err(|error| error.kind()))
+    };
+    let mut probe = connect(6379)?;
+    until("the probe is counted", PATIENCE, || {
+        Ok(probed(mesh, "cache-1", "tcp")? == 1.0)
+    })?;
+    let silent = reads(&mut probe, Duration::from_millis(100))?;
+    assert_eq!(silent, Err(ErrorKind::WouldBlock), "it stays open");
+    probe.write_all(b"PING\r\n")?;
+    let ended = reads(&mut probe, PATIENCE)?;
+    assert_eq!(ended, Err(ErrorKind::ConnectionReset));
+    assert_eq!(refused(mesh, "cache-1")?, 1.0);
+    // Nobody listens there, and so the probe fails.
+    let ended = reads(&mut connect(6380)?, PATIENCE)?;
+    assert_eq!(ended, Err(ErrorKind::ConnectionReset));
+    assert_eq!(probed(mesh, "cache-1", "tcp")?, 1.0);
+    Ok(())
+}
+
+fn grpc_health(mesh: &Placed) -> Result<()> {
+    let host = &mesh.addresses("echo-1", "echo-1")?[0];
+    let mut client = mesh.command(&grpc_go()?)?;
+    client.args(["client", "--host", host, "--port", "50051"]);
+    let answers = json_lines(client.args(["health", "unary:hello"]))?;
+    let codes: Vec<&Value> = answers.iter().map(|answer| &answer["code"]).collect();
+    assert_eq!(codes, [0, 7], "{answers:?}");
+    assert_eq!(answers[0]["messages"], json!(["\u{8}\u{1}"]), "serving");
+    let details = answers[1]["details"].as_str().unwrap_or_default();
+    assert!(details.contains("plaintext_refused"), "{details}");
+    assert_eq!(probed(mesh, "echo-1", "grpc")?, 1.0);
+    assert_eq!(refused(mesh, "echo-1")?, 1.0);
+    Ok(())
+}
