@@ -24,7 +24,7 @@ mod workload;
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use mesh_tests::process::keep_output_to_files;
 use mesh_tests::programs::target;
@@ -45,9 +45,15 @@ fn main() -> Result<()> {
     let systems = systems(&arguments)?;
     let backend = Backend::start(arguments.app_port)?;
     let mut results = Results::default();
-    memory::measure(&arguments, &systems, &backend, &mut results)?;
-    loads(&arguments, &systems, &backend, &mut results)?;
-    interception(&arguments, &systems, &mut results)?;
+    // What fails takes nothing of the rest with it, and is said at the end.
+    let failures: Vec<anyhow::Error> = [
+        memory::measure(&arguments, &systems, &backend, &mut results),
+        loads(&arguments, &systems, &backend, &mut results),
+        interception(&arguments, &systems, &mut results),
+    ]
+    .into_iter()
+    .filter_map(Result::err)
+    .collect();
     print!("{}", report::table(&results));
     let folder = target().join("bench");
     fs::create_dir_all(&folder)?;
@@ -58,6 +64,10 @@ fn main() -> Result<()> {
         document::write(&arguments, &results)?;
     }
     println!("\nin {}: results.json, report.html", folder.display());
+    for failure in &failures {
+        eprintln!("not measured: {failure:#}");
+    }
+    ensure!(failures.is_empty(), "not everything was measured");
     Ok(())
 }
 

@@ -21,6 +21,9 @@ const IDLE: usize = 1000;
 /// Connections that come and go, and how many of them at once.
 const GONE: usize = 5000;
 const AT_ONCE: usize = 250;
+/// Sidecars let go of what is idle after some seconds, and allocators of what is free after ten: at
+/// rest is what has not changed for so long.
+const REST: Duration = Duration::from_secs(12);
 /// The difference between two looks that is none, bytes.
 const SAME: u64 = 64 * 1024;
 
@@ -31,13 +34,7 @@ pub(crate) fn measure(
     backend: &Backend,
     results: &mut Results,
 ) -> Result<()> {
-    let measured = Measured {
-        systems,
-        backend,
-        // Sidecars let go of what is idle after a few seconds: at rest is what has not changed for so
-        // long.
-        rest: Duration::from_secs(if arguments.quick { 3 } else { 7 }),
-    };
+    let measured = Measured { systems, backend };
     if arguments.wants("start") {
         measured.start(if arguments.quick { 3 } else { 9 }, results)?;
     }
@@ -55,7 +52,7 @@ pub(crate) fn measure(
     if !systems.contains(&System::Outrider) {
         return Ok(());
     }
-    if arguments.wants("idle-mtls") {
+    if arguments.wants("idle-mtls") && !arguments.quick {
         measured.idle_of_peers(results)?;
     }
     if arguments.wants("mesh-size") && !arguments.quick {
@@ -67,7 +64,6 @@ pub(crate) fn measure(
 struct Measured<'a> {
     systems: &'a [System],
     backend: &'a Backend,
-    rest: Duration,
 }
 
 impl Measured<'_> {
@@ -174,10 +170,11 @@ impl Measured<'_> {
     fn mesh_size(&self, results: &mut Results) -> Result<()> {
         let mut held = Vec::new();
         for endpoints in [10, 10_000] {
-            let mut mesh = Mesh::pair(self.backend.port(Entry::Http), Some("http"))?
-                .setting("defaultDeny", false)
-                .file("others.yaml", others(endpoints)?)
-                .start()?;
+            let mut mesh = Mesh::pair(self.backend.port(Entry::Http), Some("http"))?;
+            for (name, yaml) in others(endpoints)? {
+                mesh = mesh.file(&name, yaml);
+            }
+            let mut mesh = mesh.setting("defaultDeny", false).start()?;
             let address = mesh.upstream("order-1", "billing", 80)?;
             Client::open(address)?.ask(crate::open::REQUEST)?;
             held.push(self.at_rest_of(&mut mesh, "order-1")?.resident as f64 / 1024.0);
@@ -250,7 +247,7 @@ impl Measured<'_> {
                 last = (now, Instant::now());
                 return Ok(None);
             }
-            Ok((last.1.elapsed() >= self.rest).then_some(now))
+            Ok((last.1.elapsed() >= REST).then_some(now))
         })
     }
 }
@@ -281,23 +278,22 @@ fn answered(pair: &Pair, entry: Entry, count: usize) -> Result<Vec<Client>> {
         .with_context(|| format!("{} connections through {}", entry.name(), pair.name))
 }
 
-/// Workloads that the caller never calls, ten behind each Service.
-fn others(count: usize) -> Result<String> {
-    let mut documents = Vec::new();
-    for service in 0..count / 10 {
-        let name = format!("other{service}");
-        documents.push(Service::new(&name).port(80, 8080, Some("http")).yaml());
-        for instance in 0..10 {
-            let mut workload = Workload::new(&format!("{name}-{instance}"))?;
-            workload = workload.port("app", 8080, Some("http"));
-            let number = service * 10 + instance;
-            let address = format!("10.60.{}.{}", number / 250, number % 250 + 1);
-            documents.push(
-                workload
-                    .yaml()
-                    .replace("address: 127.0.0.1", &format!("address: {address}")),
-            );
+/// Files of workloads that the caller never calls, ten behind each Service.
+fn others(count: usize) -> Result<Vec<(String, String)>> {
+    let mut files = Vec::new();
+    for first in (0..count).step_by(250) {
+        let mut documents = Vec::new();
+        for number in first..count.min(first + 250) {
+            let name = format!("other{}", number / 10);
+            if number % 10 == 0 {
+                documents.push(Service::new(&name).port(80, 8080, Some("http")).yaml());
+            }
+            let workload = Workload::new(&format!("{name}-{}", number % 10))?;
+            let yaml = workload.port("app", 8080, Some("http")).yaml();
+            let address = format!("address: 10.60.{}.{}", number / 250, number % 250 + 1);
+            documents.push(yaml.replace("address: 127.0.0.1", &address));
         }
+        files.push((format!("others-{first}.yaml"), documents.join("---\n")));
     }
-    Ok(documents.join("---\n"))
+    Ok(files)
 }
