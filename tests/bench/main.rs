@@ -1,62 +1,77 @@
-//! The bench: what a pair of sidecars costs. It prints figures, and judges none.
+//! The bench: what a pair of sidecars costs, beside pairs of others, on one machine in one sitting.
+//!
+//! All pairs run at once and take turns, round after round; what counts is the ratio of medians.
+//! CPU is user and system time of a pair's processes over the requests that the app counted.
+//! `tests/bench/run` builds and installs what it needs.
 #![allow(clippy::print_stdout, reason = "the figures are what it is for")]
 
+mod arguments;
+mod backend;
+mod document;
+mod instructions;
+mod intercept;
+mod load;
+mod marks;
 mod memory;
+mod open;
+mod outrider;
+mod peers;
+mod report;
+mod results;
+mod systems;
+mod template;
+mod workload;
 
 use std::fs;
-use std::path::Path;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use mesh_tests::Mesh;
-use mesh_tests::http::local;
-use mesh_tests::peers::{Server, nginx};
-use mesh_tests::process::{Finished, command, keep_output_to_files, run};
-use mesh_tests::programs::find;
-use mesh_tests::wait::PATIENCE;
+use anyhow::{Result, ensure};
+use clap::Parser;
+use mesh_tests::process::keep_output_to_files;
+use mesh_tests::programs::target;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-const PAIR: [&str; 2] = ["order-1", "billing-1"];
-/// Requests of each load that goes as fast as it can.
-const REQUESTS: u32 = 60_000;
-/// How long one load may take.
-const LIMIT: Duration = Duration::from_secs(120);
-/// Connections of each load.
-const CONNECTIONS: &str = "64";
-/// Requests per second at which latency is measured.
-const RATE: u32 = 1000;
-/// 1 KiB, as a small JSON answer.
-const BODY: usize = 1024;
+use arguments::Arguments;
+use backend::Backend;
+use results::Results;
+use systems::{Pair, System};
 
 fn main() -> Result<()> {
     keep_output_to_files();
     raise_file_limit();
-    println!("{:<52} {:>16}", "measured", "value");
-    memory::start()?;
-    memory::peers()?;
-    memory::apps()?;
-    memory::gone()?;
-    if std::env::args().any(|argument| argument == "--memory") {
-        return Ok(());
+    let arguments = Arguments::parse();
+    if let Some(folder) = &arguments.instructions {
+        return instructions::measure(folder, arguments.write);
     }
-    for (name, protocol, options) in [
-        ("HTTP/1.1", "http", ""),
-        ("HTTP/2", "kubernetes.io/h2c", "http2"),
-    ] {
-        let folder = tempfile::tempdir()?;
-        let site = format!(
-            "keepalive_requests 100000000; location /status {{ stub_status; }} location / {{ return 200 \"{}\"; }}",
-            "b".repeat(BODY)
-        );
-        let nginx = nginx(folder.path(), "nginx", options, &site)?;
-        let mut mesh = pair(nginx.port, Some(protocol))?;
-        throughput(&mut mesh, &nginx, name, options)?;
-        latency(&mesh, name, options, folder.path())?;
+    let systems = systems(&arguments)?;
+    let backend = Backend::start(arguments.app_port)?;
+    let mut results = Results::default();
+    // What fails takes nothing of the rest with it, and is said at the end.
+    let failures: Vec<anyhow::Error> = [
+        memory::measure(&arguments, &systems, &backend, &mut results),
+        loads(&arguments, &systems, &backend, &mut results),
+        interception(&arguments, &systems, &mut results),
+    ]
+    .into_iter()
+    .filter_map(Result::err)
+    .collect();
+    print!("{}", report::table(&results));
+    let folder = target().join("bench");
+    fs::create_dir_all(&folder)?;
+    let json = serde_json::to_string_pretty(&results.json())?;
+    fs::write(folder.join("results.json"), json)?;
+    fs::write(folder.join("report.html"), report::page(&results))?;
+    if arguments.document {
+        document::write(&arguments, &results)?;
     }
+    println!("\nin {}: results.json, report.html", folder.display());
+    for failure in &failures {
+        eprintln!("not measured: {failure:#}");
+    }
+    ensure!(failures.is_empty(), "not everything was measured");
     Ok(())
 }
 
-/// A thousand connections, and as many of the load generators and nginx, which inherit it.
+/// Thousands of connections, also of the load generators and proxies, which inherit it.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -64,104 +79,73 @@ fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-fn pair(port: u16, protocol: Option<&str>) -> Result<Mesh> {
-    Mesh::pair(port, protocol)?
-        .setting("defaultDeny", false)
-        .start()
+fn systems(arguments: &Arguments) -> Result<Vec<System>> {
+    let mut systems = match arguments.systems.as_slice() {
+        [] => System::ALL.to_vec(),
+        names => names
+            .iter()
+            .map(|name| System::of(name))
+            .collect::<Result<_>>()?,
+    };
+    systems.extend(arguments.pair.iter().cloned().map(System::Given));
+    Ok(systems)
 }
 
-fn told(what: &str, value: impl std::fmt::Display) {
-    println!("{what:<52} {value:>16}");
-}
-
-/// CPU time that both sidecars have used.
-fn cpu(mesh: &mut Mesh) -> Result<Duration> {
-    PAIR.into_iter()
-        .map(|name| mesh.process(name)?.cpu_time())
-        .sum()
-}
-
-/// Requests that the app has counted, this one not among them.
-fn counted(nginx: &Server, options: &str) -> Result<u64> {
-    let url = format!("http://{}/status", local(nginx.port));
-    let mut curl = mesh_tests::peers::curl()?;
-    if !options.is_empty() {
-        curl.arg("--http2-prior-knowledge");
+/// Every workload, round after round, in each round one pair after the other.
+fn loads(
+    arguments: &Arguments,
+    systems: &[System],
+    backend: &Backend,
+    results: &mut Results,
+) -> Result<()> {
+    let wanted: Vec<_> = workload::ALL
+        .iter()
+        .filter(|workload| arguments.wants(workload.name))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
     }
-    let status = run(curl.args(["-f", &url]), PATIENCE)?.success()?.stdout;
-    let line = status.lines().nth(2).context("the line of totals")?;
-    let requests = line.split_whitespace().last().context("requests")?;
-    Ok(requests.parse::<u64>()?.saturating_sub(1))
-}
-
-fn h2load(options: &str, arguments: &[&str], mesh: &Mesh) -> Result<Finished> {
-    let mut load = command(&find("h2load", "nghttp2-client")?)?;
-    if options.is_empty() {
-        load.arg("--h1");
+    let mut pairs = systems
+        .iter()
+        .map(|system| system.prepare(backend)?.start())
+        .collect::<Result<Vec<Pair>>>()?;
+    for round in 1..=arguments.rounds() {
+        for workload in &wanted {
+            eprintln!(
+                "round {round} of {}: {}",
+                arguments.rounds(),
+                workload.about
+            );
+            for pair in &mut pairs {
+                workload.measure(pair, backend, arguments.time(), results)?;
+            }
+            // Whoever comes after whom: not always the same.
+            pairs.rotate_left(1);
+        }
     }
-    // The port of its own for billing: h2load will not send another Host.
-    load.args(arguments).arg(format!(
-        "http://{}/",
-        mesh.upstream("order-1", "billing", 80)?
-    ));
-    let finished = run(&mut load, LIMIT)?.success()?;
-    ensure!(
-        finished.stdout.contains(" 0 failed, 0 errored"),
-        "{}",
-        finished.stdout
-    );
-    Ok(finished)
-}
-
-/// As fast as it goes: requests per second, and CPU per request of the pair.
-fn throughput(mesh: &mut Mesh, nginx: &Server, name: &str, options: &str) -> Result<()> {
-    let total = REQUESTS.to_string();
-    let streams = if options.is_empty() { "1" } else { "8" };
-    let arguments = ["-n", total.as_str(), "-c", CONNECTIONS, "-m", streams];
-    let (before, cpu_before) = (counted(nginx, options)?, cpu(mesh)?);
-    let start = Instant::now();
-    h2load(options, &arguments, mesh)?;
-    let took = start.elapsed();
-    let requests = counted(nginx, options)? - before;
-    let used = cpu(mesh)? - cpu_before;
-    ensure!(requests > 0, "no request reached the app");
-    let micros = used.as_micros() as f64 / requests as f64;
-    told(
-        &format!("{name}: CPU per request of the pair"),
-        format!("{micros:.1} µs"),
-    );
-    let rate = requests as f64 / took.as_secs_f64();
-    told(
-        &format!("{name}: {CONNECTIONS} connections, {streams} streams each"),
-        format!("{rate:.0}/s"),
-    );
     Ok(())
 }
 
-/// At a fixed rate: what half and 99 of 100 requests take.
-fn latency(mesh: &Mesh, name: &str, options: &str, folder: &Path) -> Result<()> {
-    const CLIENTS: u32 = 20;
-    const SECONDS: u32 = 6;
-    let log = folder.join(format!("latency-{}", options.len()));
-    let (clients, each) = (CLIENTS.to_string(), (RATE / CLIENTS).to_string());
-    let total = (RATE * SECONDS).to_string();
-    let file = format!("--log-file={}", log.display());
-    let arguments = [
-        "-n", &total, "-c", &clients, "-m", "1", "--rps", &each, &file,
-    ];
-    h2load(options, &arguments, mesh)?;
-    // Start, status and duration in microseconds, with tabs between.
-    let mut micros: Vec<u64> = fs::read_to_string(&log)?
-        .lines()
-        .filter_map(|line| line.split('\t').nth(2)?.parse().ok())
-        .collect();
-    micros.sort_unstable();
-    ensure!(!micros.is_empty(), "no request was logged");
-    for (part, index) in [("p50", micros.len() / 2), ("p99", micros.len() * 99 / 100)] {
-        told(
-            &format!("{name}: {part} at {RATE}/s"),
-            format!("{:.2} ms", micros[index] as f64 / 1000.0),
+/// New connections through interception, for which namespaces must be made.
+fn interception(arguments: &Arguments, systems: &[System], results: &mut Results) -> Result<()> {
+    if !arguments.wants(intercept::WORKLOAD) {
+        return Ok(());
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("{} was left out: it needs root", intercept::WORKLOAD);
+        return Ok(());
+    }
+    let arranged = systems.iter().map(intercept::arrange);
+    let arranged = arranged.collect::<Result<Vec<_>>>()?;
+    for round in 1..=arguments.rounds() {
+        eprintln!(
+            "round {round} of {}: {}",
+            arguments.rounds(),
+            intercept::WORKLOAD
         );
+        for arrangement in arranged.iter().flatten() {
+            intercept::measure(arrangement, arguments.time(), results)?;
+        }
     }
     Ok(())
 }

@@ -1,192 +1,299 @@
-//! What a sidecar holds: at rest, for connections that are open and say nothing, and after they have
-//! gone.
+//! What the proxies of every pair hold: at rest, for connections that are open and say nothing, and
+//! after they have gone. And how soon a pair listens.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use mesh_tests::peers::nginx;
+use anyhow::{Context, Result};
 use mesh_tests::pki::{Authority, Leaf};
 use mesh_tests::process::Footprint;
 use mesh_tests::tls::Tls;
-use mesh_tests::wait::{PATIENCE, eventually};
-use mesh_tests::{Mesh, Workload, http};
+use mesh_tests::wait::eventually;
+use mesh_tests::{Mesh, Service, Workload};
 
-use crate::told;
+use crate::arguments::Arguments;
+use crate::backend::{Backend, Entry};
+use crate::open::Client;
+use crate::results::{Results, Sample};
+use crate::systems::{Pair, System};
 
-/// Connections that are open at once. (nginx takes 1,024.)
-const IDLE: u64 = 1000;
+/// Connections that are open at once.
+const IDLE: usize = 1000;
 /// Connections that come and go, and how many of them at once.
-const GONE: u64 = 5000;
-const AT_ONCE: u64 = 250;
-/// Sidecars let go of what is idle after a few seconds: memory is at rest when it has been for this long.
-const REST: Duration = Duration::from_secs(7);
+const GONE: usize = 5000;
+const AT_ONCE: usize = 250;
+/// Sidecars let go of what is idle after some seconds, and allocators of what is free after ten: at
+/// rest is what has not changed for so long.
+const REST: Duration = Duration::from_secs(12);
 /// The difference between two looks that is none, bytes.
 const SAME: u64 = 64 * 1024;
 
-/// Start to ready.
-pub(crate) fn start() -> Result<()> {
-    const STARTS: usize = 9;
-    let mut mesh = Mesh::builder()
-        .setting("defaultDeny", false)
-        .workload(Workload::new("started-1")?)
-        .prepare()?;
-    mesh.start_control_plane()?;
-    let mut starts = Vec::new();
-    let token = mesh.token("started")?;
-    for _ in 0..STARTS {
-        let start = Instant::now();
-        mesh.start_sidecar_with("started-1", &token)?;
-        let port = mesh.sidecar("started-1")?.workload.telemetry_port;
-        while !http::fetch(port, "/ready").is_ok_and(|ready| ready.status == 200) {
-            ensure!(start.elapsed() < PATIENCE, "not ready after {PATIENCE:?}");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        starts.push(start.elapsed());
-        mesh.process("started-1")?.kill()?;
+/// Everything here that is wanted, of all these systems.
+pub(crate) fn measure(
+    arguments: &Arguments,
+    systems: &[System],
+    backend: &Backend,
+    results: &mut Results,
+) -> Result<()> {
+    let measured = Measured { systems, backend };
+    if arguments.wants("start") {
+        measured.start(if arguments.quick { 3 } else { 9 }, results)?;
     }
-    starts.sort_unstable();
-    let median = starts[STARTS / 2].as_secs_f64() * 1000.0;
-    told("start to ready (median)", format!("{median:.0} ms"));
-    Ok(())
-}
-
-/// At rest, and with idle connections of other sidecars.
-pub(crate) fn peers() -> Result<()> {
-    let mut mesh = crate::pair(8080, Some("http"))?;
-    let before = at_rest(&mut mesh, "billing-1")?;
-    tell("at rest", before);
-    let authority = Authority::of_mesh(&mesh.state_dir())?;
-    let order = authority.issue(&Leaf::of("order")?, mesh.folder(), "order")?;
-    let address = mesh.mesh_port("billing-1")?;
-    let mut idle = Vec::new();
-    for _ in 0..IDLE {
-        let mut connection = Tls::connect(address, Some(&order))?;
-        connection.accepted()?;
-        idle.push(connection);
-    }
-    let after = at_rest(&mut mesh, "billing-1")?;
-    tell("with 1,000 idle mTLS connections", after);
-    each("an idle mTLS connection", before, after);
-    drop(idle);
-    told(
-        "RSS of the control plane",
-        mebibytes(mesh.control_plane()?.resident()?),
-    );
-    Ok(())
-}
-
-/// With idle connections of the app: each has had one answer.
-pub(crate) fn apps() -> Result<()> {
-    for (name, protocol) in [("HTTP", "http"), ("opaque", "tcp")] {
-        let folder = tempfile::tempdir()?;
-        let site = "keepalive_timeout 1h; location / { return 200 answer; }";
-        let nginx = nginx(folder.path(), "nginx", "", site)?;
-        let mut mesh = crate::pair(nginx.port, Some(protocol))?;
-        let address = mesh.upstream("order-1", "billing", 80)?;
-        drop(answered(address)?);
-        let before = both(&mut mesh)?;
-        let idle = (0..IDLE)
-            .map(|_| answered(address))
-            .collect::<Result<Vec<_>>>()?;
-        let after = both(&mut mesh)?;
-        for (side, (before, after)) in ["caller", "callee"]
-            .iter()
-            .zip(before.into_iter().zip(after))
-        {
-            each(
-                &format!("an idle {name} connection, {side}'s side"),
-                before,
-                after,
-            );
+    for (entry, idle, gone) in [
+        (Entry::Http, "idle-http", "gone-http"),
+        (Entry::Tcp, "idle-opaque", "gone-opaque"),
+    ] {
+        if arguments.wants("at-rest") && entry == Entry::Http || arguments.wants(idle) {
+            measured.idle(entry, idle, results)?;
         }
-        drop(idle);
+        if arguments.wants(gone) && !arguments.quick {
+            measured.gone(entry, gone, results)?;
+        }
+    }
+    if !systems.contains(&System::Outrider) {
+        return Ok(());
+    }
+    if arguments.wants("idle-mtls") && !arguments.quick {
+        measured.idle_of_peers(results)?;
+    }
+    if arguments.wants("mesh-size") && !arguments.quick {
+        measured.mesh_size(results)?;
     }
     Ok(())
 }
 
-/// After many connections have come and gone: twice, since the first ones make what stays.
-pub(crate) fn gone() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let nginx = nginx(
-        folder.path(),
-        "nginx",
-        "",
-        "location / { return 200 answer; }",
-    )?;
-    for (name, protocol) in [("HTTP", "http"), ("opaque", "tcp")] {
-        let mut mesh = crate::pair(nginx.port, Some(protocol))?;
-        let address = mesh.upstream("order-1", "billing", 80)?;
-        drop(answered(address)?);
-        let before = both(&mut mesh)?;
-        for _ in 0..GONE / AT_ONCE {
-            (0..AT_ONCE)
-                .map(|_| answered(address))
-                .collect::<Result<Vec<_>>>()?;
+struct Measured<'a> {
+    systems: &'a [System],
+    backend: &'a Backend,
+}
+
+impl Measured<'_> {
+    /// From the start of both processes until the outbound one listens, and until it has answered.
+    fn start(&self, times: usize, results: &mut Results) -> Result<()> {
+        for _ in 0..times {
+            for system in self.proxies() {
+                let pair = system.prepare(self.backend)?.start()?;
+                let millis = |time: Duration| time.as_secs_f64() * 1e3;
+                let mut sample = Sample::from([
+                    ("listening_ms", millis(pair.listening)),
+                    ("answered_ms", millis(pair.answered)),
+                ]);
+                if let Some(program) = system.program()? {
+                    let bytes = program.metadata().context("the program's size")?.len();
+                    sample.insert("program_kb", bytes as f64 / 1024.0);
+                }
+                results.add(&pair.name, "start", sample);
+            }
         }
-        let after = both(&mut mesh)?;
-        for (side, (before, after)) in ["caller", "callee"]
-            .iter()
-            .zip(before.into_iter().zip(after))
-        {
-            told(
-                &format!("RSS after 5,000 {name} connections, {side}'s side"),
-                format!(
-                    "{} ({:+.0} %)",
-                    mebibytes(after.resident),
-                    100.0 * (after.resident as f64 / before.resident as f64 - 1.0)
-                ),
-            );
-        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// A connection that has had an answer, and stays.
-fn answered(address: SocketAddr) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: billing\r\n\r\n")?;
-    let mut answer = Vec::new();
-    let mut read = [0; 1024];
-    while !answer.ends_with(b"\r\n\r\nanswer") {
-        let length = stream.read(&mut read)?;
-        ensure!(length > 0, "closed after {:?}", answer.escape_ascii());
-        answer.extend_from_slice(&read[..length]);
-    }
-    Ok(stream)
-}
-
-fn both(mesh: &mut Mesh) -> Result<[Footprint; 2]> {
-    Ok([at_rest(mesh, "order-1")?, at_rest(mesh, "billing-1")?])
-}
-
-/// What it holds once that has not changed for a while.
-fn at_rest(mesh: &mut Mesh, name: &str) -> Result<Footprint> {
-    let process = mesh.process(name)?;
-    let mut last = (process.footprint()?, Instant::now());
-    eventually("memory is at rest", Duration::from_secs(60), || {
-        let now = process.footprint()?;
-        if now.resident.abs_diff(last.0.resident) > SAME {
-            last = (now, Instant::now());
+    /// At rest after one answer, and with connections that have had one each.
+    fn idle(&self, entry: Entry, workload: &str, results: &mut Results) -> Result<()> {
+        let pairs = self.pairs(entry)?;
+        let before = self.at_rest(&pairs)?;
+        let mut clients = Vec::new();
+        for pair in &pairs {
+            clients.extend(answered(pair, entry, IDLE)?);
         }
-        Ok((last.1.elapsed() >= REST).then_some(now))
-    })
+        let after = self.at_rest(&pairs)?;
+        for (pair, (before, after)) in pairs.iter().zip(before.iter().zip(&after)) {
+            if entry == Entry::Http {
+                results.add(&pair.name, "at-rest", largest(before));
+            }
+            let each = |side: usize| {
+                let more = after[side].resident.saturating_sub(before[side].resident);
+                more as f64 / 1024.0 / IDLE as f64
+            };
+            let sample = Sample::from([
+                ("outbound_kb_per_connection", each(0)),
+                ("inbound_kb_per_connection", each(1)),
+            ]);
+            results.add(&pair.name, workload, sample);
+        }
+        drop(clients);
+        Ok(())
+    }
+
+    /// After many connections have come and gone.
+    fn gone(&self, entry: Entry, workload: &str, results: &mut Results) -> Result<()> {
+        let pairs = self.pairs(entry)?;
+        let before = self.at_rest(&pairs)?;
+        for pair in &pairs {
+            for _ in 0..GONE / AT_ONCE {
+                answered(pair, entry, AT_ONCE)?;
+            }
+        }
+        let after = self.at_rest(&pairs)?;
+        for (pair, (before, after)) in pairs.iter().zip(before.iter().zip(&after)) {
+            let growth = before.iter().zip(after).map(|(before, after)| {
+                100.0 * (after.resident as f64 / before.resident as f64 - 1.0)
+            });
+            let mut sample = largest(after);
+            sample.insert("growth_percent", growth.fold(f64::MIN, f64::max));
+            results.add(&pair.name, workload, sample);
+        }
+        Ok(())
+    }
+
+    /// Idle connections of other sidecars, which only we can make for our own; and the control plane.
+    fn idle_of_peers(&self, results: &mut Results) -> Result<()> {
+        let mut mesh = Mesh::pair(self.backend.port(Entry::Http), Some("http"))?
+            .setting("defaultDeny", false)
+            .start()?;
+        let before = self.at_rest_of(&mut mesh, "billing-1")?;
+        let authority = Authority::of_mesh(&mesh.state_dir())?;
+        let order = authority.issue(&Leaf::of("order")?, mesh.folder(), "order")?;
+        let address = mesh.mesh_port("billing-1")?;
+        let mut idle = Vec::new();
+        for _ in 0..IDLE {
+            let mut connection = Tls::connect(address, Some(&order))?;
+            connection.accepted()?;
+            idle.push(connection);
+        }
+        let after = self.at_rest_of(&mut mesh, "billing-1")?;
+        let more = after.resident.saturating_sub(before.resident);
+        let sample = Sample::from([
+            (
+                "inbound_kb_per_connection",
+                more as f64 / 1024.0 / IDLE as f64,
+            ),
+            (
+                "control_plane_rss_kb",
+                mesh.control_plane()?.resident()? as f64 / 1024.0,
+            ),
+        ]);
+        results.add(System::OURS, "idle-mtls", sample);
+        Ok(())
+    }
+
+    /// The caller's sidecar in meshes of 10 and of 10,000 endpoints, of which it uses one.
+    fn mesh_size(&self, results: &mut Results) -> Result<()> {
+        let mut held = Vec::new();
+        for endpoints in [10, 10_000] {
+            let mut mesh = Mesh::pair(self.backend.port(Entry::Http), Some("http"))?;
+            for (name, yaml) in others(endpoints)? {
+                mesh = mesh.file(&name, yaml);
+            }
+            let mut mesh = mesh.setting("defaultDeny", false).start()?;
+            let address = mesh.upstream("order-1", "billing", 80)?;
+            Client::open(address)?.ask(crate::open::REQUEST)?;
+            held.push(self.at_rest_of(&mut mesh, "order-1")?.resident as f64 / 1024.0);
+        }
+        let sample = Sample::from([
+            ("rss_of_10_kb", held[0]),
+            ("rss_of_10000_kb", held[1]),
+            ("growth_kb", held[1] - held[0]),
+        ]);
+        results.add(System::OURS, "mesh-size", sample);
+        Ok(())
+    }
+
+    /// Those whose memory is their own: HAProxy is one, whatever it speaks.
+    fn proxies(&self) -> impl Iterator<Item = &System> {
+        let is_ours = |system: &&System| {
+            !matches!(
+                system,
+                System::Direct | System::HaProxyH2 | System::Given(_)
+            )
+        };
+        self.systems.iter().filter(is_ours)
+    }
+
+    /// Fresh ones of every system, which have each given one answer.
+    fn pairs(&self, entry: Entry) -> Result<Vec<Pair>> {
+        self.proxies()
+            .map(|system| {
+                let pair = system.prepare(self.backend)?.start()?;
+                answered(&pair, entry, 1)?;
+                Ok(pair)
+            })
+            .collect()
+    }
+
+    /// What the proxies of all pairs hold once none of them changes.
+    fn at_rest(&self, pairs: &[Pair]) -> Result<Vec<Vec<Footprint>>> {
+        let look = || {
+            pairs
+                .iter()
+                .map(Pair::footprints)
+                .collect::<Result<Vec<_>>>()
+        };
+        self.unchanged(look, |now, last| {
+            let mut both = now.iter().flatten().zip(last.iter().flatten());
+            both.all(|(now, last)| now.resident.abs_diff(last.resident) <= SAME)
+        })
+    }
+
+    fn at_rest_of(&self, mesh: &mut Mesh, name: &str) -> Result<Footprint> {
+        let process = mesh.process(name)?;
+        self.unchanged(
+            || process.footprint(),
+            |now, last| now.resident.abs_diff(last.resident) <= SAME,
+        )
+    }
+
+    /// What `look` sees once that has been the same for a while.
+    fn unchanged<T>(
+        &self,
+        look: impl Fn() -> Result<T>,
+        same: impl Fn(&T, &T) -> bool,
+    ) -> Result<T> {
+        let mut last = (look()?, Instant::now());
+        eventually("memory is at rest", Duration::from_secs(90), || {
+            // Every look walks the pages of all proxies.
+            std::thread::sleep(Duration::from_millis(200));
+            let now = look()?;
+            if !same(&now, &last.0) {
+                last = (now, Instant::now());
+                return Ok(None);
+            }
+            Ok((last.1.elapsed() >= REST).then_some(now))
+        })
+    }
 }
 
-fn tell(when: &str, footprint: Footprint) {
-    told(&format!("RSS {when}"), mebibytes(footprint.resident));
-    told("  of it anonymous", mebibytes(footprint.anonymous));
-    told("  of it pages of files", mebibytes(footprint.of_files()));
+/// The larger of both proxies.
+fn largest(footprints: &[Footprint]) -> Sample {
+    let kb = |bytes: fn(Footprint) -> u64| {
+        let most = footprints.iter().map(|footprint| bytes(*footprint)).max();
+        most.unwrap_or_default() as f64 / 1024.0
+    };
+    Sample::from([
+        ("rss_kb", kb(|footprint| footprint.resident)),
+        ("rss_anonymous_kb", kb(|footprint| footprint.anonymous)),
+        ("rss_file_kb", kb(Footprint::of_files)),
+    ])
 }
 
-fn each(what: &str, before: Footprint, after: Footprint) {
-    let more = after.resident.saturating_sub(before.resident);
-    let kibibytes = more as f64 / 1024.0 / IDLE as f64;
-    told(what, format!("{kibibytes:.1} KiB"));
+/// Connections that have had an answer each, and stay.
+fn answered(pair: &Pair, entry: Entry, count: usize) -> Result<Vec<Client>> {
+    let address = pair.entry(entry).context("an entry")?;
+    (0..count)
+        .map(|_| {
+            let mut client = Client::open(address)?;
+            client.ask(crate::open::REQUEST)?;
+            Ok(client)
+        })
+        .collect::<Result<_>>()
+        .with_context(|| format!("{} connections through {}", entry.name(), pair.name))
 }
 
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+/// Files of workloads that the caller never calls, ten behind each Service.
+fn others(count: usize) -> Result<Vec<(String, String)>> {
+    let mut files = Vec::new();
+    for first in (0..count).step_by(250) {
+        let mut documents = Vec::new();
+        for number in first..count.min(first + 250) {
+            let name = format!("other{}", number / 10);
+            if number % 10 == 0 {
+                documents.push(Service::new(&name).port(80, 8080, Some("http")).yaml());
+            }
+            let workload = Workload::new(&format!("{name}-{}", number % 10))?;
+            let yaml = workload.port("app", 8080, Some("http")).yaml();
+            let address = format!("address: 10.60.{}.{}", number / 250, number % 250 + 1);
+            documents.push(yaml.replace("address: 127.0.0.1", &address));
+        }
+        files.push((format!("others-{first}.yaml"), documents.join("---\n")));
+    }
+    Ok(files)
 }

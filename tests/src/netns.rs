@@ -108,9 +108,11 @@ impl Netns {
     }
 }
 
-/// Runs `work` on a thread that is in the namespace of this name, as do the threads that it starts.
+/// Runs `work` on a thread that is in the namespace of this name, whoever made it; so are the
+/// threads that it starts.
 pub fn within<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let handle = File::open(Path::new(FOLDER).join(name))?;
+    let path = Path::new(FOLDER).join(name);
+    let handle = File::open(&path).with_context(|| format!("open {}", path.display()))?;
     thread::scope(|scope| {
         let inside = scope.spawn(|| {
             move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))

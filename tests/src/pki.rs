@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -73,6 +73,10 @@ impl Authority {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
         params.subject_alt_names = leaf.names.clone();
+        if let Some(name) = &leaf.common_name {
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
         let identity = Identity {
             certificate: folder.join(format!("{name}.crt")),
@@ -98,6 +102,7 @@ pub struct Leaf {
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     authority: bool,
+    common_name: Option<String>,
 }
 
 impl Leaf {
@@ -119,12 +124,19 @@ impl Leaf {
             not_before: now - hour,
             not_after: now + hour,
             authority: false,
+            common_name: None,
         })
     }
 
     pub fn dns(mut self, name: &str) -> Result<Self> {
         self.names.push(SanType::DnsName(name.try_into()?));
         Ok(self)
+    }
+
+    /// For those who know no other names.
+    pub fn common_name(mut self, name: &str) -> Self {
+        self.common_name = Some(name.into());
+        self
     }
 
     pub fn expired(mut self) -> Self {

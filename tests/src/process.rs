@@ -284,7 +284,12 @@ impl Process {
 
     /// What is resident now, by what is behind it.
     pub fn footprint(&self) -> Result<Footprint> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.id()))?;
+        Self::footprint_of(self.id())
+    }
+
+    /// The same of any process.
+    pub fn footprint_of(pid: u32) -> Result<Footprint> {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         let bytes = |field: &'static str| {
             kibibytes(&rollup, field)
                 .map(|kib| 1024 * kib)
@@ -298,7 +303,12 @@ impl Process {
 
     /// User and system time it has used.
     pub fn cpu_time(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
+        Self::cpu_time_of(self.id())
+    }
+
+    /// The same of any process.
+    pub fn cpu_time_of(pid: u32) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The name, in brackets, may hold spaces. After it: state is field 3, utime 14, stime 15.
         let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has a name")?;
         let ticks: u64 = fields

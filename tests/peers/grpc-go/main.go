@@ -3,9 +3,10 @@
 //	grpc-go server [--host ADDRESS] --port PORT [--next PORT --authority NAME]
 //	grpc-go client [--host NAME] --port PORT [--authority NAME] CASE[:ARGUMENT]...
 //	grpc-go load --port PORT --authority NAME --rate N
+//	grpc-go streams --port PORT --authority NAME --streams N --milliseconds N
 //
 // It does exactly what ../grpc_peer.py does, and more: its server can be made slow or failing (behave.go) and
-// be a hop in a chain (via.go), and it can call at a steady rate (load.go).
+// be a hop in a chain (via.go), it can call at a steady rate (load.go), and keep streams busy (streams.go).
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"time"
 )
 
 const service = "outrider.test.Echo"
@@ -45,6 +47,8 @@ func main() {
 	authority := flags.String("authority", "", "of the Service that is called; empty: the host")
 	nextPort := flags.Int("next", 0, "on loopback, where Via calls")
 	rate := flags.Int("rate", 100, "calls a second")
+	count := flags.Int("streams", 1, "that are open at once")
+	period := flags.Int("milliseconds", 1000, "how long they are kept busy")
 	if err := flags.Parse(os.Args[2:]); err != nil {
 		fail(err)
 	}
@@ -57,6 +61,8 @@ func main() {
 		serve(address)
 	case "load":
 		load(address, *authority, *rate)
+	case "streams":
+		streams(address, *authority, *count, time.Duration(*period)*time.Millisecond)
 	default:
 		call(address, *authority, flags.Args())
 	}
