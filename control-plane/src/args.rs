@@ -5,12 +5,23 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use crate::server::tls::NAMESPACE;
+
 /// What a control plane is started with.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The directory of YAML that describes the mesh; it is watched
-    #[arg(long, value_name = "DIR")]
-    pub config_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
+    pub config_dir: Option<PathBuf>,
+
+    /// The mesh is what the Kubernetes API server says: in a pod, its own cluster; else that of the
+    /// kubeconfig
+    #[arg(long, conflicts_with_all = ["config_dir", "state_dir"])]
+    pub kubernetes: bool,
+
+    /// What is said of a control plane on Kubernetes.
+    #[command(flatten)]
+    pub cluster: KubernetesArgs,
 
     /// Where the certificate authority and the token key are kept [default: CONFIG_DIR/.outrider]
     #[arg(long, value_name = "DIR")]
@@ -25,12 +36,14 @@ pub struct Args {
     pub ca_key: Option<PathBuf>,
 
     /// The address that sidecars connect to (TLS, gRPC); port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value_t = loopback(15012))]
-    pub listen: SocketAddr,
+    /// [default: 127.0.0.1:15012, on Kubernetes 0.0.0.0:15012]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
 
     /// The address of /live, /ready and /metrics (plain HTTP)
-    #[arg(long, value_name = "ADDRESS", default_value_t = loopback(15014))]
-    pub admin: SocketAddr,
+    /// [default: 127.0.0.1:15014, on Kubernetes 0.0.0.0:15014]
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin: Option<SocketAddr>,
 
     /// How log lines are written
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
@@ -46,26 +59,121 @@ pub struct Args {
     pub log_level: String,
 }
 
+/// What a control plane on Kubernetes is started with.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "On Kubernetes")]
+pub struct KubernetesArgs {
+    /// The namespace of the control plane itself: of its MeshConfig, its Lease and its Secret
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        env = "POD_NAMESPACE",
+        default_value = NAMESPACE
+    )]
+    pub namespace: String,
+
+    /// Which of the replicas this is; no two may have one name [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub replica: Option<String>,
+
+    /// The Secret of the certificate authority, made if there is none
+    #[arg(long, value_name = "NAME", default_value = "outrider-ca")]
+    pub ca_secret: String,
+
+    /// Somebody else (cert-manager) makes and renews that Secret: it is read and never written
+    #[arg(long, requires = "kubernetes")]
+    pub ca_secret_managed_elsewhere: bool,
+
+    /// The address of the admission webhooks (HTTPS)
+    #[arg(long, value_name = "ADDRESS", default_value_t = everywhere(15017))]
+    pub webhook: SocketAddr,
+
+    /// Take a pod's token from any address, not only from the pod's own: for networks that translate
+    /// the addresses of pods on their way here
+    #[arg(long, requires = "kubernetes")]
+    pub translated_addresses: bool,
+}
+
+/// Where the mesh is described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// By files.
+    Directory {
+        config_dir: PathBuf,
+        /// Where state is kept.
+        state_dir: PathBuf,
+    },
+    /// By the objects of a cluster.
+    Kubernetes,
+}
+
 impl Args {
     /// The arguments of a control plane for one directory, everything else at its default.
     pub fn for_directory(config_dir: impl Into<PathBuf>) -> Self {
         Self {
-            config_dir: config_dir.into(),
+            config_dir: Some(config_dir.into()),
+            kubernetes: false,
+            cluster: KubernetesArgs::default(),
             state_dir: None,
             ca_cert: None,
             ca_key: None,
-            listen: loopback(15012),
-            admin: loopback(15014),
+            listen: None,
+            admin: None,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         }
     }
 
-    /// Where state is kept.
-    pub fn state_dir(&self) -> PathBuf {
-        self.state_dir
-            .clone()
-            .unwrap_or_else(|| self.config_dir.join(".outrider"))
+    /// The arguments of a control plane on Kubernetes, everything else at its default.
+    pub fn for_kubernetes() -> Self {
+        Self {
+            config_dir: None,
+            kubernetes: true,
+            ..Self::for_directory("")
+        }
+    }
+
+    /// The one of both that was asked for.
+    pub(crate) fn mode(&self) -> Mode {
+        let state_dir = || self.state_dir.clone();
+        match &self.config_dir {
+            Some(config_dir) if !self.kubernetes => Mode::Directory {
+                config_dir: config_dir.clone(),
+                state_dir: state_dir().unwrap_or_else(|| config_dir.join(".outrider")),
+            },
+            _ => Mode::Kubernetes,
+        }
+    }
+
+    /// Where sidecars connect to.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen.unwrap_or_else(|| self.default_address(15012))
+    }
+
+    /// Where health and metrics are.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.unwrap_or_else(|| self.default_address(15014))
+    }
+
+    fn default_address(&self, port: u16) -> SocketAddr {
+        if self.kubernetes {
+            everywhere(port)
+        } else {
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+        }
+    }
+}
+
+impl Default for KubernetesArgs {
+    fn default() -> Self {
+        Self {
+            namespace: NAMESPACE.to_owned(),
+            replica: None,
+            ca_secret: "outrider-ca".to_owned(),
+            ca_secret_managed_elsewhere: false,
+            webhook: everywhere(15017),
+            translated_addresses: false,
+        }
     }
 }
 
@@ -78,6 +186,51 @@ pub enum LogFormat {
     Json,
 }
 
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+fn everywhere(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(args: &str) -> Result<Args, clap::error::ErrorKind> {
+        let words = ["control-plane"].into_iter().chain(args.split_whitespace());
+        let command = Command::try_parse_from(words).map_err(|error| error.kind())?;
+        Ok(command.args)
+    }
+
+    #[test]
+    fn exactly_one_of_directory_and_kubernetes() {
+        use clap::error::ErrorKind::{ArgumentConflict, MissingRequiredArgument};
+
+        let files = parse("--config-dir mesh").unwrap();
+        assert_eq!(files.listen().to_string(), "127.0.0.1:15012");
+        let expected = Mode::Directory {
+            config_dir: "mesh".into(),
+            state_dir: "mesh/.outrider".into(),
+        };
+        assert_eq!(files.mode(), expected);
+
+        let cluster = parse("--kubernetes --translated-addresses").unwrap();
+        assert_eq!(cluster.mode(), Mode::Kubernetes);
+        assert_eq!(cluster.listen().to_string(), "0.0.0.0:15012");
+        assert_eq!(cluster.admin().to_string(), "0.0.0.0:15014");
+
+        assert_eq!(parse("").unwrap_err(), MissingRequiredArgument);
+        for both in ["--config-dir mesh", "--state-dir state"] {
+            let error = parse(&format!("--kubernetes {both}")).unwrap_err();
+            assert_eq!(error, ArgumentConflict, "{both}");
+        }
+        let error = parse("--config-dir mesh --ca-secret-managed-elsewhere").unwrap_err();
+        assert_eq!(error, MissingRequiredArgument);
+    }
 }

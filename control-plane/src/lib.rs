@@ -2,7 +2,8 @@
 //!
 //! A change goes one way through it:
 //!
-//! 1. [`source`] reads a directory of YAML, and notices when it changes;
+//! 1. [`source`] reads a directory of YAML, or `kubernetes` what an API server holds, and notices when
+//!    it changes;
 //! 2. [`index`] folds the objects into a [`index::Mesh`], or says what is wrong with them, line by line;
 //! 3. `reload` applies a mesh whole, or keeps the last good one;
 //! 4. `store` gives every changed workload and destination a new version, and nothing else;
@@ -16,6 +17,9 @@ mod args;
 mod discovery;
 mod identity;
 pub mod index;
+// What is kept there is not yet used by everybody that it is for.
+#[allow(dead_code, unused_imports)]
+mod kubernetes;
 mod logging;
 mod metrics;
 mod reload;
@@ -25,6 +29,6 @@ pub mod source;
 mod store;
 mod version;
 
-pub use args::{Args, LogFormat};
+pub use args::{Args, KubernetesArgs, LogFormat};
 pub use run::{ControlPlane, run};
 pub use server::tls::control_plane_id;

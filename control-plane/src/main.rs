@@ -23,6 +23,9 @@ Examples:
   outrider-control-plane --config-dir /etc/outrider --state-dir /var/lib/outrider \\
     --ca-cert ca.crt --ca-key ca.key --listen 0.0.0.0:15012 --log-format json
 
+  # The mesh that a Kubernetes cluster holds
+  outrider-control-plane --kubernetes
+
   # Is it ready? What does it do?
   curl http://127.0.0.1:15014/ready
   curl http://127.0.0.1:15014/metrics";

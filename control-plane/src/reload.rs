@@ -7,19 +7,17 @@ use std::time::{Instant, SystemTime};
 
 use outrider_api::manifest::Problem;
 use outrider_certs::authority::{AuthorityError, CertificateAuthority};
-use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::TrustDomain;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::admin::Readiness;
 use crate::identity::SharedAuthority;
-use crate::index::{self, Mesh};
+use crate::index::Mesh;
 use crate::logging::one_line;
 use crate::metrics::{Metrics, gauge_value, unix_seconds};
 use crate::server::tls::{OwnCertificate, OwnCertificateError};
-use crate::source::directory::Files;
-use crate::source::watch::{Change, DirectoryWatch};
+use crate::source::{Change, Seen, Source};
 use crate::store::{Published, Store};
 
 /// So many problems are logged; a thousand lines help nobody.
@@ -58,9 +56,28 @@ impl AuthorityFiles {
     }
 }
 
+/// Who says where the certificate authority comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum Authorities {
+    /// Files.
+    Files(AuthorityFiles),
+}
+
+impl Authorities {
+    /// The authority of a trust domain; waits until there is one.
+    async fn open(&self, trust_domain: TrustDomain) -> Result<CertificateAuthority, ReloadError> {
+        match self {
+            Self::Files(files) => {
+                let files = files.clone();
+                Ok(spawn_blocking(move || files.open(&trust_domain)).await??)
+            }
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct Reloader {
-    pub(crate) files: AuthorityFiles,
+    pub(crate) authorities: Authorities,
     pub(crate) authority: SharedAuthority,
     pub(crate) store: Arc<Store>,
     pub(crate) metrics: Metrics,
@@ -76,50 +93,45 @@ impl Reloader {
     ///
     /// # Errors
     /// There is a mesh, but no authority for it.
-    pub(crate) async fn run(mut self, mut source: DirectoryWatch) -> Result<(), ReloadError> {
+    pub(crate) async fn run(mut self, mut source: Source) -> Result<(), ReloadError> {
         loop {
-            let Change { noticed, files } = source.next().await?;
-            let count = files.len();
-            let trust = self.authority.get().map(CertificateAuthority::trust_bundle);
-            match spawn_blocking(move || judge(&files, trust.as_ref())).await? {
-                Err(problems) => self.refuse(&problems),
-                Ok((objects, mesh)) => {
-                    let mesh = match self.authority.get() {
-                        Some(_) => mesh,
-                        None => match self.found(objects, &mesh).await? {
-                            Ok(mesh) => mesh,
-                            Err(problems) => {
-                                self.refuse(&problems);
-                                continue;
-                            }
-                        },
-                    };
-                    self.apply(Arc::new(mesh), noticed, count).await?;
+            let Change { noticed, seen } = source.next().await?;
+            let seen = Arc::new(seen);
+            let mesh = match self.judge(&seen).await? {
+                // The first good mesh says of which trust domain the authority is; then the mesh can
+                // say whom to trust.
+                Ok(mesh) if self.authority.get().is_none() => {
+                    self.found(&mesh).await?;
+                    self.judge(&seen).await?
                 }
+                judged => judged,
+            };
+            match mesh {
+                Ok(mesh) => self.apply(Arc::new(mesh), noticed, seen.len()).await?,
+                Err(problems) => self.refuse(&problems),
             }
         }
     }
 
-    /// The first good mesh says of which trust domain the authority is; then the mesh can say whom to
-    /// trust.
-    async fn found(
-        &self,
-        objects: Vec<outrider_api::manifest::Object>,
-        mesh: &Mesh,
-    ) -> Result<Result<Mesh, Vec<Problem>>, ReloadError> {
-        let files = self.files.clone();
+    async fn judge(&self, seen: &Arc<Seen>) -> Result<Result<Mesh, Vec<Problem>>, JoinError> {
+        let seen = Arc::clone(seen);
+        let trust = self.authority.get().map(CertificateAuthority::trust_bundle);
+        spawn_blocking(move || seen.judge(trust.as_ref())).await
+    }
+
+    async fn found(&self, mesh: &Mesh) -> Result<(), ReloadError> {
         let trust_domain = mesh.settings().trust_domain.clone();
-        let authority = spawn_blocking(move || files.open(&trust_domain)).await??;
+        let authority = self.authorities.open(trust_domain).await?;
         let trust = self.authority.get_or_init(|| authority).trust_bundle();
         tracing::info!(trust_domain = %trust.trust_domain(), "the certificate authority is ready");
-        Ok(spawn_blocking(move || index::build(&objects, Some(&trust))).await?)
+        Ok(())
     }
 
     async fn apply(
         &mut self,
         mesh: Arc<Mesh>,
         noticed: Instant,
-        files: usize,
+        seen: usize,
     ) -> Result<(), ReloadError> {
         let (workloads, services) = (mesh.workloads().len(), mesh.destinations().len());
         let warnings = mesh.warnings().to_vec();
@@ -152,7 +164,7 @@ impl Reloader {
         tracing::info!(
             version,
             changed,
-            files,
+            seen,
             workloads,
             services,
             warnings = warnings.len(),
@@ -198,12 +210,4 @@ impl Reloader {
             .with_label_values(&[result])
             .inc();
     }
-}
-
-type Judged = (Vec<outrider_api::manifest::Object>, Mesh);
-
-fn judge(files: &Files, trust: Option<&TrustBundle>) -> Result<Judged, Vec<Problem>> {
-    let objects = files.parse()?;
-    let mesh = index::build(&objects, trust)?;
-    Ok((objects, mesh))
 }

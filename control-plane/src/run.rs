@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -13,14 +13,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, Readiness};
-use crate::args::Args;
+use crate::args::{Args, Mode};
 use crate::discovery::DiscoveryService;
-use crate::identity::{IdentityService, SharedAuthority};
+use crate::identity::{IdentityService, SharedAuthority, Tokens};
+use crate::kubernetes;
 use crate::logging;
 use crate::metrics::Metrics;
-use crate::reload::{AuthorityFiles, ReloadError, Reloader};
+use crate::reload::{Authorities, AuthorityFiles, ReloadError, Reloader};
 use crate::server::tls::OwnCertificate;
 use crate::server::{Server, Services};
+use crate::source::Source;
 use crate::source::watch::DirectoryWatch;
 use crate::store::Store;
 use crate::version::VersionCounter;
@@ -53,69 +55,72 @@ pub struct ControlPlane {
     reloader: JoinHandle<Result<(), ReloadError>>,
 }
 
+/// What one mode has, and the other has not.
+struct Parts {
+    source: Source,
+    authorities: Authorities,
+    tokens: Tokens,
+    /// Further tasks, which end with the control plane.
+    background: Vec<JoinHandle<()>>,
+}
+
 impl ControlPlane {
     /// Binds its addresses and starts. It serves sidecars from the first good configuration on.
     ///
     /// # Errors
-    /// An address is in use, or the state directory cannot be used.
+    /// An address is in use, the state directory cannot be used, or there is no API server to be
+    /// found.
     pub async fn start(args: &Args) -> anyhow::Result<Self> {
-        let state_dir = args.state_dir();
+        match args.mode() {
+            Mode::Directory {
+                config_dir,
+                state_dir,
+            } => Self::of_directory(args, config_dir, state_dir).await,
+            Mode::Kubernetes => Self::of_kubernetes(args).await,
+        }
+    }
+
+    /// Files say everything, and state is kept in files.
+    async fn of_directory(
+        args: &Args,
+        config_dir: PathBuf,
+        state_dir: PathBuf,
+    ) -> anyhow::Result<Self> {
         // Only a state directory that was asked for is made with its parents: a mistyped configuration
         // directory is not.
         create_private(&state_dir, args.state_dir.is_some())
             .with_context(|| format!("the state directory {}", state_dir.display()))?;
-        let (tokens, version) = open_state(&state_dir)?;
-        let listener = bind(args.listen).await.context("--listen")?;
-        let admin_listener = bind(args.admin).await.context("--admin")?;
-        let (listen, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
+        let tokens =
+            TokenIssuer::load_or_create(&state_dir).context("the key of bootstrap tokens")?;
+        let version = VersionCounter::open(&state_dir, SystemTime::now());
+        let base = Base::bind(args, version).await?;
+        let (listen, admin) = base.addresses()?;
+        tracing::info!(%listen, %admin, directory = %config_dir.display(), "listening");
+        base.start(Parts {
+            authorities: Authorities::Files(authority_files(args, &state_dir)),
+            tokens: Tokens::Signed(tokens.verifier()),
+            source: Source::Directory(DirectoryWatch::new(config_dir, state_dir)),
+            background: Vec::new(),
+        })
+    }
 
-        let metrics = Metrics::new()?;
-        let store = Store::new(version);
-        let authority: SharedAuthority = Arc::new(OnceLock::new());
-        let (shutdown, is_shutdown) = watch::channel(false);
-        let (readiness, is_ready) = watch::channel(Readiness::NotReady(
-            "the configuration has not been read yet".to_owned(),
-        ));
-        let (serving, is_serving) = watch::channel(None);
-        let (keeper, kept) = mpsc::channel(1);
-
-        let server = Server {
-            listener,
-            serving: is_serving,
-            services: services(&tokens, &authority, &store, &metrics, &is_shutdown),
-            metrics: metrics.clone(),
-            shutdown: is_shutdown,
+    /// The API server says everything, and keeps the state.
+    async fn of_kubernetes(args: &Args) -> anyhow::Result<Self> {
+        let client = kubernetes::client().await?;
+        let base = Base::bind(args, VersionCounter::in_memory(SystemTime::now())).await?;
+        let (listen, admin) = base.addresses()?;
+        let context = kubernetes::Context {
+            client,
+            namespace: args.cluster.namespace.clone(),
+            metrics: base.metrics.clone(),
         };
-        let reloader = Reloader {
-            files: authority_files(args),
-            authority: Arc::clone(&authority),
-            store: Arc::clone(&store),
-            metrics: metrics.clone(),
-            readiness,
-            own_certificate: Some(OwnCertificate {
-                authority,
-                store,
-                serving,
-                metrics: metrics.clone(),
-            }),
-            keeper,
-        };
-        let source = DirectoryWatch::new(args.config_dir.clone(), state_dir);
-        let answering = Admin {
-            metrics,
-            readiness: is_ready,
-        };
-        tracing::info!(%listen, %admin, directory = %args.config_dir.display(), "listening");
-        Ok(Self {
-            listen,
-            admin,
-            shutdown,
-            server: tokio::spawn(server.run()),
-            background: vec![
-                tokio::spawn(answering.run(admin_listener)),
-                tokio::spawn(keep(kept)),
-            ],
-            reloader: tokio::spawn(reloader.run(source)),
+        let (source, _view) = kubernetes::Source::new(&context);
+        tracing::info!(%listen, %admin, namespace = context.namespace, "listening");
+        base.start(Parts {
+            authorities: Authorities::Files(given_authority(args)?),
+            tokens: Tokens::None,
+            source: Source::Kubernetes(source),
+            background: Vec::new(),
         })
     }
 
@@ -152,21 +157,93 @@ impl ControlPlane {
     }
 }
 
-fn services(
-    tokens: &TokenIssuer,
-    authority: &SharedAuthority,
-    store: &Arc<Store>,
-    metrics: &Metrics,
-    shutdown: &watch::Receiver<bool>,
-) -> Services {
-    Services {
-        identity: IdentityService::server(
-            tokens.verifier(),
-            Arc::clone(authority),
-            Arc::clone(store),
-            metrics.clone(),
-        ),
-        discovery: DiscoveryService::server(Arc::clone(store), metrics.clone(), shutdown.clone()),
+/// What every mode has.
+struct Base {
+    listener: TcpListener,
+    admin: TcpListener,
+    metrics: Metrics,
+    store: Arc<Store>,
+    authority: SharedAuthority,
+    shutdown: watch::Sender<bool>,
+}
+
+impl Base {
+    async fn bind(args: &Args, version: VersionCounter) -> anyhow::Result<Self> {
+        Ok(Self {
+            listener: bind(args.listen()).await.context("--listen")?,
+            admin: bind(args.admin()).await.context("--admin")?,
+            metrics: Metrics::new()?,
+            store: Store::new(version),
+            authority: Arc::new(OnceLock::new()),
+            shutdown: watch::Sender::new(false),
+        })
+    }
+
+    fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.listener.local_addr()?, self.admin.local_addr()?))
+    }
+
+    fn start(self, parts: Parts) -> anyhow::Result<ControlPlane> {
+        let (listen, admin) = self.addresses()?;
+        let (readiness, is_ready) = watch::channel(Readiness::NotReady(
+            "the configuration has not been read yet".to_owned(),
+        ));
+        let (serving, is_serving) = watch::channel(None);
+        let (keeper, kept) = mpsc::channel(1);
+        let services = self.services(parts.tokens);
+        let server = Server {
+            listener: self.listener,
+            serving: is_serving,
+            services,
+            metrics: self.metrics.clone(),
+            shutdown: self.shutdown.subscribe(),
+        };
+        let reloader = Reloader {
+            authorities: parts.authorities,
+            authority: Arc::clone(&self.authority),
+            store: Arc::clone(&self.store),
+            metrics: self.metrics.clone(),
+            readiness,
+            own_certificate: Some(OwnCertificate {
+                authority: self.authority,
+                store: self.store,
+                serving,
+                metrics: self.metrics.clone(),
+            }),
+            keeper,
+        };
+        let answering = Admin {
+            metrics: self.metrics,
+            readiness: is_ready,
+        };
+        let mut background = parts.background;
+        background.push(tokio::spawn(answering.run(self.admin)));
+        background.push(tokio::spawn(keep(kept)));
+        Ok(ControlPlane {
+            listen,
+            admin,
+            shutdown: self.shutdown,
+            server: tokio::spawn(server.run()),
+            background,
+            reloader: tokio::spawn(reloader.run(parts.source)),
+        })
+    }
+
+    fn services(&self, tokens: Tokens) -> Services {
+        let (store, metrics) = (&self.store, &self.metrics);
+        Services {
+            identity: IdentityService::server(
+                tokens,
+                Arc::clone(&self.authority),
+                Arc::clone(store),
+                metrics.clone(),
+            ),
+            discovery: DiscoveryService::server(
+                Arc::clone(store),
+                metrics.clone(),
+                self.shutdown.subscribe(),
+            ),
+        }
     }
 }
 
@@ -175,11 +252,6 @@ async fn keep(mut first: mpsc::Receiver<(OwnCertificate, SystemTime)>) {
     if let Some((own, renew_at)) = first.recv().await {
         own.keep(renew_at).await;
     }
-}
-
-fn open_state(state_dir: &Path) -> anyhow::Result<(TokenIssuer, VersionCounter)> {
-    let tokens = TokenIssuer::load_or_create(state_dir).context("the key of bootstrap tokens")?;
-    Ok((tokens, VersionCounter::open(state_dir, SystemTime::now())))
 }
 
 /// Keys are kept there.
@@ -192,13 +264,23 @@ fn create_private(dir: &Path, with_parents: bool) -> std::io::Result<()> {
     }
 }
 
-fn authority_files(args: &Args) -> AuthorityFiles {
+fn authority_files(args: &Args, state_dir: &Path) -> AuthorityFiles {
     match (&args.ca_cert, &args.ca_key) {
         (Some(cert), Some(key)) => AuthorityFiles::Given {
             cert: cert.clone(),
             key: key.clone(),
         },
-        _ => AuthorityFiles::Own(args.state_dir()),
+        _ => AuthorityFiles::Own(state_dir.to_owned()),
+    }
+}
+
+fn given_authority(args: &Args) -> anyhow::Result<AuthorityFiles> {
+    match (&args.ca_cert, &args.ca_key) {
+        (Some(cert), Some(key)) => Ok(AuthorityFiles::Given {
+            cert: cert.clone(),
+            key: key.clone(),
+        }),
+        _ => anyhow::bail!("expected --ca-cert and --ca-key beside --kubernetes"),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The version of the mesh: one number that only grows, also over a restart. Owns the file `version`
-//! in the state directory.
+//! in the state directory, where there is one.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use outrider_certs::file::write_atomic;
 /// Counts versions, and keeps the newest on disk.
 #[derive(Debug)]
 pub(crate) struct VersionCounter {
-    path: PathBuf,
+    /// Absent: it is kept nowhere.
+    path: Option<PathBuf>,
     current: u64,
 }
 
@@ -23,13 +24,18 @@ impl VersionCounter {
             Ok(text) => text.trim().parse().ok(),
             Err(_) => None,
         };
-        let clock = now
-            .duration_since(UNIX_EPOCH)
-            .ok()
-            .and_then(|since| u64::try_from(since.as_millis()).ok());
         Self {
-            path,
-            current: kept.max(clock).unwrap_or(0),
+            path: Some(path),
+            current: kept.unwrap_or(0).max(clock(now)),
+        }
+    }
+
+    /// Begins at the clock and is kept nowhere: for a control plane whose successor may be on another
+    /// machine.
+    pub(crate) fn in_memory(now: SystemTime) -> Self {
+        Self {
+            path: None,
+            current: clock(now),
         }
     }
 
@@ -41,15 +47,23 @@ impl VersionCounter {
     /// nothing: the clock is there to go on from.
     pub(crate) fn advance(&mut self) -> u64 {
         self.current += 1;
-        if let Err(error) = self.keep() {
-            tracing::warn!(%error, path = %self.path.display(), "the version could not be kept");
+        if let Some(path) = &self.path
+            && let Err(error) = self.keep(path)
+        {
+            tracing::warn!(%error, path = %path.display(), "the version could not be kept");
         }
         self.current
     }
 
-    fn keep(&self) -> io::Result<()> {
-        write_atomic(&self.path, format!("{}\n", self.current).as_bytes(), 0o600)
+    fn keep(&self, path: &Path) -> io::Result<()> {
+        write_atomic(path, format!("{}\n", self.current).as_bytes(), 0o600)
     }
+}
+
+/// Milliseconds since 1970.
+fn clock(now: SystemTime) -> u64 {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -71,5 +85,6 @@ mod tests {
         std::fs::write(dir.path().join("version"), "garbage").unwrap();
         let later = now + Duration::from_secs(1);
         assert!(VersionCounter::open(dir.path(), later).current() >= newest);
+        assert!(VersionCounter::in_memory(later).current() >= newest);
     }
 }

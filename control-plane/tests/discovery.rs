@@ -361,7 +361,7 @@ async fn a_directory_that_does_not_exist_is_an_error_and_not_made() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing");
     let mut args = outrider_control_plane::Args::for_directory(&missing);
-    args.listen = "127.0.0.1:0".parse().unwrap();
+    args.listen = Some("127.0.0.1:0".parse().unwrap());
     args.admin = args.listen;
     let error = outrider_control_plane::ControlPlane::start(&args).await;
     let error = format!("{:#}", error.err().unwrap());

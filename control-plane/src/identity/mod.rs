@@ -38,9 +38,17 @@ const MAX_MESSAGE_BYTES: usize = 20 * 1024;
 /// The certificate authority, once the mesh has said of which trust domain.
 pub(crate) type SharedAuthority = Arc<OnceLock<CertificateAuthority>>;
 
+/// Whose word is taken for who asks.
+pub(crate) enum Tokens {
+    /// Our own: bootstrap tokens.
+    Signed(TokenVerifier),
+    /// Nobody's.
+    None,
+}
+
 /// The gRPC service.
 pub(crate) struct IdentityService {
-    verifier: TokenVerifier,
+    tokens: Tokens,
     authority: SharedAuthority,
     store: Arc<Store>,
     limit: Mutex<RateLimit<SpiffeId>>,
@@ -50,13 +58,13 @@ pub(crate) struct IdentityService {
 
 impl IdentityService {
     pub(crate) fn server(
-        verifier: TokenVerifier,
+        tokens: Tokens,
         authority: SharedAuthority,
         store: Arc<Store>,
         metrics: Metrics,
     ) -> IdentityServer<Self> {
         IdentityServer::new(Self {
-            verifier,
+            tokens,
             authority,
             store,
             limit: Mutex::new(RateLimit::new(ALLOWANCE)),
@@ -69,7 +77,10 @@ impl IdentityService {
     fn issue(&self, request: &Request<SignRequest>) -> Result<(SpiffeId, SignResponse), Refusal> {
         let now = SystemTime::now();
         let token = bearer(request.metadata())?;
-        let id = self.verifier.verify(token, now)?;
+        let id = match &self.tokens {
+            Tokens::Signed(verifier) => verifier.verify(token, now)?,
+            Tokens::None => return Err(Refusal::NotReady),
+        };
         let mesh = self.store.mesh().ok_or(Refusal::NotReady)?;
         let authority = self.authority.get().ok_or(Refusal::NotReady)?;
         if !mesh.has_identity(&id) {

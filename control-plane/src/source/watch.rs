@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 
 use super::directory::{self, Files};
+use super::{Change, Seen};
 
 /// An edit is taken once the directory has not changed for so long.
 const QUIET: Duration = Duration::from_millis(50);
@@ -25,13 +26,6 @@ const POLL: Duration = Duration::from_secs(2);
 /// The same, where notifications cannot be had.
 const POLL_ALONE: Duration = Duration::from_millis(250);
 
-/// What the directory holds now, and when it was noticed that it had changed.
-#[derive(Debug)]
-pub(crate) struct Change {
-    pub(crate) noticed: Instant,
-    pub(crate) files: Files,
-}
-
 /// A directory that is watched.
 pub(crate) struct DirectoryWatch {
     dir: PathBuf,
@@ -43,17 +37,17 @@ pub(crate) struct DirectoryWatch {
 
 struct Notifications {
     _watcher: RecommendedWatcher,
-    events: watch::Receiver<Seen>,
+    events: watch::Receiver<Notified>,
 }
 
 /// What notifications have told.
 #[derive(Debug, Default)]
-struct Seen {
+struct Notified {
     /// Files that were written to and not closed since.
     writing: BTreeSet<PathBuf>,
 }
 
-impl Seen {
+impl Notified {
     fn take(&mut self, event: &notify::Result<Event>) {
         let event = match event {
             Ok(event) if !event.need_rescan() => event,
@@ -115,7 +109,8 @@ impl DirectoryWatch {
 
     fn changed(&mut self, noticed: Instant, files: Files) -> Result<Change, JoinError> {
         self.last = Some(files.clone());
-        Ok(Change { noticed, files })
+        let seen = Seen::Files(files);
+        Ok(Change { noticed, seen })
     }
 
     async fn collect(&self) -> Result<Files, JoinError> {
@@ -190,7 +185,7 @@ fn notifications(dir: &Path, state_dir: &Path) -> notify::Result<Notifications> 
     let dir = std::fs::canonicalize(dir)?;
     let state_dir = std::fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
     let watched = dir.clone();
-    let (sender, events) = watch::channel(Seen::default());
+    let (sender, events) = watch::channel(Notified::default());
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
         let matters = event
             .as_ref()
@@ -231,11 +226,16 @@ mod tests {
 
     use super::*;
 
-    async fn next(watch: &mut DirectoryWatch) -> Change {
-        tokio::time::timeout(Duration::from_secs(5), watch.next())
-            .await
-            .expect("a change within 5 s")
-            .unwrap()
+    async fn next(watch: &mut DirectoryWatch) -> Files {
+        let change = tokio::time::timeout(Duration::from_secs(5), watch.next()).await;
+        files(change.expect("a change within 5 s").unwrap())
+    }
+
+    fn files(change: Change) -> Files {
+        match change.seen {
+            Seen::Files(files) => files,
+            Seen::Objects(_) => panic!("expected files"),
+        }
     }
 
     #[tokio::test]
@@ -244,22 +244,22 @@ mod tests {
         let file = dir.path().join("mesh.yaml");
         fs::write(&file, "# one").unwrap();
         let mut watch = DirectoryWatch::new(dir.path().to_owned(), dir.path().join(".outrider"));
-        assert_eq!(next(&mut watch).await.files, directory::collect(dir.path()));
+        assert_eq!(next(&mut watch).await, directory::collect(dir.path()));
 
         fs::write(&file, "# two").unwrap();
-        assert_eq!(next(&mut watch).await.files, directory::collect(dir.path()));
+        assert_eq!(next(&mut watch).await, directory::collect(dir.path()));
 
         // As editors do it.
         fs::write(dir.path().join(".mesh.yaml.swp"), "# three").unwrap();
         fs::rename(dir.path().join(".mesh.yaml.swp"), &file).unwrap();
-        assert_eq!(next(&mut watch).await.files, directory::collect(dir.path()));
+        assert_eq!(next(&mut watch).await, directory::collect(dir.path()));
 
         fs::create_dir(dir.path().join("more")).unwrap();
         fs::write(dir.path().join("more/other.yaml"), "# other").unwrap();
-        assert_eq!(next(&mut watch).await.files.len(), 2);
+        assert_eq!(next(&mut watch).await.len(), 2);
 
         fs::remove_dir_all(dir.path().join("more")).unwrap();
-        assert_eq!(next(&mut watch).await.files.len(), 1);
+        assert_eq!(next(&mut watch).await.len(), 1);
     }
 
     #[tokio::test]
@@ -281,7 +281,7 @@ mod tests {
 
         writer.write_all(b"# deny, again").unwrap();
         drop(writer);
-        let taken = next(&mut watch).await.files;
+        let taken = next(&mut watch).await;
         assert_eq!(taken, directory::collect(dir.path()));
     }
 
@@ -294,7 +294,7 @@ mod tests {
         next(&mut watch).await;
         fs::write(&file, "# two").unwrap();
         let change = tokio::time::timeout(POLL / 2, watch.next()).await;
-        let files = change.expect("before the poll").unwrap().files;
+        let files = files(change.expect("before the poll").unwrap());
         assert_eq!(files, directory::collect(dir.path()));
     }
 
@@ -314,8 +314,8 @@ mod tests {
         symlink("..two", dir.path().join("..data_tmp")).unwrap();
         fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
         let after = next(&mut watch).await;
-        assert_ne!(before.files, after.files);
-        assert_eq!(after.files, directory::collect(dir.path()));
+        assert_ne!(before, after);
+        assert_eq!(after, directory::collect(dir.path()));
     }
 
     #[tokio::test]
@@ -330,9 +330,9 @@ mod tests {
         fs::rename(&dir, root.path().join("old")).unwrap();
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("mesh.yaml"), "# two").unwrap();
-        while next(&mut watch).await.files != directory::collect(&dir) {}
+        while next(&mut watch).await != directory::collect(&dir) {}
 
         fs::write(dir.join("mesh.yaml"), "# three").unwrap();
-        assert_eq!(next(&mut watch).await.files, directory::collect(&dir));
+        assert_eq!(next(&mut watch).await, directory::collect(&dir));
     }
 }

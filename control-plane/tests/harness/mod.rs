@@ -105,8 +105,8 @@ impl Mesh {
 
     async fn run(&mut self) {
         let mut args = Args::for_directory(self.dir.path());
-        args.listen = self.listen;
-        args.admin = self.admin;
+        args.listen = Some(self.listen);
+        args.admin = Some(self.admin);
         let running = ControlPlane::start(&args).await.unwrap();
         (self.listen, self.admin) = (running.listen(), running.admin());
         self.running = Some(running);

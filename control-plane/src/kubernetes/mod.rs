@@ -1,0 +1,42 @@
+//! The mesh as a Kubernetes API server holds it. [`Source`] watches and keeps what it needs of each
+//! object, [`Held`] is all of it at one moment, [`View`] what the rest of the control plane may know of
+//! it.
+
+mod pods;
+mod source;
+
+use kube::Client;
+
+use crate::metrics::Metrics;
+
+pub(crate) use self::pods::{Pod, Pods};
+pub(crate) use self::source::{Held, Source, View};
+
+/// Why there is no API server to talk to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    #[error(
+        "expected to be in a pod, or a kubeconfig (in ~/.kube/config, or where KUBECONFIG says): {0}"
+    )]
+    Config(#[from] kube::config::InferConfigError),
+    #[error("the client of the API server: {0}")]
+    Client(#[from] kube::Error),
+}
+
+/// What every part needs to talk to the cluster.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    /// The control plane's own namespace.
+    pub(crate) namespace: String,
+    pub(crate) metrics: Metrics,
+}
+
+/// In a pod, of its own cluster; else of the kubeconfig.
+///
+/// # Errors
+/// There is neither.
+pub(crate) async fn client() -> Result<Client, ClientError> {
+    let config = kube::Config::infer().await?;
+    Ok(Client::try_from(config)?)
+}
