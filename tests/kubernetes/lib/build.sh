@@ -1,0 +1,76 @@
+# shellcheck shell=bash
+# Builds the programs of the cluster from their Go modules, once for all checkouts.
+
+# Bumped when what is built changes without a change of go.mod.
+readonly RECIPE=1
+
+# Prints the folder of the programs and images, after building what is not there.
+build() {
+  local version folder
+  version=$(kubernetes_version)
+  folder=${XDG_CACHE_HOME:-$HOME/.cache}/outrider-kubernetes/$version-$(build_key)
+  if [ ! -e "$folder/complete" ]; then
+    build_all "$version" "$folder" >&2
+  fi
+  echo "$folder"
+}
+
+kubernetes_version() {
+  sed -n 's/^\tk8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' "$HERE/go.mod"
+}
+
+build_key() {
+  { echo "$RECIPE"; cat "$HERE/go.mod" "$HERE/go.sum" "$HERE/coredns/main.go" "$HERE/pause.c" "$HERE/image"; } |
+    sha256sum | cut -c1-8
+}
+
+build_all() {
+  local version=$1 folder=$2
+  require_tools
+  mkdir -p "$folder"
+  exec 8>"$folder/lock"
+  flock 8
+  if [ -e "$folder/complete" ]; then
+    return
+  fi
+  say "building Kubernetes $version into $folder (some 10 minutes on two cores, once)"
+  build_programs "$version" "$folder"
+  cc -static -Os -s -o "$folder/pause" "$HERE/pause.c"
+  "$HERE/image" "$PAUSE_IMAGE" "$folder/pause.tar" --user 65535 --entrypoint /pause "$folder/pause:/pause"
+  "$HERE/image" "$COREDNS_IMAGE" "$folder/coredns.tar" --user 65532 --entrypoint /coredns \
+    "$folder/coredns:/coredns"
+  touch "$folder/complete"
+  exec 8>&-
+}
+
+readonly PAUSE_IMAGE=outrider.test/pause:1
+readonly COREDNS_IMAGE=outrider.test/coredns:1
+
+require_tools() {
+  command -v go >/dev/null || fail "go is missing: install Go $(wanted_go), see https://go.dev/dl"
+  local have
+  have=$(cd / && GOTOOLCHAIN=local go env GOVERSION)
+  if [ "$(printf '%s\n%s\n' "$(wanted_go)" "${have#go}" | sort -V | head -n 1)" != "$(wanted_go)" ]; then
+    fail "Go $(wanted_go) is needed, and here is $have: install it, see https://go.dev/dl"
+  fi
+  command -v cc >/dev/null || fail "cc is missing: apt-get install gcc libc6-dev"
+  command -v python3 >/dev/null || fail "python3 is missing: apt-get install python3"
+}
+
+wanted_go() {
+  sed -n 's/^go //p' "$HERE/go.mod"
+}
+
+# What go.mod calls tools.
+build_programs() {
+  local version=$1 folder=$2 flags="-s -w" package minor
+  minor=${version#v1.}
+  for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+    flags+=" -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}"
+  done
+  (
+    cd "$HERE"
+    CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=readonly GOWORK=off \
+      nice -n 10 go build -trimpath -buildvcs=false -ldflags "$flags" -o "$folder/" tool
+  )
+}
