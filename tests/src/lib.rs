@@ -14,12 +14,15 @@
 //! - [`netns`] makes machines of their own out of network namespaces, where [`catcher`] says what it
 //!   was called as; [`placed`] is a mesh on one of them, with a namespace for each workload, and
 //!   [`shop`] one that is ready to be called;
+//!   was called as; [`placed`] is a mesh on one of them, with a namespace for each workload;
+//! - [`kubernetes`] is a real cluster of one node, with pods of images that are made out of files;
 //! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
 
 pub mod app;
 pub mod capture;
 pub mod catcher;
 pub mod http;
+pub mod kubernetes;
 pub mod load;
 pub mod manifest;
 pub mod mesh;

@@ -17,6 +17,16 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub fn eventually<T>(
     what: &str,
     deadline: Duration,
+    condition: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    eventually_every(INTERVAL, what, deadline, condition)
+}
+
+/// Like [`eventually`], with more time between two looks: for a condition that is dear to look at.
+pub fn eventually_every<T>(
+    interval: Duration,
+    what: &str,
+    deadline: Duration,
     mut condition: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let start = Instant::now();
@@ -31,7 +41,7 @@ pub fn eventually<T>(
                 _ => bail!("after {deadline:?}, still not: {what}"),
             }
         }
-        thread::sleep(INTERVAL);
+        thread::sleep(interval);
     }
 }
 

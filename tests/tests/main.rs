@@ -28,6 +28,7 @@ mod idle;
 mod init;
 mod init_faults;
 mod init_iptables;
+mod kubernetes_cluster;
 mod lifecycle;
 mod limits;
 mod live;

@@ -33,6 +33,9 @@ else
   readonly IPV6=
 fi
 
+# Debian keeps some programs of the system's where only root looks.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
 say() {
   printf 'cluster: %s\n' "$*" >&2
 }
@@ -74,11 +77,11 @@ node_process() {
   parent=$(cat "$STATE/pid")
   read -r children _ <"/proc/$parent/task/$parent/children"
   # Before it has come to be the shell it may not have its namespaces.
-  tr '\0' ' ' <"/proc/$children/cmdline" | grep -q '^bash' && echo "$children"
+  tr '\0' ' ' <"/proc/$children/cmdline" | grep -q '^bash .*/node\.sh' && echo "$children"
 }
 
 kubectl() {
-  "$(build)/kubectl" --kubeconfig "$KUBECONFIG_FILE" "$@"
+  "$(cat "$STATE/programs")/kubectl" --kubeconfig "$KUBECONFIG_FILE" "$@"
 }
 
 ctr() {

@@ -3,8 +3,10 @@
 
 readonly CONFIGURATION=$STATE/configuration
 
+readonly PAUSE_IMAGE=outrider.test/pause:1
+
 write_configuration() {
-  local programs=$1 name
+  local name
   mkdir -p "$CONFIGURATION/cni"
   for name in kube-controller-manager kube-scheduler kube-proxy kubelet; do
     kubeconfig "$name" "$CONFIGURATION/$name.kubeconfig"

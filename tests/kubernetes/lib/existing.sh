@@ -13,13 +13,9 @@ check_foreign() {
   echo "$KUBECONFIG"
 }
 
-# Theirs, if there is one: it takes minutes to build ours.
+# The user's, if there is one: it takes minutes to build ours.
 their_kubectl() {
-  if command -v kubectl >/dev/null; then
-    command kubectl "$@"
-  else
-    "$(build)/kubectl" "$@"
-  fi
+  "$(which kubectl)" "$@"
 }
 
 load_foreign() {
@@ -27,11 +23,11 @@ load_foreign() {
   context=$(their_kubectl config current-context)
   case $context in
     kind-*)
-      command -v kind >/dev/null || fail "load: the context is $context, and kind is not in PATH"
+      type -P kind >/dev/null || fail "load: the context is $context, and kind is not in PATH"
       kind load image-archive "$archive" --name "${context#kind-}" >&2
       ;;
     k3d-*)
-      command -v k3d >/dev/null || fail "load: the context is $context, and k3d is not in PATH"
+      type -P k3d >/dev/null || fail "load: the context is $context, and k3d is not in PATH"
       k3d image import "$archive" --cluster "${context#k3d-}" >&2
       ;;
     *)
