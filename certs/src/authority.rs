@@ -5,6 +5,7 @@
 //!
 //! Sources: X.509-SVID §2 to §4, RFC 5280 §4.
 
+mod made;
 mod probe;
 mod store;
 
@@ -24,6 +25,7 @@ use crate::key::{KeyError, PrivateKey};
 use crate::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 use crate::svid::{Svid, SvidError};
 
+pub use made::NewAuthority;
 pub use store::StoreError;
 
 /// How far NotBefore lies in the past, for peers whose clocks are behind; never more than a quarter of the
@@ -177,7 +179,18 @@ impl CertificateAuthority {
         Ok(Svid::new(key, certificate.chain)?)
     }
 
-    /// What peers need to verify the certificates that this authority issues.
+    /// The same authority among others that are trusted besides: those to come, and those of before whose
+    /// certificates have not ended yet.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Bundle`]: they are of another trust domain, or too many.
+    pub fn trusting(mut self, others: &TrustBundle) -> Result<Self, AuthorityError> {
+        self.bundle = self.bundle.union(others)?;
+        Ok(self)
+    }
+
+    /// What peers need to verify the certificates that this authority issues, and those of the authorities
+    /// that are trusted besides.
     pub fn trust_bundle(&self) -> TrustBundle {
         self.bundle.clone()
     }

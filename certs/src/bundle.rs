@@ -48,6 +48,14 @@ pub enum BundleError {
         /// The trust domain of the bundle.
         expected: TrustDomain,
     },
+    /// Two bundles that are not of one trust domain.
+    #[error("trust bundle of {found}: expected one of {expected}")]
+    OtherDomain {
+        /// Whose it is.
+        found: TrustDomain,
+        /// Whose it should be.
+        expected: TrustDomain,
+    },
     /// X.509, but not usable as a trust anchor.
     #[error("certificate {index} of the trust bundle cannot be a trust anchor: {cause}")]
     Unusable {
@@ -100,6 +108,45 @@ impl TrustBundle {
     /// [`BundleError`].
     pub fn from_pem(trust_domain: TrustDomain, text: &[u8]) -> Result<Self, BundleError> {
         Self::new(trust_domain, pem::certificates(text)?)
+    }
+
+    /// All authorities of both.
+    ///
+    /// # Errors
+    /// [`BundleError`]: `other` is of another trust domain, or they are too many.
+    pub fn union(&self, other: &Self) -> Result<Self, BundleError> {
+        if self.trust_domain != other.trust_domain {
+            return Err(BundleError::OtherDomain {
+                found: other.trust_domain.clone(),
+                expected: self.trust_domain.clone(),
+            });
+        }
+        let anchors = self.anchors.iter().chain(&other.anchors);
+        Self::new(self.trust_domain.clone(), anchors.cloned().collect())
+    }
+
+    /// Whether every authority of `other` is trusted.
+    pub fn includes(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain
+            && other.anchors.iter().all(|anchor| self.has(anchor))
+    }
+
+    /// The authorities of both, if there are any.
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let common = self.anchors.iter().filter(|anchor| other.has(anchor));
+        let anchors: Vec<_> = common.cloned().collect();
+        let comparable = self.trust_domain == other.trust_domain && !anchors.is_empty();
+        comparable.then(|| Self {
+            trust_domain: self.trust_domain.clone(),
+            anchors,
+        })
+    }
+
+    fn has(&self, anchor: &CertificateDer<'_>) -> bool {
+        let found = self
+            .anchors
+            .binary_search_by(|own| own.as_ref().cmp(anchor.as_ref()));
+        found.is_ok()
     }
 
     /// The bundle as PEM text.

@@ -238,7 +238,7 @@ struct TokenHeader {
     crit: Option<IgnoredAny>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Claims {
     aud: Option<Audience>,
     exp: Option<u64>,
@@ -247,11 +247,20 @@ struct Claims {
 }
 
 /// RFC 7519 §4.1.3: one or several.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Audience {
     One(String),
     Many(Vec<String>),
+}
+
+impl Audience {
+    fn is_ours(&self) -> bool {
+        match self {
+            Self::One(one) => one == AUDIENCE,
+            Self::Many(many) => many.iter().any(|one| one == AUDIENCE),
+        }
+    }
 }
 
 impl TokenVerifier {
@@ -270,11 +279,7 @@ impl TokenVerifier {
         let exp = claims.exp.ok_or(TokenError::MissingClaim("exp"))?;
         let nbf = claims.nbf.ok_or(TokenError::MissingClaim("nbf"))?;
         let subject = claims.sub.ok_or(TokenError::MissingClaim("sub"))?;
-        let for_us = match &audience {
-            Audience::One(one) => one == AUDIENCE,
-            Audience::Many(many) => many.iter().any(|one| one == AUDIENCE),
-        };
-        if !for_us {
+        if !audience.is_ours() {
             return Err(TokenError::Audience);
         }
         let now = seconds(now);
@@ -305,6 +310,46 @@ impl TokenVerifier {
                 _ => TokenError::Signature,
             }),
         }
+    }
+}
+
+/// What a token of somebody else's says of itself. Nothing of it is proven: good to refuse by, and to say why
+/// a token was refused, never to accept one.
+#[derive(Debug)]
+pub struct Unverified {
+    claims: Claims,
+}
+
+impl Unverified {
+    /// Reads a JWT of any algorithm.
+    ///
+    /// # Errors
+    /// [`TokenError`]: too long, not three parts, or claims that cannot be read.
+    pub fn parse(token: &str) -> Result<Self, TokenError> {
+        if token.len() > MAX_TOKEN_LEN {
+            return Err(TokenError::TooLong(token.len()));
+        }
+        let mut parts = token.split('.');
+        let (Some(_), Some(claims), Some(_), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(TokenError::Malformed);
+        };
+        let claims = URL_SAFE_NO_PAD
+            .decode(claims)
+            .map_err(|_| TokenError::Malformed)?;
+        let claims = serde_json::from_slice(&claims).map_err(|_| TokenError::Claims)?;
+        Ok(Self { claims })
+    }
+
+    /// Whether it says that it is for [`AUDIENCE`].
+    pub fn is_for_us(&self) -> bool {
+        self.claims.aud.as_ref().is_some_and(Audience::is_ours)
+    }
+
+    /// Whether it says that its time is over.
+    pub fn has_expired(&self, now: SystemTime) -> bool {
+        self.claims.exp.is_some_and(|exp| seconds(now) >= exp)
     }
 }
 

@@ -13,7 +13,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use outrider_certs::key::KeyError;
 use outrider_certs::spiffe::SpiffeIdError;
-use outrider_certs::token::{AUDIENCE, IssuerError, MAX_TOKEN_LEN, TokenError, TokenIssuer};
+use outrider_certs::token::{
+    AUDIENCE, IssuerError, MAX_TOKEN_LEN, TokenError, TokenIssuer, Unverified,
+};
 use proptest::prelude::*;
 use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384};
 use rustls_pki_types::PrivatePkcs8KeyDer;
@@ -372,5 +374,56 @@ proptest! {
     fn no_text_makes_it_panic(token in "\\PC{0,100}|[A-Za-z0-9_-]{0,40}(\\.[A-Za-z0-9_-]{0,40}){2}") {
         let fixture = Fixture::new();
         prop_assert!(fixture.issuer.verifier().verify(&token, new_year()).is_err());
+    }
+}
+
+#[test]
+fn what_a_token_of_another_issuer_says_of_itself() {
+    let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let token = |claims: &str| {
+        let header = encode(r#"{"alg":"RS256","kid":"cluster"}"#);
+        format!("{header}.{}.{}", encode(claims), encode("signature"))
+    };
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+    // Claims, whether for us, whether expired.
+    let table = [
+        (
+            r#"{"aud":["outrider-control-plane"],"exp":1001}"#,
+            true,
+            false,
+        ),
+        (r#"{"aud":"outrider-control-plane","exp":1000}"#, true, true),
+        (
+            r#"{"aud":["https://kubernetes.default.svc"],"exp":1001}"#,
+            false,
+            false,
+        ),
+        (
+            r#"{"sub":"system:serviceaccount:shop:order"}"#,
+            false,
+            false,
+        ),
+    ];
+    for (claims, for_us, expired) in table {
+        let token = Unverified::parse(&token(claims)).unwrap();
+        assert_eq!(
+            (token.is_for_us(), token.has_expired(now)),
+            (for_us, expired),
+            "{claims}"
+        );
+    }
+    let refused = [
+        (
+            "a".repeat(MAX_TOKEN_LEN + 1),
+            TokenError::TooLong(MAX_TOKEN_LEN + 1),
+        ),
+        ("opaque".to_owned(), TokenError::Malformed),
+        ("a.b.c.d".to_owned(), TokenError::Malformed),
+        ("a.!.c".to_owned(), TokenError::Malformed),
+        (token("[]"), TokenError::Claims),
+        (token(r#"{"aud":7}"#), TokenError::Claims),
+    ];
+    for (token, error) in refused {
+        assert_eq!(Unverified::parse(&token).unwrap_err(), error, "{token}");
     }
 }

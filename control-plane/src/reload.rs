@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::admin::Readiness;
-use crate::identity::SharedAuthority;
+use crate::identity::{Replacements, SharedAuthority};
 use crate::index::Mesh;
 use crate::logging::one_line;
 use crate::metrics::{Metrics, gauge_value, unix_seconds};
@@ -89,40 +89,63 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// Applies every change for ever.
+    /// Applies every change for ever, those of the authority too: what was seen last then means the same,
+    /// but for whom to trust.
     ///
     /// # Errors
     /// There is a mesh, but no authority for it.
     pub(crate) async fn run(mut self, mut source: Source) -> Result<(), ReloadError> {
+        let mut authority = self.authority.follow();
+        let mut last: Option<Arc<Seen>> = None;
         loop {
-            let Change { noticed, seen } = source.next().await?;
-            let seen = Arc::new(seen);
-            let mesh = match self.judge(&seen).await? {
-                // The first good mesh says of which trust domain the authority is; then the mesh can
-                // say whom to trust.
-                Ok(mesh) if self.authority.get().is_none() => {
-                    self.found(&mesh).await?;
-                    self.judge(&seen).await?
+            // Waits on while the authority changes, since it may have noticed something already.
+            let next = source.next();
+            tokio::pin!(next);
+            let Change { noticed, seen } = loop {
+                tokio::select! {
+                    change = &mut next => break change?,
+                    Ok(()) = authority.changed() => {
+                        if let Some(seen) = &last {
+                            self.take(seen, Instant::now(), &mut authority).await?;
+                        }
+                    }
                 }
-                judged => judged,
             };
-            match mesh {
-                Ok(mesh) => self.apply(Arc::new(mesh), noticed, seen.len()).await?,
-                Err(problems) => self.refuse(&problems),
-            }
+            let seen = Arc::new(seen);
+            self.take(&seen, noticed, &mut authority).await?;
+            last = Some(seen);
         }
     }
 
-    async fn judge(&self, seen: &Arc<Seen>) -> Result<Result<Mesh, Vec<Problem>>, JoinError> {
-        let seen = Arc::clone(seen);
-        let trust = self.authority.get().map(CertificateAuthority::trust_bundle);
-        spawn_blocking(move || seen.judge(trust.as_ref())).await
+    async fn take(
+        &mut self,
+        seen: &Arc<Seen>,
+        noticed: Instant,
+        authority: &mut Replacements,
+    ) -> Result<(), ReloadError> {
+        let mesh = match judge(seen, authority).await? {
+            // The first good mesh says of which trust domain the authority is; then the mesh can say
+            // whom to trust.
+            Ok(mesh) if self.authority.current().is_none() => {
+                self.found(&mesh).await?;
+                judge(seen, authority).await?
+            }
+            judged => judged,
+        };
+        match mesh {
+            Ok(mesh) => self.apply(Arc::new(mesh), noticed, seen.len()).await,
+            Err(problems) => {
+                self.refuse(&problems);
+                Ok(())
+            }
+        }
     }
 
     async fn found(&self, mesh: &Mesh) -> Result<(), ReloadError> {
         let trust_domain = mesh.settings().trust_domain.clone();
         let authority = self.authorities.open(trust_domain).await?;
-        let trust = self.authority.get_or_init(|| authority).trust_bundle();
+        let trust = authority.trust_bundle();
+        self.authority.replace(authority);
         tracing::info!(trust_domain = %trust.trust_domain(), "the certificate authority is ready");
         Ok(())
     }
@@ -145,7 +168,7 @@ impl Reloader {
                 tracing::warn!("{}", one_line(&warning.to_string(), MAX_LINE_BYTES));
             }
         }
-        if let Some(own) = self.own_certificate.take() {
+        if let Some(mut own) = self.own_certificate.take() {
             let renew_at = own.publish()?;
             // Only at the end of the process is nobody there to take it.
             let _ = self.keeper.send((own, renew_at)).await;
@@ -210,4 +233,15 @@ impl Reloader {
             .with_label_values(&[result])
             .inc();
     }
+}
+
+/// What `seen` means to who trusts the newest authority.
+async fn judge(
+    seen: &Arc<Seen>,
+    authority: &mut Replacements,
+) -> Result<Result<Mesh, Vec<Problem>>, JoinError> {
+    let seen = Arc::clone(seen);
+    let newest = authority.borrow_and_update().clone();
+    let trust = newest.map(|authority| authority.trust_bundle());
+    spawn_blocking(move || seen.judge(trust.as_ref())).await
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
@@ -174,7 +174,7 @@ impl Base {
             admin: bind(args.admin()).await.context("--admin")?,
             metrics: Metrics::new()?,
             store: Store::new(version),
-            authority: Arc::new(OnceLock::new()),
+            authority: SharedAuthority::new(),
             shutdown: watch::Sender::new(false),
         })
     }
@@ -200,12 +200,12 @@ impl Base {
         };
         let reloader = Reloader {
             authorities: parts.authorities,
-            authority: Arc::clone(&self.authority),
+            authority: self.authority.clone(),
             store: Arc::clone(&self.store),
             metrics: self.metrics.clone(),
             readiness,
             own_certificate: Some(OwnCertificate {
-                authority: self.authority,
+                authority: self.authority.follow(),
                 store: self.store,
                 serving,
                 metrics: self.metrics.clone(),
@@ -234,7 +234,7 @@ impl Base {
         Services {
             identity: IdentityService::server(
                 tokens,
-                Arc::clone(&self.authority),
+                self.authority.clone(),
                 Arc::clone(store),
                 metrics.clone(),
             ),

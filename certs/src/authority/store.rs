@@ -8,14 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData as _, SanType,
-};
+use rcgen::{Issuer, KeyPair, PublicKeyData as _};
 use rustls_pki_types::CertificateDer;
 
+use super::made::self_signed;
 use super::probe::probe;
-use super::{AuthorityError, CertificateAuthority, date_time, random_serial};
+use super::{AuthorityError, CertificateAuthority};
 use crate::bundle::{TrustBundle, foreign_domain};
 use crate::file::{self, SecretError};
 use crate::key::{self, KeyError, PrivateKey};
@@ -30,8 +28,6 @@ const KEY_MODE: u32 = 0o600;
 
 /// Ten years: a root is replaced by adding another to the trust bundle, not by waiting for its end.
 const LIFETIME: Duration = Duration::from_secs(3652 * 24 * 60 * 60);
-/// For peers whose clocks are behind when the mesh begins.
-const BACK_DATED: Duration = Duration::from_secs(60 * 60);
 
 /// What is wrong with an authority's files.
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +172,19 @@ impl CertificateAuthority {
         let secret = file::read(key).map_err(|cause| io_error(key, cause))?;
         load(certificate, key, &secret, trust_domain)
     }
+
+    /// Like [`Self::from_files`], of what was read elsewhere. The paths are only for messages: they say where
+    /// that was.
+    ///
+    /// # Errors
+    /// [`AuthorityError`], as for [`Self::from_files`].
+    pub fn from_pem(
+        certificate: (&Path, &[u8]),
+        key: (&Path, &[u8]),
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, AuthorityError> {
+        parse(certificate, key, trust_domain)
+    }
 }
 
 /// Makes what is not there. Files are created, never replaced; whoever comes second finds them.
@@ -200,7 +209,7 @@ fn create_missing(
         path: key.into(),
         cause,
     })?;
-    let pem = self_signed(certificate, &private, trust_domain, now)?;
+    let pem = self_signed(certificate, &private, trust_domain, LIFETIME, now)?;
     create(certificate, pem.as_bytes(), CERTIFICATE_MODE)?;
     Ok(())
 }
@@ -224,55 +233,22 @@ fn io_error(path: &Path, cause: io::Error) -> StoreError {
     }
 }
 
-fn self_signed(
-    path: &Path,
-    key: &PrivateKey,
-    trust_domain: &TrustDomain,
-    now: SystemTime,
-) -> Result<String, AuthorityError> {
-    let sign = |cause| StoreError::Sign {
-        path: path.into(),
-        cause,
-    };
-    let uri = trust_domain.uri().try_into().map_err(sign)?;
-    let mut params = CertificateParams::default();
-    params.not_before = date_time(
-        now.checked_sub(BACK_DATED)
-            .ok_or(AuthorityError::Time(now))?,
-    )?;
-    params.not_after = date_time(now.checked_add(LIFETIME).ok_or(AuthorityError::Time(now))?)?;
-    params.serial_number = Some(random_serial()?);
-    // The name tells authorities apart, so that a verifier that knows several tries the right one.
-    let fingerprint = params.key_identifier(key.pair().as_ref());
-    let mut name = DistinguishedName::new();
-    name.push(DnType::OrganizationName, "Outrider");
-    name.push(DnType::CommonName, format!("CA {}", hex(&fingerprint, 8)));
-    params.distinguished_name = name;
-    // X.509-SVID §3: an authority carries the ID of its trust domain, without a path.
-    params.subject_alt_names = vec![SanType::URI(uri)];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let certificate = params.self_signed(key.pair().as_ref()).map_err(sign)?;
-    Ok(certificate.pem())
-}
-
-fn hex(bytes: &[u8], count: usize) -> String {
-    bytes
-        .iter()
-        .take(count)
-        .map(|b| format!("{b:02x}"))
-        .collect()
-}
-
 fn load(
     certificate_path: &Path,
     key_path: &Path,
     secret: &[u8],
     trust_domain: &TrustDomain,
 ) -> Result<CertificateAuthority, AuthorityError> {
-    let path = certificate_path;
-    let text = file::read(path).map_err(|cause| io_error(path, cause))?;
-    let chain = pem::certificates(&text).map_err(|cause| StoreError::Pem {
+    let text = file::read(certificate_path).map_err(|cause| io_error(certificate_path, cause))?;
+    parse((certificate_path, &text), (key_path, secret), trust_domain)
+}
+
+fn parse(
+    (path, text): (&Path, &[u8]),
+    (key_path, secret): (&Path, &[u8]),
+    trust_domain: &TrustDomain,
+) -> Result<CertificateAuthority, AuthorityError> {
+    let chain = pem::certificates(text).map_err(|cause| StoreError::Pem {
         path: path.into(),
         cause,
     })?;

@@ -3,14 +3,14 @@
 
 pub(crate) mod limit;
 mod refusal;
+mod shared;
 
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use outrider_api::proto::identity_server::{Identity, IdentityServer};
 use outrider_api::proto::{SignRequest, SignResponse};
-use outrider_certs::authority::CertificateAuthority;
 use outrider_certs::csr::VerifiedRequest;
 use outrider_certs::spiffe::SpiffeId;
 use outrider_certs::token::TokenVerifier;
@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use self::limit::{Allowance, RateLimit};
 use self::refusal::Refusal;
+pub(crate) use self::shared::{Replacements, SharedAuthority};
 use crate::metrics::Metrics;
 use crate::store::Store;
 
@@ -34,9 +35,6 @@ const LOG_ALLOWANCE: Allowance = Allowance {
 };
 /// A CSR is at most 16 KiB.
 const MAX_MESSAGE_BYTES: usize = 20 * 1024;
-
-/// The certificate authority, once the mesh has said of which trust domain.
-pub(crate) type SharedAuthority = Arc<OnceLock<CertificateAuthority>>;
 
 /// Whose word is taken for who asks.
 pub(crate) enum Tokens {
@@ -82,7 +80,7 @@ impl IdentityService {
             Tokens::None => return Err(Refusal::NotReady),
         };
         let mesh = self.store.mesh().ok_or(Refusal::NotReady)?;
-        let authority = self.authority.get().ok_or(Refusal::NotReady)?;
+        let authority = self.authority.current().ok_or(Refusal::NotReady)?;
         if !mesh.has_identity(&id) {
             return Err(Refusal::UnknownIdentity(id));
         }

@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::identity::SharedAuthority;
+use crate::identity::Replacements;
 use crate::metrics::{Metrics, unix_seconds};
 use crate::store::Store;
 
@@ -55,7 +55,8 @@ pub fn control_plane_id(trust_domain: &TrustDomain) -> Result<SpiffeId, SpiffeId
 
 /// Keeps the published configuration's certificate valid.
 pub(crate) struct OwnCertificate {
-    pub(crate) authority: SharedAuthority,
+    /// Also says when it is replaced.
+    pub(crate) authority: Replacements,
     pub(crate) store: Arc<Store>,
     pub(crate) serving: watch::Sender<Option<Serving>>,
     pub(crate) metrics: Metrics,
@@ -66,11 +67,12 @@ impl OwnCertificate {
     ///
     /// # Errors
     /// The authority did not issue a certificate, or it makes no configuration.
-    pub(crate) fn publish(&self) -> Result<SystemTime, OwnCertificateError> {
-        let (Some(authority), Some(mesh)) = (self.authority.get(), self.store.mesh()) else {
+    pub(crate) fn publish(&mut self) -> Result<SystemTime, OwnCertificateError> {
+        let authority = self.authority.borrow_and_update().clone();
+        let (Some(authority), Some(mesh)) = (authority, self.store.mesh()) else {
             return Err(OwnCertificateError::NotReady);
         };
-        let svid = issue(authority, mesh.settings().certificate_lifetime)?;
+        let svid = issue(&authority, mesh.settings().certificate_lifetime)?;
         let bundle = authority.trust_bundle();
         let config = server_config(&svid, &bundle, ClientAuth::Optional, ALPN)?;
         self.metrics
@@ -83,11 +85,14 @@ impl OwnCertificate {
         Ok(svid.renew_at(fastrand::f64()))
     }
 
-    /// Renews for ever, from `renew_at` on.
-    pub(crate) async fn keep(self, mut renew_at: SystemTime) {
+    /// Renews for ever, from `renew_at` on, and whenever the authority is replaced.
+    pub(crate) async fn keep(mut self, mut renew_at: SystemTime) {
         loop {
             while let Some(wait) = until(renew_at, SystemTime::now()) {
-                sleep(wait).await;
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    Ok(()) = self.authority.changed() => break,
+                }
             }
             let mut attempt = 0;
             renew_at = loop {
