@@ -14,3 +14,6 @@ pub const MESH_PORT: u16 = 15008;
 pub const TELEMETRY_PORT: u16 = 15020;
 /// A sidecar may follow so many destinations, and as many addresses; with one more its stream ends.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
+/// What may be excluded from interception, of all kinds together: each is a rule, and the rules are sent
+/// to the kernel as one message that must fit into a socket's buffer.
+pub const EXCLUSIONS_MAX: usize = 256;

@@ -12,7 +12,7 @@
 mod decode;
 mod object;
 mod place;
-mod suggest;
+pub(crate) mod suggest;
 mod tree;
 
 pub use object::Object;

@@ -12,7 +12,7 @@ pub(super) fn closest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
 }
 
 /// `expected A, B or C; did you mean "B"?`
-pub(super) fn expected(written: &str, known: &[&str]) -> String {
+pub(crate) fn expected(written: &str, known: &[&str]) -> String {
     let list = match known {
         [] => "nothing here".to_owned(),
         [one] => (*one).to_owned(),

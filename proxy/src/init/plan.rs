@@ -8,9 +8,8 @@ use thiserror::Error;
 use super::args::InitArgs;
 use crate::intercept::Mode;
 
-/// The most exclusions, of all kinds together: each is a rule, and the rules are sent to the kernel
-/// as one message that must fit into a socket's buffer.
-pub const MOST_EXCLUSIONS: usize = 256;
+/// The most exclusions, of all kinds together.
+pub const MOST_EXCLUSIONS: usize = outrider_api::sidecar::EXCLUSIONS_MAX;
 
 /// Which connections of a network namespace go to the sidecar.
 #[derive(Clone, Debug)]
