@@ -1,13 +1,19 @@
 //! What can be typed: every command with its options and examples.
 
+mod cluster;
+
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use outrider_certs::spiffe::SpiffeId;
 
+pub use self::cluster::{
+    CertsArgs, CertsCommand, CertsListArgs, CheckClusterArgs, ClusterArgs, RotateArgs, ScopeArgs,
+    StatArgs,
+};
 use crate::output::Format;
 
 /// A service mesh: a sidecar beside each service, and a small control plane
@@ -36,8 +42,31 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run the mesh that a directory describes: control plane, sidecars and apps
     Up(UpArgs),
+    /// Check a cluster before and after installing: every finding with what to do about it
+    Check(CheckClusterArgs),
     /// Show what the sidecars of a running mesh measure: edges, retries, breakers
+    #[command(after_help = "\
+Examples:
+  outrider stat                                     one second of the context's namespace
+  outrider stat -A --context production             of every namespace of another cluster
+  outrider stat examples/shop/mesh                  of the mesh that up runs from there
+  outrider stat mesh/ --watch --interval 5s         again and again, until Ctrl-C
+  outrider stat -A --output json | jq '.services[].endpoints[] | select(.breaker == \"open\")'
+
+Exit status: 0 when a sidecar answers, 1 when none does.")]
     Stat(StatArgs),
+    /// Show who calls whom: calls, success and latency of every edge
+    #[command(after_help = "\
+Examples:
+  outrider edges -n shop                            one second of a namespace
+  outrider edges -A --watch                         of all of them, again and again, until Ctrl-C
+  outrider edges examples/shop/mesh                 of the mesh that up runs from there
+  outrider edges -A --output json | jq '.edges[] | select(.mutual_tls | not)'
+
+Exit status: 0 when a sidecar answers, 1 when none does.")]
+    Edges(StatArgs),
+    /// List the certificates of the sidecars and of the authorities; rotate the authority
+    Certs(CertsArgs),
     /// Run a program as a workload of a mesh that runs with `up --netns`
     Exec(ExecArgs),
     /// Check policy, and ask what it would decide
@@ -49,6 +78,7 @@ pub enum Command {
     /// Say what holds for calls to a Service, and who said so: authorization, routes, settings
     #[command(after_help = "\
 Examples:
+  outrider explain --to shop/billing     of the cluster
   outrider explain mesh/ --to shop/billing
   outrider explain mesh/ --from shop/order --to shop/billing:80 --path /shop.Billing/Charge
   outrider explain mesh/ --to shop/billing --output json
@@ -172,30 +202,6 @@ pub struct ExecArgs {
     pub command: Vec<OsString>,
 }
 
-/// `outrider stat`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  outrider stat examples/shop/mesh                  one second of the mesh that up runs from there
-  outrider stat mesh/ --watch --interval 5s         again and again, until Ctrl-C
-  outrider stat mesh/ --output json | jq '.services[].endpoints[] | select(.breaker == \"open\")'
-
-Exit status: 0 when a sidecar answers, 1 when none does.")]
-pub struct StatArgs {
-    /// The directory of YAML that the mesh runs from
-    #[arg(value_name = "DIR", default_value = ".")]
-    pub directory: PathBuf,
-    /// How long is measured, such as 500ms
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
-    pub interval: Duration,
-    /// Measure again and again, until Ctrl-C
-    #[arg(long)]
-    pub watch: bool,
-    /// How it is printed; with --watch, json is one document a line
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub output: Format,
-}
-
 /// `outrider policy …`
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
@@ -213,6 +219,7 @@ Exit status: 0 when it is good, 1 when there are problems.")]
     /// Ask whether a call would be allowed, and by which rule
     #[command(after_help = "\
 Examples:
+  outrider policy test --from shop/order --to shop/user --path /users/ada      of the cluster
   outrider policy test mesh/ --from shop/order --to shop/user --method GET --path /users/ada
   outrider policy test mesh/ --from shop/notification --to shop/billing:80 --path /shop.Billing/Charge
   outrider policy test mesh/ --plaintext --to shop/billing-1:8080 --path /healthz
@@ -221,7 +228,7 @@ Examples:
 To a port that is declared as gRPC the call is a gRPC one. Without --method and --path the call is
 an opaque TCP connection.
 Exit status: 0 allowed by every selected workload, 1 refused by one, 2 the question cannot be answered.")]
-    Test(TestArgs),
+    Test(Box<TestArgs>),
 }
 
 /// `outrider policy check`
@@ -241,9 +248,9 @@ pub struct CheckArgs {
 /// `outrider policy test` and `outrider explain`
 #[derive(Debug, Args)]
 pub struct TestArgs {
-    /// The directory of YAML
-    #[arg(value_name = "DIR")]
-    pub directory: PathBuf,
+    /// The directory of YAML; without it, what is in the cluster
+    #[arg(value_name = "DIR", conflicts_with_all = ["context", "kubeconfig"])]
+    pub directory: Option<PathBuf>,
     /// Who calls: NAMESPACE/SERVICEACCOUNT or a SPIFFE ID; without it, someone without an identity
     #[arg(long, value_name = "WHO")]
     pub from: Option<String>,
@@ -271,6 +278,9 @@ pub struct TestArgs {
     /// How the answer is printed
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Format,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// `outrider token`
@@ -322,6 +332,25 @@ pub struct SupervisedArgs {
     /// The program and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,
+}
+
+/// What was typed; ends the process where it cannot be used. Called by kubectl as its plugin, help and
+/// usage say so.
+pub fn parse() -> Cli {
+    let mut command = Cli::command();
+    let called = std::env::args_os().next().map(PathBuf::from);
+    if called.as_deref().is_some_and(is_kubectl_plugin) {
+        command = command.bin_name("kubectl outrider");
+    }
+    let parsed = Cli::from_arg_matches(&command.get_matches());
+    parsed.unwrap_or_else(|error| error.exit())
+}
+
+/// kubectl runs `kubectl-outrider` for `kubectl outrider`.
+fn is_kubectl_plugin(program: &Path) -> bool {
+    program
+        .file_name()
+        .is_some_and(|name| name == "kubectl-outrider")
 }
 
 /// The command line without what is hidden, for completions: `clap_complete` offers that, too.
@@ -394,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn stat_measures_a_second_of_this_directory() {
+    fn stat_measures_a_second_of_the_cluster_or_of_a_directory() {
         let parse = |args: &[&str]| {
             let parsed = Cli::try_parse_from([&["outrider", "stat"], args].concat());
             parsed.map(|cli| match cli.command {
@@ -403,12 +432,50 @@ mod tests {
             })
         };
         let args = parse(&[]).unwrap();
-        assert_eq!(args.directory, PathBuf::from("."));
+        assert_eq!(args.directory, None);
         assert_eq!(args.interval, Duration::from_secs(1));
         let args = parse(&["mesh", "--interval", "250ms", "--watch"]).unwrap();
+        assert_eq!(args.directory, Some(PathBuf::from("mesh")));
         assert!(args.watch && args.interval == Duration::from_millis(250));
         assert!(parse(&["--interval", "0s"]).is_err());
         assert!(parse(&["--interval", "-1s"]).is_err());
+        assert!(parse(&["-A", "--context", "production"]).is_ok());
+        for of_both in [
+            ["mesh", "-A"].as_slice(),
+            &["mesh", "-n", "shop"],
+            &["mesh", "--context", "production"],
+            &["-n", "shop", "-A"],
+        ] {
+            assert!(parse(of_both).is_err(), "{of_both:?}");
+        }
+    }
+
+    #[test]
+    fn as_a_plugin_of_kubectl_it_says_so() {
+        assert!(is_kubectl_plugin(Path::new("/usr/bin/kubectl-outrider")));
+        assert!(!is_kubectl_plugin(Path::new("target/release/outrider")));
+    }
+
+    #[test]
+    fn certs_are_listed_unless_they_are_rotated() {
+        let parse = |args: &[&str]| {
+            let parsed = Cli::try_parse_from([&["outrider", "certs"], args].concat());
+            parsed.map(|cli| match cli.command {
+                Command::Certs(args) => args,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert!(parse(&["-A"]).unwrap().command.is_none());
+        assert!(
+            parse(&["rotate", "--wait", "5m"])
+                .unwrap()
+                .command
+                .is_some()
+        );
+        assert_eq!(
+            parse(&["mesh"]).unwrap().list.directory,
+            Some(PathBuf::from("mesh"))
+        );
     }
 
     #[test]

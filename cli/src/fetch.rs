@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Builder;
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::mesh::netns::inside;
@@ -23,16 +24,16 @@ const LIMIT: usize = 16 * 1024 * 1024;
 pub(crate) enum FetchError {
     /// Nobody listens there.
     #[error("{0}: cannot connect: {1}")]
-    Connect(SocketAddr, std::io::Error),
+    Connect(String, std::io::Error),
     /// The connection broke, or did not speak HTTP.
     #[error("{0}: {1}")]
-    Http(SocketAddr, hyper::Error),
+    Http(String, hyper::Error),
     /// The answer is too large, or broke off.
     #[error("{0}: the answer cannot be read: {1}")]
-    Body(SocketAddr, String),
+    Body(String, String),
     /// It took longer than it may.
     #[error("{0}: no answer within {1:?}")]
-    Timeout(SocketAddr, Duration),
+    Timeout(String, Duration),
     /// The path is none.
     #[error("not a path: {0}")]
     Path(http::Error),
@@ -72,8 +73,16 @@ pub(crate) async fn get(
     path: &str,
     limit: Duration,
 ) -> Result<(StatusCode, Bytes), FetchError> {
-    let request = Request::get(path);
-    within(limit, &address.into(), request, Bytes::new()).await
+    get_from(&address.into(), path, limit).await
+}
+
+/// GETs `path` of whoever listens there, all within `limit`.
+pub(crate) async fn get_from(
+    door: &Door,
+    path: &str,
+    limit: Duration,
+) -> Result<(StatusCode, Bytes), FetchError> {
+    within(limit, door, Request::get(path), Bytes::new()).await
 }
 
 /// PUTs `body` to `path` of whoever listens there, all within `limit`.
@@ -92,26 +101,32 @@ async fn within(
     request: Builder,
     body: Bytes,
 ) -> Result<(StatusCode, Bytes), FetchError> {
-    tokio::time::timeout(limit, exchange(door, request, body))
+    let address = door.address.to_string();
+    let exchange = async {
+        let stream = door
+            .connect()
+            .await
+            .map_err(|error| FetchError::Connect(address.clone(), error))?;
+        exchange(stream, &address, request, body).await
+    };
+    let answer = tokio::time::timeout(limit, exchange)
         .await
-        .unwrap_or(Err(FetchError::Timeout(door.address, limit)))
+        .unwrap_or_else(|_| Err(FetchError::Timeout(address.clone(), limit)))?;
+    Ok((answer.status(), answer.into_body()))
 }
 
-async fn exchange(
-    door: &Door,
+/// One request over a connection to `place`, which it ends.
+pub(crate) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    place: &str,
     request: Builder,
     body: Bytes,
-) -> Result<(StatusCode, Bytes), FetchError> {
-    let address = door.address;
-    let stream = door
-        .connect()
-        .await
-        .map_err(|error| FetchError::Connect(address, error))?;
+) -> Result<Response<Bytes>, FetchError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| FetchError::Http(address, error))?;
+        .map_err(|error| FetchError::Http(place.to_owned(), error))?;
     let request = request
-        .header(header::HOST, address.to_string())
+        .header(header::HOST, place)
         .header(header::CONNECTION, "close")
         .body(Full::new(body))
         .map_err(FetchError::Path)?;
@@ -119,13 +134,13 @@ async fn exchange(
         let answer = sender
             .send_request(request)
             .await
-            .map_err(|error| FetchError::Http(address, error))?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), LIMIT)
+            .map_err(|error| FetchError::Http(place.to_owned(), error))?;
+        let (parts, body) = answer.into_parts();
+        let body = Limited::new(body, LIMIT)
             .collect()
             .await
-            .map_err(|error| FetchError::Body(address, error.to_string()))?;
-        Ok((status, body.to_bytes()))
+            .map_err(|error| FetchError::Body(place.to_owned(), error.to_string()))?;
+        Ok(Response::from_parts(parts, body.to_bytes()))
     };
     // The connection has to be driven for the exchange to move; it ends with it.
     let driven = async {

@@ -4,15 +4,18 @@
 //! - [`output`]: the only module that prints.
 //! - [`mesh`]: a running mesh as child processes; `up` and `demo` stand on it.
 //! - [`telemetry`]: what sidecars measured, as one row for each edge and each Service.
-//! - `exec`, `policy`, `stat`, `token`: the commands of the same names.
+//! - `kubernetes`: a mesh on a cluster, through its API server.
+//! - `certs`, `exec`, `policy`, `stat`, `token`: the commands of the same names.
 //! - `supervised`: the wrapper that every child is started through.
 //!
 //! Exit status: 0 done (or allowed), 1 it did not work (or refused), 2 the input cannot be used.
 
 pub mod args;
+mod certs;
 mod demo;
 mod exec;
 mod fetch;
+mod kubernetes;
 pub mod mesh;
 pub mod output;
 mod policy;
@@ -29,9 +32,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 
-use crate::args::{Cli, Command, PolicyCommand};
+use crate::args::{Command, PolicyCommand};
 
 /// The command did what it should, but the answer is no.
 pub(crate) const REFUSED: u8 = 1;
@@ -40,7 +42,7 @@ pub(crate) const UNUSABLE: u8 = 2;
 
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
-    match dispatch(Cli::parse().command) {
+    match dispatch(args::parse().command) {
         Ok(code) => code,
         Err(error) => {
             output::note(format_args!("outrider: {error:#}"));
@@ -53,11 +55,16 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => runtime()?.block_on(demo::run(args)),
         Command::Up(args) => runtime()?.block_on(up::run(args)),
-        Command::Stat(args) => runtime()?.block_on(stat::run(args)),
+        Command::Check(args) => runtime()?.block_on(kubernetes::check::run(args)),
+        Command::Stat(args) => runtime()?.block_on(stat::run(args, stat::Shown::Everything)),
+        Command::Edges(args) => runtime()?.block_on(stat::run(args, stat::Shown::Edges)),
+        Command::Certs(args) => runtime()?.block_on(certs::run(args)),
         Command::Exec(args) => exec::run(args),
         Command::Policy(PolicyCommand::Check(args)) => Ok(policy::check::run(&args)),
-        Command::Policy(PolicyCommand::Test(args)) => Ok(policy::test::run(&args)),
-        Command::Explain(args) => Ok(policy::explain::run(&args)),
+        Command::Policy(PolicyCommand::Test(args)) => {
+            Ok(runtime()?.block_on(policy::test::run(&args)))
+        }
+        Command::Explain(args) => Ok(runtime()?.block_on(policy::explain::run(&args))),
         Command::Token(args) => token::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             let mut script = Vec::new();

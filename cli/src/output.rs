@@ -27,6 +27,16 @@ pub fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// How far something is that takes long, in place of what was said before: for a person at standard
+/// error, nobody else. Nothing takes it away.
+pub fn progress(text: impl Display) {
+    let mut out = io::stderr().lock();
+    if out.is_terminal() {
+        let _ = write!(out, "\r\x1b[K{text}");
+        let _ = out.flush();
+    }
+}
+
 /// Text as it is, on standard output.
 pub fn text(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
@@ -134,6 +144,17 @@ impl Palette {
     /// Something good.
     pub fn good(self, text: impl Display) -> String {
         self.coloured(32, text)
+    }
+
+    /// Something that may turn bad.
+    pub fn warning(self, text: impl Display) -> String {
+        self.coloured(33, text)
+    }
+
+    /// No colours.
+    #[cfg(test)]
+    pub(crate) fn plain() -> Self {
+        Self { on: false }
     }
 
     /// Something bad.

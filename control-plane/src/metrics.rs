@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     pub(crate) connected_sidecars: IntGauge,
     pub(crate) resource_version: IntGauge,
     pub(crate) acknowledged_version: IntGaugeVec,
+    pub(crate) sent_version: IntGaugeVec,
     pub(crate) propagation: Histogram,
     pub(crate) nacks: IntCounter,
     pub(crate) withdrawals: IntCounter,
@@ -58,6 +59,11 @@ impl Metrics {
             acknowledged_version: make.gauges(
                 "acknowledged_version",
                 "The newest version that the workload's connected sidecar has acknowledged.",
+                &["namespace", "workload"],
+            )?,
+            sent_version: make.gauges(
+                "sent_version",
+                "The newest version that the workload's connected sidecar was sent.",
                 &["namespace", "workload"],
             )?,
             propagation: make.seconds(

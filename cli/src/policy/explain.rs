@@ -16,7 +16,7 @@ use outrider_control_plane::index::Mesh;
 use outrider_control_plane::index::explain::{self, Setting};
 use serde::Serialize;
 
-use super::load_objects;
+use super::asked;
 use super::question::{Question, QuestionError, identity, service_port, whom};
 use super::test::{Answer, answers};
 use super::words;
@@ -87,13 +87,9 @@ struct Route {
     settings: Vec<Setting>,
 }
 
-pub(crate) fn run(args: &TestArgs) -> ExitCode {
-    let (objects, mesh) = match load_objects(&args.directory) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            problems.iter().for_each(output::note);
-            return ExitCode::from(UNUSABLE);
-        }
+pub(crate) async fn run(args: &TestArgs) -> ExitCode {
+    let Some((objects, mesh)) = asked(args.directory.as_deref(), &args.cluster).await else {
+        return ExitCode::from(UNUSABLE);
     };
     match explain(args, &objects, &mesh) {
         Ok(explanation) => {

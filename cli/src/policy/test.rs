@@ -9,7 +9,7 @@ use outrider_control_plane::index::Mesh;
 use serde::Serialize;
 use serde_json::json;
 
-use super::load;
+use super::asked;
 use super::question::{Question, Target};
 use crate::args::TestArgs;
 use crate::output::{self, Format};
@@ -53,13 +53,9 @@ impl fmt::Display for Answer {
     }
 }
 
-pub(crate) fn run(args: &TestArgs) -> ExitCode {
-    let mesh = match load(&args.directory) {
-        Ok(mesh) => mesh,
-        Err(problems) => {
-            problems.iter().for_each(output::note);
-            return ExitCode::from(UNUSABLE);
-        }
+pub(crate) async fn run(args: &TestArgs) -> ExitCode {
+    let Some((_, mesh)) = asked(args.directory.as_deref(), &args.cluster).await else {
+        return ExitCode::from(UNUSABLE);
     };
     let question = match Question::new(args, &mesh) {
         Ok(question) => question,
@@ -69,10 +65,9 @@ pub(crate) fn run(args: &TestArgs) -> ExitCode {
         }
     };
     if let Some(id) = question.from.as_ref().filter(|id| !mesh.has_identity(id)) {
-        output::note(format_args!(
-            "note: no Workload in {} is {id}",
-            args.directory.display()
-        ));
+        let place = args.directory.as_ref();
+        let place = place.map_or_else(|| "the cluster".to_owned(), |dir| dir.display().to_string());
+        output::note(format_args!("note: no Workload in {place} is {id}"));
     }
     let answers = answers(&mesh, &question);
     let allowed = !answers.is_empty() && answers.iter().all(|answer| answer.allowed);

@@ -1,68 +1,65 @@
-//! `outrider stat`: what the sidecars of a mesh that runs on this machine measure, as tables. Asks
-//! the sidecars that the directory describes; changes nothing.
+//! `outrider stat` and `outrider edges`: what the sidecars of a mesh measure, as tables. Asks the
+//! sidecars of a cluster, or those that a directory describes on this machine; changes nothing.
 
-use std::path::Path;
+mod source;
+
 use std::process::ExitCode;
 
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
+use self::source::Source;
+pub(crate) use self::source::no_sidecar;
+use crate::REFUSED;
 use crate::args::StatArgs;
-use crate::mesh::plan::{Options, Placement, Plan};
 use crate::output::{self, Format};
 use crate::telemetry::edges::{self, Row, Scrape};
 use crate::telemetry::services::{self, Budgets, ServiceRow};
-use crate::telemetry::{self, Target, tables};
-use crate::{REFUSED, policy};
+use crate::telemetry::tables;
 
 /// So many sidecars that do not answer are named one by one.
 const SILENT_NAMED: usize = 4;
 
-pub(crate) async fn run(args: StatArgs) -> anyhow::Result<ExitCode> {
-    let mesh = match policy::load(&args.directory) {
-        Ok(mesh) => mesh,
+/// How much of what was measured is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    Everything,
+    /// Who calls whom.
+    Edges,
+}
+
+pub(crate) async fn run(args: StatArgs, shown: Shown) -> anyhow::Result<ExitCode> {
+    let source = match &args.directory {
+        Some(directory) => Source::directory(directory),
+        None => Source::cluster(&args.scope, &args.cluster)
+            .await
+            .map_err(|error| vec![error.to_string()]),
+    };
+    let source = match source {
+        Ok(source) => source,
         Err(problems) => {
             problems.iter().for_each(output::note);
             return Ok(ExitCode::from(REFUSED));
         }
     };
-    let budgets = services::budgets(&mesh);
-    let options = Options {
-        placement: Placement::Either,
-        ..Options::default()
-    };
-    let plan = Plan::of(&mesh, &args.directory, options);
-    let targets: Vec<Target> = plan.workloads.iter().map(Target::of).collect();
-    let mut earlier = (Instant::now(), telemetry::scrape(&targets).await);
+    let mut earlier = (Instant::now(), source.scrape().await?);
     loop {
-        if earlier.1.is_empty() {
-            output::note(no_mesh(&args.directory, &targets));
+        let (_, scraped) = &earlier;
+        if scraped.scrape.is_empty() {
+            output::note(source.nobody(&scraped.silent));
             return Ok(ExitCode::from(REFUSED));
         }
         sleep(args.interval).await;
-        let now = (Instant::now(), telemetry::scrape(&targets).await);
+        let now = (Instant::now(), source.scrape().await?);
         let seconds = now.0.duration_since(earlier.0).as_secs_f64();
-        let report = Report::between(&targets, &budgets, [&earlier.1, &now.1], seconds);
+        let scrapes = [&earlier.1.scrape, &now.1.scrape];
+        let silent = now.1.silent.iter().map(|(name, _)| name.clone());
+        let report = Report::between(silent.collect(), source.budgets(), scrapes, seconds, shown);
         report.print(args.output, args.watch);
         if !args.watch {
             return Ok(ExitCode::SUCCESS);
         }
         earlier = now;
-    }
-}
-
-/// What is said when nobody answers.
-fn no_mesh(directory: &Path, targets: &[Target]) -> String {
-    let directory = directory.display();
-    match targets {
-        [] => format!("{directory} describes no sidecar on this machine"),
-        [first, ..] => format!(
-            "no mesh runs from {directory}: none of its {} sidecars answers ({} at http://{}/metrics …); \
-             start it with: outrider up {directory}",
-            targets.len(),
-            first.workload,
-            first.address
-        ),
     }
 }
 
@@ -72,27 +69,26 @@ struct Report {
     /// Of the interval.
     seconds: f64,
     edges: Vec<Row>,
-    services: Vec<ServiceRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    services: Option<Vec<ServiceRow>>,
     /// Workloads whose sidecars did not answer.
     silent: Vec<String>,
 }
 
 impl Report {
     fn between(
-        targets: &[Target],
+        silent: Vec<String>,
         budgets: &Budgets,
         [earlier, later]: [&Scrape; 2],
         seconds: f64,
+        shown: Shown,
     ) -> Self {
-        let silent = targets
-            .iter()
-            .filter(|target| !later.contains_key(&target.workload))
-            .map(|target| target.workload.clone());
+        let everything = shown == Shown::Everything;
         Self {
             seconds,
             edges: edges::between(earlier, later, seconds),
-            services: services::between(earlier, later, seconds, budgets),
-            silent: silent.collect(),
+            services: everything.then(|| services::between(earlier, later, seconds, budgets)),
+            silent,
         }
     }
 
@@ -105,10 +101,12 @@ impl Report {
                     output::clear();
                 }
                 output::line(tables::edges(&self.edges));
-                output::line("");
-                output::line(tables::services(&self.services));
-                output::line("");
-                output::line(tables::endpoints(&self.services));
+                if let Some(services) = &self.services {
+                    output::line("");
+                    output::line(tables::services(services));
+                    output::line("");
+                    output::line(tables::endpoints(services));
+                }
                 if let Some(silent) = self.silent() {
                     output::note(silent);
                 }
@@ -131,43 +129,39 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
-    use crate::telemetry::edges::Scraped;
-
-    fn target(workload: &str) -> Target {
-        Target {
-            workload: workload.to_owned(),
-            identity: format!("spiffe://shop.example/ns/shop/sa/{workload}"),
-            address: (Ipv4Addr::LOCALHOST, 18120).into(),
-        }
-    }
-
-    #[test]
-    fn a_mesh_that_does_not_run_is_one_clear_line() {
-        let said = no_mesh(Path::new("mesh"), &[target("order-1"), target("user-1")]);
-        assert_eq!(
-            said,
-            "no mesh runs from mesh: none of its 2 sidecars answers (order-1 at http://127.0.0.1:18120/metrics …); \
-             start it with: outrider up mesh"
-        );
-        assert!(no_mesh(Path::new("mesh"), &[]).contains("no sidecar"));
-    }
 
     #[test]
     fn sidecars_that_do_not_answer_are_named() {
-        let targets: Vec<Target> = ["a-1", "b-1", "c-1", "d-1", "e-1", "f-1"]
-            .into_iter()
-            .map(target)
-            .collect();
-        let scrape = Scrape::from([("c-1".to_owned(), Scraped::default())]);
-        let report = Report::between(&targets, &Budgets::new(), [&scrape, &scrape], 1.0);
+        let nothing = Scrape::new();
+        let report = |silent: &[&str]| {
+            let silent = silent.iter().map(|name| (*name).to_owned()).collect();
+            let scrapes = [&nothing, &nothing];
+            Report::between(silent, &Budgets::new(), scrapes, 1.0, Shown::Edges)
+        };
         assert_eq!(
-            report.silent().as_deref(),
+            report(&["a-1", "b-1", "d-1", "e-1", "f-1"])
+                .silent()
+                .as_deref(),
             Some("no answer from the sidecar of a-1, b-1, d-1, e-1 and 1 more")
         );
-        let report = Report::between(&targets[2..3], &Budgets::new(), [&scrape, &scrape], 1.0);
-        assert_eq!(report.silent(), None);
+        assert_eq!(report(&[]).silent(), None);
+    }
+
+    #[test]
+    fn edges_are_edges_only() {
+        let nothing = Scrape::new();
+        let json = |shown| {
+            let report = Report::between(
+                Vec::new(),
+                &Budgets::new(),
+                [&nothing, &nothing],
+                1.0,
+                shown,
+            );
+            serde_json::to_value(report).unwrap()
+        };
+        assert!(json(Shown::Everything).get("services").is_some());
+        assert!(json(Shown::Edges).get("services").is_none());
     }
 }

@@ -149,6 +149,14 @@ impl State {
 }
 
 impl Member {
+    pub(crate) fn sent(&self, version: u64) {
+        self.fleet
+            .metrics
+            .sent_version
+            .with_label_values(&self.labels())
+            .set(gauge_value(version));
+    }
+
     pub(crate) fn acknowledged(&self, version: u64) {
         self.fleet
             .metrics
@@ -239,10 +247,10 @@ impl Drop for Member {
         streams.remove(&self.id);
         if streams.is_empty() {
             state.streams.remove(&self.workload);
-            // Absent where the sidecar has acknowledged nothing.
-            let _ = metrics
-                .acknowledged_version
-                .remove_label_values(&self.labels());
+            // Absent where the sidecar was sent nothing, or has acknowledged nothing.
+            for gauge in [&metrics.sent_version, &metrics.acknowledged_version] {
+                let _ = gauge.remove_label_values(&self.labels());
+            }
         }
     }
 }

@@ -108,6 +108,11 @@ impl Ledger {
         Ok(())
     }
 
+    /// The newest version that went out.
+    pub(crate) fn newest_sent(&self) -> u64 {
+        self.newest_sent
+    }
+
     /// Something goes out at `version` that is no resource.
     pub(crate) fn said(&mut self, version: u64) {
         self.newest_sent = self.newest_sent.max(version);

@@ -246,6 +246,7 @@ impl Stream {
             self.next_destination().or_else(|| self.next_address())
         };
         if let Some(response) = response {
+            self.member.sent(self.ledger.newest_sent());
             self.responses
                 .try_send(Ok(response))
                 .map_err(|_| End::Closed)?;
