@@ -4,7 +4,7 @@
 //! metrics. The table is exhaustive on purpose: a new variant does not compile without its row.
 
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
-use http::{HeaderName, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
 
 use crate::http::body::ResponseBody;
 use crate::http::proxy_status;
@@ -72,6 +72,8 @@ pub enum Refusal {
     AppUnreachable,
     #[error("the app ended the exchange")]
     AppReset,
+    #[error("the header or the trailers of the answer are larger than 64 KiB")]
+    AnswerTooLarge,
     #[error("this sidecar is shutting down")]
     Draining,
     #[error("too many connections")]
@@ -115,7 +117,7 @@ pub struct Row {
 
 impl Refusal {
     /// Every variant, for tests and for metrics that start at zero.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::NoPolicy,
         Self::AuthorizationDenied,
         Self::AmbiguousPath,
@@ -144,6 +146,7 @@ impl Refusal {
         Self::UpstreamReset,
         Self::AppUnreachable,
         Self::AppReset,
+        Self::AnswerTooLarge,
         Self::Draining,
         Self::TooManyConnections,
         Self::RateLimited,
@@ -206,6 +209,7 @@ impl Refusal {
             Self::UpstreamReset => row(S::BAD_GATEWAY, 14, "connection_terminated", "upstream_reset", "UC", false, Callee),
             Self::AppUnreachable => row(S::SERVICE_UNAVAILABLE, 14, "connection_refused", "app_unreachable", "UF", false, Callee),
             Self::AppReset => row(S::BAD_GATEWAY, 14, "connection_terminated", "app_reset", "UC", false, Callee),
+            Self::AnswerTooLarge => row(S::BAD_GATEWAY, 8, "http_response_header_section_size", "answer_too_large", "UPE", false, Callee),
             Self::Draining => row(S::SERVICE_UNAVAILABLE, 14, "proxy_internal_response", "draining", "DR", true, Mesh),
             Self::TooManyConnections => row(S::SERVICE_UNAVAILABLE, 8, "connection_limit_reached", "too_many_connections", "UO", true, Mesh),
             Self::RateLimited => row(S::TOO_MANY_REQUESTS, 8, "http_request_denied", "rate_limited", "RL", false, Caller),
@@ -271,11 +275,22 @@ impl Refusal {
         let mut response = Response::new(ResponseBody::empty());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        self.say_status(headers, row);
+        response
+    }
+
+    /// The trailers of a gRPC call of which the answer has begun.
+    pub fn grpc_trailers(self) -> HeaderMap {
+        let mut trailers = HeaderMap::new();
+        self.say_status(&mut trailers, self.row());
+        trailers
+    }
+
+    fn say_status(self, headers: &mut HeaderMap, row: Row) {
         headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(row.grpc)));
         if let Ok(message) = HeaderValue::try_from(format!("outrider: {self} ({})", row.reason)) {
             headers.insert(GRPC_MESSAGE, message);
         }
-        response
     }
 }
 

@@ -106,6 +106,41 @@ fn go_calls_go() -> Result<()> {
 }
 
 #[test]
+fn trailers_beyond_the_limit_fail_their_call_alone() -> Result<()> {
+    // 60 KiB pass, 80 KiB are more than 64 KiB, and 400 KiB are more than is even measured. Neither app
+    // would mind.
+    let calls = [
+        "big_trailers:61440",
+        "big_trailers:81920",
+        "unary:after",
+        "big_trailers:409600",
+        "unary:after",
+    ];
+    for (client, server) in [(Python, Go), (Go, Go), (Go, Python)] {
+        let (_folder, _server, mesh) = grpc_mesh(server)?;
+        let port = mesh.http("order-1")?.port();
+        let answers = grpc_calls(client, port, "billing", &calls)?;
+        for index in 0..4 {
+            let trailer = answers[0]["trailing"][format!("x-big-{index}")].as_str();
+            assert_eq!(trailer.map(str::len), Some(15_360), "{:.500}", answers[0]);
+        }
+        let (beyond, far_beyond) = (&answers[1], &answers[3]);
+        assert_eq!(beyond["code"], 8, "RESOURCE_EXHAUSTED: {beyond:.500}");
+        let told = beyond["details"].as_str().unwrap_or_default();
+        assert!(told.ends_with("(answer_too_large)"), "{beyond:.500}");
+        refusals(&mesh, "billing-1", "inbound", "answer_too_large", 1.0)?;
+        assert!(
+            !matches!(far_beyond["code"].as_u64(), None | Some(0)),
+            "a failure: {far_beyond:.500}"
+        );
+        for after in [&answers[2], &answers[4]] {
+            assert_eq!(after["messages"], json!(["after"]), "{after}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_deadline_passes_and_its_end_reaches_the_server() -> Result<()> {
     for (client, server) in [(Go, Python), (Python, Go)] {
         let (_folder, _server, mesh) = grpc_mesh(server)?;

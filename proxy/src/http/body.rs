@@ -38,6 +38,8 @@ pub enum BodyError {
     Lost,
     #[error("nothing came for as long as may be")]
     Idle,
+    #[error("the trailers are larger than 64 KiB")]
+    TooLarge,
 }
 
 impl Body for RequestBody {
@@ -52,7 +54,7 @@ impl Body for RequestBody {
             Self::Empty => Poll::Ready(None),
             Self::Streaming(body) => Pin::new(body)
                 .poll_frame(cx)
-                .map(|polled| polled.map(|frame| Ok(without_identity(frame?)))),
+                .map(|polled| polled.map(|frame| passed_on(frame?))),
             Self::Replayed(attempt) => attempt.poll_next(cx),
             Self::Copied(copied) => copied.poll_next(cx),
         }
@@ -77,11 +79,15 @@ impl Body for RequestBody {
     }
 }
 
-pub(super) fn without_identity(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+/// A part of a request's body as it goes on: trailers whole, but for the identity, or not at all.
+pub(super) fn passed_on(mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
     if let Some(trailers) = frame.trailers_mut() {
+        if headers::is_too_large(trailers) {
+            return Err(BodyError::TooLarge);
+        }
         headers::strip_identity(trailers);
     }
-    frame
+    Ok(frame)
 }
 
 /// What goes back to the caller. When it has ended, or is dropped, its exchange is recorded.
@@ -155,6 +161,16 @@ impl ResponseBody {
         }
     }
 
+    /// The trailers are too large. A gRPC call has a status in their place, which says so.
+    fn too_large(&mut self) -> Result<Frame<Bytes>, BodyError> {
+        let grpc = self.exchange.as_ref().is_some_and(Exchange::is_grpc);
+        self.fail(Refusal::AnswerTooLarge);
+        match grpc {
+            true => Ok(Frame::trailers(Refusal::AnswerTooLarge.grpc_trailers())),
+            false => Err(BodyError::TooLarge),
+        }
+    }
+
     fn fail(&mut self, why: Refusal) {
         if let Some(lease) = self.lease.take() {
             lease.discard();
@@ -194,7 +210,11 @@ impl Body for ResponseBody {
         let ended = body.is_end_stream();
         match &polled {
             Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => {
-                this.finish(frame.trailers_ref())
+                let trailers = frame.trailers_ref();
+                if trailers.is_some_and(headers::is_too_large) {
+                    return Poll::Ready(Some(this.too_large()));
+                }
+                this.finish(trailers);
             }
             Poll::Ready(Some(Ok(_))) if ended => this.finish(None),
             Poll::Ready(Some(Err(_))) => this.fail(Refusal::UpstreamReset),

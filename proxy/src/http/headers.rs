@@ -6,7 +6,10 @@
 use http::header::{
     CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
+use http::{Request, Uri, Version};
 use outrider_certs::spiffe::SpiffeId;
+
+use super::serve::MAX_HEADER_BYTES;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -19,6 +22,46 @@ pub const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forward
 const IDENTITY: [&str; 2] = ["x-forwarded-client-cert", "l5d-client-id"];
 /// All of our own.
 const OWN_PREFIX: &str = "x-outrider-";
+
+/// What a head may hold between sidecars beyond what an app may send: they add headers of their own,
+/// and HTTP/1 counts a field as fewer bytes than HTTP/2 does.
+const BETWEEN_SIDECARS: usize = 8 * 1024;
+
+/// What fields hold as HTTP/2 counts it, bytes (RFC 9113, section 6.5.2).
+fn size(headers: &HeaderMap) -> usize {
+    let sizes = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32);
+    sizes.sum()
+}
+
+fn size_of_target(uri: &Uri) -> usize {
+    let authority = uri
+        .authority()
+        .map_or(0, |authority| authority.as_str().len());
+    authority + uri.path_and_query().map_or(0, |path| path.as_str().len())
+}
+
+/// Whether these are more than an app may send over HTTP/2 as the head of an answer, or as trailers.
+pub fn is_too_large(headers: &HeaderMap) -> bool {
+    size(headers) > MAX_HEADER_BYTES
+}
+
+/// The same of the head of an app's request. Over HTTP/1 it was measured before it was parsed.
+pub fn is_request_too_large<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_2
+        && size_of_target(request.uri()) + size(request.headers()) > MAX_HEADER_BYTES
+}
+
+/// The same of the head of a request that another sidecar has sent.
+pub fn is_too_large_between_sidecars(uri: &Uri, headers: &HeaderMap) -> bool {
+    size_of_target(uri) + size(headers) > MAX_HEADER_BYTES + BETWEEN_SIDECARS
+}
+
+/// The same of the head of an answer of another sidecar.
+pub fn is_answer_too_large(headers: &HeaderMap) -> bool {
+    size(headers) > MAX_HEADER_BYTES + BETWEEN_SIDECARS
+}
 
 /// Removes the headers that are about one connection, and those that `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -175,6 +218,27 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
+    }
+
+    #[test]
+    fn what_sidecars_add_has_room_beside_what_apps_may_send() {
+        let fields = |each: usize| {
+            let value = HeaderValue::from_bytes(&vec![b'v'; each]).expect("a value");
+            (0..4)
+                .map(|_| (HeaderName::from_static("x-large"), value.clone()))
+                .collect()
+        };
+        let fits: HeaderMap = fields(16 * 1024 - 32 - "x-large".len());
+        let exceeds: HeaderMap = fields(16 * 1024 - 31 - "x-large".len());
+        assert!(!is_too_large(&fits) && is_too_large(&exceeds));
+        let uri = Uri::from_static("http://billing/path");
+        assert!(!is_too_large_between_sidecars(&uri, &exceeds) && !is_answer_too_large(&exceeds));
+        let mut request = Request::new(());
+        *request.headers_mut() = fits;
+        *request.version_mut() = Version::HTTP_2;
+        assert!(is_request_too_large(&request), "the target counts, too");
+        let far: HeaderMap = fields(18 * 1024);
+        assert!(is_too_large_between_sidecars(&uri, &far) && is_answer_too_large(&far));
     }
 
     #[test]

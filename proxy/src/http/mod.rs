@@ -1,5 +1,6 @@
 //! HTTP as it passes through: framing checked, headers cleaned, bodies streamed.
 
+pub mod blocks;
 pub mod body;
 pub mod framing;
 pub mod guarded;

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
-use super::body::{BodyError, without_identity};
+use super::body::{BodyError, passed_on};
 
 /// The most that is kept of one body, bytes.
 pub const REPLAY_MAX: usize = 64 * 1024;
@@ -186,7 +186,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Attempt<B> {
             }
         };
         shared.moved.set(Some(Instant::now()));
-        let polled = polled.map(|result| result.map(without_identity));
+        let polled = polled.map(|result| passed_on(result?));
         match &polled {
             Some(Ok(frame)) => {
                 shared.passes(frame);
@@ -199,7 +199,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Attempt<B> {
             None => shared.ends(),
         }
         self.sent = shared.frames.len();
-        Poll::Ready(polled.map(|result| result.map_err(BodyError::Source)))
+        Poll::Ready(polled)
     }
 }
 

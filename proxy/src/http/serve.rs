@@ -9,11 +9,12 @@ use hyper::service::HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
+use super::blocks::{self, Blocks};
 use super::body::ResponseBody;
 use super::rewind::Rewind;
 
 /// The most that a head or trailers may hold, bytes: in both directions and both versions.
-pub const MAX_HEADER_BYTES: u32 = super::framing::MAX_HEAD as u32;
+pub const MAX_HEADER_BYTES: usize = super::framing::MAX_HEAD;
 /// The read buffer of an HTTP/1 connection has room for a whole head and some of a body.
 const MAX_HTTP1_BUFFER: usize = super::framing::MAX_HEAD + 16 * 1024;
 /// Flow control: what may be on its way to a reader that has stopped, bytes.
@@ -52,7 +53,8 @@ where
     S::Future: 'static,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let serving = http2_server().serve_connection(TokioIo::new(stream), service);
+    let serving =
+        http2_server().serve_connection(TokioIo::new(Blocks::from_client(stream)), service);
     tokio::pin!(serving);
     tokio::select! {
         result = serving.as_mut() => result,
@@ -71,7 +73,7 @@ pub fn http1_server() -> hyper::server::conn::http1::Builder {
     builder
         .title_case_headers(true)
         .max_buf_size(MAX_HTTP1_BUFFER)
-        .max_header_size(MAX_HEADER_BYTES as usize)
+        .max_header_size(MAX_HEADER_BYTES)
         .header_read_timeout(None)
         .auto_date_header(false);
     builder
@@ -87,13 +89,13 @@ pub fn mesh_server() -> hyper::server::conn::http2::Builder<LocalExecutor> {
     builder
 }
 
-/// For an app that speaks HTTP/2 to its sidecar.
+/// For an app that speaks HTTP/2 to its sidecar. Reads through [`Blocks`], as all that is here does.
 pub fn http2_server() -> hyper::server::conn::http2::Builder<LocalExecutor> {
     let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
-        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_header_list_size(blocks::MAX_DECODED)
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -108,7 +110,7 @@ pub fn http1_client() -> hyper::client::conn::http1::Builder {
     builder
         .title_case_headers(true)
         .max_buf_size(MAX_HTTP1_BUFFER)
-        .max_header_size(MAX_HEADER_BYTES as usize);
+        .max_header_size(MAX_HEADER_BYTES);
     builder
 }
 
@@ -117,7 +119,7 @@ pub fn http2_client() -> hyper::client::conn::http2::Builder<LocalExecutor> {
     let mut builder = hyper::client::conn::http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_header_list_size(blocks::MAX_DECODED)
         .initial_max_send_streams(MAX_STREAMS as usize)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

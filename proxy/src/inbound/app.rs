@@ -17,7 +17,9 @@ use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::http::blocks::Blocks;
 use crate::http::body::RequestBody;
+use crate::http::headers;
 use crate::http::serve::{http1_client, http2_client};
 use crate::http::wire::AppVersion;
 use crate::listen;
@@ -160,6 +162,9 @@ impl App {
                 None => self.connect_http2(address).await?,
             };
             match sender.try_send_request(request).await {
+                Ok(response) if headers::is_too_large(response.headers()) => {
+                    return Err(Refusal::AnswerTooLarge);
+                }
                 Ok(response) => {
                     return Ok(Answered {
                         response,
@@ -293,7 +298,7 @@ async fn connect_http1(address: AppAddress) -> Result<Sender1, Refusal> {
 async fn connect_http2(address: AppAddress) -> Result<Sender2, Refusal> {
     let stream = connect(address).await?;
     let (sender, connection) = http2_client()
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Blocks::from_server(stream)))
         .await
         .map_err(reset)?;
     tokio::task::spawn_local(async move {
@@ -342,5 +347,8 @@ async fn connect_as(client: IpAddr, address: SocketAddr) -> io::Result<TcpStream
 
 fn reset(error: hyper::Error) -> Refusal {
     tracing::debug!(%error, "the app ended the exchange");
-    Refusal::AppReset
+    match error.is_parse_too_large() {
+        true => Refusal::AnswerTooLarge,
+        false => Refusal::AppReset,
+    }
 }

@@ -132,6 +132,9 @@ fn admit_upgrade(
 
 /// Takes out what is not for the app.
 fn clean(connection: &Connection, request: &mut Request<Incoming>) -> Result<Target, Refusal> {
+    if headers::is_too_large_between_sidecars(request.uri(), request.headers()) {
+        return Err(Refusal::HeaderTooLarge);
+    }
     let target = Target::take(request.headers_mut()).map_err(|error| {
         tracing::info!(peer = %connection.peer, %error, "a request without its target");
         Refusal::BadRequest

@@ -32,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::http::blocks::Blocks;
 use crate::http::body::ResponseBody;
 use crate::http::headers;
 use crate::http::serve::mesh_server;
@@ -86,7 +87,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
     let peer = Peer::Verified(peer.id);
     let connection = Rc::new(Connection::new(Rc::clone(&worker), peer, from.ip()));
     let service = service_fn(move |request| handle(Rc::clone(&connection), request));
-    let serving = mesh_server().serve_connection(TokioIo::new(stream), service);
+    let serving =
+        mesh_server().serve_connection(TokioIo::new(Blocks::from_client(stream)), service);
     tokio::pin!(serving, expires);
     let result = tokio::select! {
         result = serving.as_mut() => result,

@@ -213,6 +213,9 @@ impl Door {
         if let Some(refusal) = guarded::refused(request.headers()) {
             return refused(refusal);
         }
+        if headers::is_request_too_large(&request) {
+            return refused(Refusal::HeaderTooLarge);
+        }
         if request.method() == Method::CONNECT {
             return refused(Refusal::MethodNotAllowed);
         }

@@ -18,6 +18,7 @@ use super::service::Service;
 use super::time::{Patience, TimeLeft};
 use super::verdict::{self, Verdict};
 use crate::http::body::{RequestBody, ResponseBody};
+use crate::http::headers;
 use crate::http::proxy_status;
 use crate::http::wire::{self, AppVersion};
 use crate::refusal::Refusal;
@@ -311,6 +312,9 @@ async fn once(
         };
         attempt.sent(Instant::now());
         match sender.try_send_request(request).await {
+            Ok(response) if headers::is_answer_too_large(response.headers()) => {
+                Tried::Refused(Refusal::AnswerTooLarge)
+            }
             Ok(mut response) => {
                 let verdict = verdict::of(&mut response);
                 attempt.answered(Instant::now(), verdict.is_served());

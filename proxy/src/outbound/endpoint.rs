@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::attempt::Attempt;
+use crate::http::blocks::Blocks;
 use crate::http::body::RequestBody;
 use crate::http::serve;
 use crate::http::wire::{AppVersion, Target};
@@ -318,7 +319,7 @@ impl Endpoint {
         let stream = TcpStream::connect(address).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let stream = self.secure(stream, config).await?;
-        let handshake = serve::http2_client().handshake(TokioIo::new(stream));
+        let handshake = serve::http2_client().handshake(TokioIo::new(Blocks::from_server(stream)));
         let (sender, connection) = handshake.await.map_err(|error| {
             tracing::debug!(endpoint = %address, %error, "the HTTP/2 handshake failed");
             Refusal::ConnectFailed

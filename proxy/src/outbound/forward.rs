@@ -160,6 +160,9 @@ impl Connection {
         if let Some(refusal) = guarded::refused(request.headers()) {
             return Err(unrouted(refusal));
         }
+        if headers::is_request_too_large(&request) {
+            return Err(unrouted(Refusal::HeaderTooLarge));
+        }
         if request.method() == Method::CONNECT {
             return Err(unrouted(Refusal::MethodNotAllowed));
         }

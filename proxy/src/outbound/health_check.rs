@@ -146,7 +146,9 @@ async fn ask(endpoint: &Rc<Endpoint>, question: &Question, tls: &Rc<ClientTls>) 
         .insert(wire::TARGET, target.header(question.version));
     match sender.send_request(request).await {
         Ok(mut response) => match wire::take_reason(response.headers_mut()) {
-            Some(Refusal::AppUnreachable | Refusal::AppReset) => Some(false),
+            Some(Refusal::AppUnreachable | Refusal::AppReset | Refusal::AnswerTooLarge) => {
+                Some(false)
+            }
             Some(_) => None,
             None => {
                 let status = response.status();

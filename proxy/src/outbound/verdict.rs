@@ -67,6 +67,8 @@ fn of_sidecar<B>(refusal: Refusal, response: &Response<B>) -> (Option<Outcome>, 
         Refusal::Overloaded | Refusal::TooManyConnections => {
             (Outcome::Success, Some(Failure::Unprocessed))
         }
+        // It would be as large once more.
+        Refusal::AnswerTooLarge => (Outcome::AppError, None),
         Refusal::AppReset | Refusal::UpstreamReset => (Outcome::GatewayError, Some(Failure::Reset)),
         _ => (Outcome::Success, of_app(response).1),
     };

@@ -121,6 +121,10 @@ impl Exchange {
         self.permit = permit;
     }
 
+    pub fn is_grpc(&self) -> bool {
+        matches!(self.spoken, Spoken::Grpc)
+    }
+
     /// The head of the answer has arrived.
     pub fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status.as_u16();
@@ -171,12 +175,16 @@ impl Exchange {
         if let Some(attempt) = judged.filter(|_| why != Refusal::StreamIdleTimeout) {
             attempt.ended(Instant::now(), Outcome::GatewayError);
         }
-        if why == Refusal::StreamIdleTimeout {
+        // The others were done to the sidecar; these it does.
+        if matches!(why, Refusal::StreamIdleTimeout | Refusal::AnswerTooLarge) {
             self.edge
                 .metrics()
                 .refused(self.edge.reporter().direction(), why, self.edge.peer());
         }
         let row = why.row();
+        if why == Refusal::AnswerTooLarge && self.is_grpc() {
+            self.grpc_status = Some(u16::from(row.grpc));
+        }
         self.record(row.flag, row.reason);
     }
 
