@@ -68,7 +68,7 @@ process_state() {
 is_running() {
   local process
   process=$(cat "$STATE/pid" 2>/dev/null) && is_alive "$process" &&
-    tr '\0' ' ' <"/proc/$process/cmdline" | grep -q 'kubernetes/lib/node\.sh'
+    [[ $(command_line "$process") == *kubernetes/lib/node.sh* ]]
 }
 
 # Prints the process that is the first one within the node.
@@ -77,7 +77,11 @@ node_process() {
   parent=$(cat "$STATE/pid")
   read -r children _ <"/proc/$parent/task/$parent/children"
   # Before it has come to be the shell it may not have its namespaces.
-  tr '\0' ' ' <"/proc/$children/cmdline" | grep -q '^bash .*/node\.sh' && echo "$children"
+  [[ $(command_line "$children") == bash\ *kubernetes/lib/node.sh* ]] && echo "$children"
+}
+
+command_line() {
+  tr '\0' ' ' <"/proc/$1/cmdline"
 }
 
 kubectl() {

@@ -2,7 +2,7 @@
 //! its own in it.
 //!
 //! `tests/kubernetes/cluster` brings it up, or takes the one that `KUBECONFIG` names. `tests/run` ends
-//! what it has brought up; a plain `cargo test` leaves it up, for the next one.
+//! what tests have brought up; a plain `cargo test` leaves it up, for the next one.
 
 mod image;
 mod namespace;
@@ -49,7 +49,7 @@ impl Cluster {
 
     fn up() -> Result<Self> {
         let cluster = Self {
-            kubeconfig: PathBuf::from(script(&["up"])?),
+            kubeconfig: PathBuf::from(script(&["up", "--temporary"])?),
             kubectl: PathBuf::from(script(&["which", "kubectl"])?),
         };
         namespace::sweep(&cluster)?;
