@@ -81,7 +81,7 @@ pub struct KubernetesArgs {
     pub ca_secret: String,
 
     /// Somebody else (cert-manager) makes and renews that Secret: it is read and never written
-    #[arg(long, requires = "kubernetes")]
+    #[arg(long, conflicts_with = "config_dir")]
     pub ca_secret_managed_elsewhere: bool,
 
     /// The address of the admission webhooks (HTTPS)
@@ -90,7 +90,7 @@ pub struct KubernetesArgs {
 
     /// Take a pod's token from any address, not only from the pod's own: for networks that translate
     /// the addresses of pods on their way here
-    #[arg(long, requires = "kubernetes")]
+    #[arg(long, conflicts_with = "config_dir")]
     pub translated_addresses: bool,
 }
 
@@ -231,6 +231,6 @@ mod tests {
             assert_eq!(error, ArgumentConflict, "{both}");
         }
         let error = parse("--config-dir mesh --ca-secret-managed-elsewhere").unwrap_err();
-        assert_eq!(error, MissingRequiredArgument);
+        assert_eq!(error, ArgumentConflict);
     }
 }

@@ -17,7 +17,7 @@ mod args;
 mod discovery;
 mod identity;
 pub mod index;
-// What is kept there is not yet used by everybody that it is for.
+// Some of what it says is for parts that are not there yet.
 #[allow(dead_code, unused_imports)]
 mod kubernetes;
 mod logging;

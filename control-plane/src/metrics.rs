@@ -28,6 +28,14 @@ pub(crate) struct Metrics {
     pub(crate) accept_errors: IntCounter,
     pub(crate) own_certificate_expiry: IntGauge,
     pub(crate) config: ConfigMetrics,
+    pub(crate) watches: WatchMetrics,
+}
+
+/// What the watches of an API server came to, by the kind.
+#[derive(Clone, Debug)]
+pub(crate) struct WatchMetrics {
+    pub(crate) errors: IntCounterVec,
+    pub(crate) last_event: IntGaugeVec,
 }
 
 /// What became of what the source held.
@@ -108,6 +116,7 @@ impl Metrics {
                 "When the control plane's own certificate expires.",
             )?,
             config: ConfigMetrics::new(&make)?,
+            watches: WatchMetrics::new(&make)?,
             registry,
         })
     }
@@ -125,6 +134,23 @@ impl Metrics {
 
     pub(crate) fn observe_propagation(&self, taken: Duration) {
         self.propagation.observe(taken.as_secs_f64());
+    }
+}
+
+impl WatchMetrics {
+    fn new(make: &Register<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            errors: make.counters(
+                "watch_errors_total",
+                "Lists and watches of the API server that have failed; each is tried again.",
+                &["kind"],
+            )?,
+            last_event: make.gauges(
+                "watch_last_event_timestamp_seconds",
+                "When the API server last said something of this kind.",
+                &["kind"],
+            )?,
+        })
     }
 }
 

@@ -114,12 +114,12 @@ impl ControlPlane {
             namespace: args.cluster.namespace.clone(),
             metrics: base.metrics.clone(),
         };
-        let (source, _view) = kubernetes::Source::new(&context);
         tracing::info!(%listen, %admin, namespace = context.namespace, "listening");
+        let (source, _view) = kubernetes::Source::new(context, base.readiness.clone());
         base.start(Parts {
             authorities: Authorities::Files(given_authority(args)?),
             tokens: Tokens::None,
-            source: Source::Kubernetes(source),
+            source: Source::Kubernetes(Box::new(source)),
             background: Vec::new(),
         })
     }
@@ -165,6 +165,7 @@ struct Base {
     store: Arc<Store>,
     authority: SharedAuthority,
     shutdown: watch::Sender<bool>,
+    readiness: watch::Sender<Readiness>,
 }
 
 impl Base {
@@ -176,6 +177,9 @@ impl Base {
             store: Store::new(version),
             authority: SharedAuthority::new(),
             shutdown: watch::Sender::new(false),
+            readiness: watch::Sender::new(Readiness::NotReady(
+                "the configuration has not been read yet".to_owned(),
+            )),
         })
     }
 
@@ -185,9 +189,6 @@ impl Base {
 
     fn start(self, parts: Parts) -> anyhow::Result<ControlPlane> {
         let (listen, admin) = self.addresses()?;
-        let (readiness, is_ready) = watch::channel(Readiness::NotReady(
-            "the configuration has not been read yet".to_owned(),
-        ));
         let (serving, is_serving) = watch::channel(None);
         let (keeper, kept) = mpsc::channel(1);
         let services = self.services(parts.tokens);
@@ -203,7 +204,7 @@ impl Base {
             authority: self.authority.clone(),
             store: Arc::clone(&self.store),
             metrics: self.metrics.clone(),
-            readiness,
+            readiness: self.readiness.clone(),
             own_certificate: Some(OwnCertificate {
                 authority: self.authority.follow(),
                 store: self.store,
@@ -214,7 +215,7 @@ impl Base {
         };
         let answering = Admin {
             metrics: self.metrics,
-            readiness: is_ready,
+            readiness: self.readiness.subscribe(),
         };
         let mut background = parts.background;
         background.push(tokio::spawn(answering.run(self.admin)));

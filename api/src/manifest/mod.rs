@@ -16,7 +16,7 @@ pub(crate) mod suggest;
 mod tree;
 
 pub use object::Object;
-pub use place::{Located, Location, Problem, Severity};
+pub use place::{Cause, Located, Location, Problem, Severity};
 
 use std::path::Path;
 use std::sync::Arc;

@@ -41,6 +41,20 @@ pub enum Severity {
     Warning,
 }
 
+/// What kind of thing is wrong, for whoever does not refuse everything alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// What was written has no meaning.
+    #[default]
+    Invalid,
+    /// It is about an object that does not exist.
+    TargetNotFound,
+    /// It is good, and nothing follows from it as things are.
+    NoEffect,
+    /// Another object says the same thing, and comes first.
+    Conflicted,
+}
+
 /// Something that is wrong with what a user wrote. Displays as `FILE:LINE:COLUMN: FIELD: MESSAGE`, a
 /// warning with `warning: ` before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
@@ -52,6 +66,8 @@ pub struct Problem {
     /// What is wrong, and what was expected.
     pub message: String,
     pub severity: Severity,
+    #[serde(skip)]
+    pub cause: Cause,
 }
 
 impl Problem {
@@ -62,7 +78,14 @@ impl Problem {
             field: field.into(),
             message: message.into(),
             severity: Severity::Error,
+            cause: Cause::Invalid,
         }
+    }
+
+    /// The same for another cause.
+    #[must_use]
+    pub fn because(self, cause: Cause) -> Self {
+        Self { cause, ..self }
     }
 
     /// The same as a warning.

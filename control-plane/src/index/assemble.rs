@@ -16,6 +16,7 @@ use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
 use super::addresses::Addresses;
+use super::endpoints::Endpoints;
 use super::limits::WorkloadLimits;
 use super::objects::Objects;
 use super::policies::Policies;
@@ -138,6 +139,7 @@ pub(super) struct Parts<'p, 'o> {
     pub(super) identities: &'p Identities,
     pub(super) addresses: &'p Addresses,
     pub(super) selection: &'p Selection<'p>,
+    pub(super) endpoints: &'p Endpoints,
     pub(super) policies: Policies,
     pub(super) routes: ServiceRoutes,
     pub(super) traffic: &'p ServiceTraffic,
@@ -236,6 +238,7 @@ impl Parts<'_, '_> {
             .selection
             .workloads_of(name)
             .iter()
+            .filter(|workload| self.endpoints.takes_calls(name, workload))
             .filter_map(|workload| self.endpoint(workload, service))
             .collect();
         let ports = selection::ports(service).map(|(_, port)| ServicePort {

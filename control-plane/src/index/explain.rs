@@ -224,10 +224,10 @@ pub fn rule_location(objects: &[Object], origin: &RuleOrigin) -> Option<Location
 
 /// The route of a rule, and the field that the rule is of it.
 pub(super) fn rule_field<'o>(
-    objects: &'o [Object],
+    objects: impl IntoIterator<Item = &'o Object>,
     origin: &RuleOrigin,
 ) -> Option<(&'o Object, String)> {
-    let object = objects.iter().find(|object| {
+    let object = objects.into_iter().find(|object| {
         let metadata = object.metadata();
         object.kind() == origin.kind
             && metadata.namespace == origin.namespace

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use outrider_api::kinds::RateLimitPolicy;
-use outrider_api::manifest::{Located, Object, Problem};
+use outrider_api::manifest::{Cause, Located, Object, Problem};
 use outrider_api::model::traffic::InboundLimits;
 
 use super::WorkloadName;
-use super::objects::Objects;
+use super::endpoints::Endpoints;
+use super::objects::{Objects, oldest_first};
 use super::policies::{check_port_list, workloads};
 use super::selection::{self, Selection};
 
@@ -20,7 +21,7 @@ pub(super) fn resolve(
     problems: &mut Vec<Problem>,
 ) -> WorkloadLimits {
     let mut limits = WorkloadLimits::new();
-    for policy in objects.limits.values() {
+    for policy in oldest_first(&objects.limits, |policy| &policy.metadata) {
         if policy.spec.limits.is_empty() && policy.spec.concurrency.is_none() {
             let message = "limits nothing, expected \"limits\", \"concurrency\" or both";
             problems.push(policy.problem("spec", message));
@@ -29,8 +30,7 @@ pub(super) fn resolve(
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
             match workloads(&policy.metadata.namespace, target, objects, selection) {
                 Ok(found) => targets.extend(found),
-                Err((field, message)) => problems
-                    .push(policy.problem(format!("spec.targetRefs[{index}].{field}"), message)),
+                Err(wrong) => problems.push(wrong.of(policy, index)),
             }
         }
         let ports = policy.spec.limits.iter().enumerate().map(|(index, limit)| {
@@ -44,12 +44,15 @@ pub(super) fn resolve(
             let Some(concurrency) = policy.concurrency() else {
                 continue;
             };
-            if sum.concurrency.replace(concurrency).is_some() {
+            if sum.concurrency.is_none() {
+                sum.concurrency = Some(concurrency);
+            } else {
                 let message = format!(
                     "another RateLimitPolicy bounds the concurrency of Workload {workload}, \
                      expected one"
                 );
-                problems.push(policy.problem("spec.concurrency", message));
+                let problem = policy.problem("spec.concurrency", message);
+                problems.push(problem.because(Cause::Conflicted));
             }
         }
     }
@@ -62,7 +65,7 @@ pub(super) fn policies_of<'o>(
     workload: &WorkloadName,
 ) -> Vec<&'o Located<RateLimitPolicy>> {
     let objects = Objects::sort(objects, &mut Vec::new());
-    let selection = selection::select(&objects, &mut Vec::new());
+    let selection = selection::select(&objects, &Endpoints::default(), &mut Vec::new());
     let is_target = |policy: &&&'o Located<RateLimitPolicy>| {
         let namespace = &policy.metadata.namespace;
         let mut targets = policy.spec.target_refs.iter();

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod assemble;
+mod endpoints;
 pub mod explain;
 mod instances;
 mod limits;
@@ -25,13 +26,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_api::kinds;
-use outrider_api::manifest::{Object, Problem};
+use outrider_api::manifest::{Cause, Object, Problem};
 use outrider_api::model;
 use outrider_api::model::address::AddressTarget;
 use outrider_api::names::ServiceName;
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
+pub(crate) use self::endpoints::Endpoints;
 use self::instances::AddressTable;
 use self::objects::Objects;
 
@@ -152,6 +154,17 @@ impl Mesh {
     }
 }
 
+/// What there is beside the objects.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Beside<'b> {
+    /// Whom workloads trust.
+    pub(crate) trust: Option<&'b TrustBundle>,
+    /// What is known of endpoints beyond what selectors say.
+    pub(crate) endpoints: Option<&'b Endpoints>,
+    /// What is wrong for one of these causes is only a warning: its object means what it can.
+    pub(crate) tolerated: &'b [Cause],
+}
+
 /// Folds `objects` into a mesh whose workloads trust `trust`.
 ///
 /// Without `trust` (nobody asked an authority: a check, a dry run) the mesh is the same, but for its
@@ -160,23 +173,39 @@ impl Mesh {
 /// # Errors
 /// Everything that is wrong, at its line; warnings are left out.
 pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Vec<Problem>> {
+    let beside = Beside {
+        trust,
+        ..Beside::default()
+    };
+    fold(objects, beside)
+}
+
+/// As [`build`], with all that there may be beside the objects.
+pub(crate) fn fold<'o>(
+    objects: impl IntoIterator<Item = &'o Object>,
+    beside: Beside<'_>,
+) -> Result<Mesh, Vec<Problem>> {
+    let trust = beside.trust;
     let mut problems = Vec::new();
-    let written = objects;
-    let objects = Objects::sort(written, &mut problems);
+    let objects = Objects::sort(objects, &mut problems);
     let settings = settings(&objects, trust, &mut problems);
     let identities = assemble::identities(&objects, &settings.trust_domain, &mut problems);
     let addresses = addresses::resolve(&objects, &settings.network, &mut problems);
     sockets::check(&objects, &addresses, &mut problems);
-    let selection = selection::select(&objects, &mut problems);
+    let none = Endpoints::default();
+    let endpoints = beside.endpoints.unwrap_or(&none);
+    let selection = selection::select(&objects, endpoints, &mut problems);
     assemble::check_upstreams(&objects, &mut problems);
     probes::check(&objects, &selection, &mut problems);
     let policies = policies::resolve(&objects, &selection, &mut problems);
     let routes = routes::resolve(&objects, &mut problems);
     let traffic = traffic::resolve(&objects, &mut problems);
-    routes::timeouts::check(written, &routes, &traffic, &mut problems);
+    routes::timeouts::check(&objects.routes, &routes, &traffic, &mut problems);
     let limits = limits::resolve(&objects, &selection, &mut problems);
     problems.sort_by(|a, b| a.location.cmp(&b.location));
-    let (warnings, errors): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::is_warning);
+    let (warnings, errors): (Vec<_>, Vec<_>) = problems
+        .into_iter()
+        .partition(|problem| problem.is_warning() || beside.tolerated.contains(&problem.cause));
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -190,6 +219,7 @@ pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Ve
         identities: &identities,
         addresses: &addresses,
         selection: &selection,
+        endpoints,
         policies,
         routes,
         traffic: &traffic,

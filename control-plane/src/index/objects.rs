@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use outrider_api::kinds;
+use outrider_api::kinds::{self, ObjectMeta};
 use outrider_api::manifest::{Located, Location, Object, Problem};
 use outrider_api::names::ServiceName;
 
@@ -29,13 +29,16 @@ pub(super) struct Objects<'o> {
 
 impl<'o> Objects<'o> {
     /// What is given twice is a problem of the second.
-    pub(super) fn sort(objects: &'o [Object], problems: &mut Vec<Problem>) -> Self {
-        let mut sorted = Self {
-            first: objects.first().map(|object| object.location("")),
-            ..Self::default()
-        };
+    pub(super) fn sort(
+        objects: impl IntoIterator<Item = &'o Object>,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let mut sorted = Self::default();
         let mut seen = BTreeMap::new();
         for object in objects {
+            if sorted.first.is_none() {
+                sorted.first = Some(object.location(""));
+            }
             let metadata = object.metadata();
             let key = (object.kind(), &metadata.namespace, &metadata.name);
             if let Some(first) = seen.insert(key, object) {
@@ -119,6 +122,19 @@ impl<'o> Objects<'o> {
         };
         Problem::new(self.first.clone().unwrap_or_else(nowhere), field, message)
     }
+}
+
+/// Policies in the order in which they win (GEP-713): by creation where it is known, then by name.
+pub(super) fn oldest_first<'o, T>(
+    policies: &BTreeMap<PolicyName, &'o Located<T>>,
+    metadata: fn(&T) -> &ObjectMeta,
+) -> Vec<&'o Located<T>> {
+    let mut policies: Vec<&'o Located<T>> = policies.values().copied().collect();
+    policies.sort_by_key(|policy| {
+        let created = metadata(policy).creation_timestamp.as_deref();
+        (created.is_none(), created)
+    });
+    policies
 }
 
 fn twice(object: &Object, first: &Object) -> Problem {

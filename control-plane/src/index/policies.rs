@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use outrider_api::authorization::Policy;
 use outrider_api::kinds::TargetRef;
-use outrider_api::manifest::{Located, Problem};
+use outrider_api::manifest::{Cause, Located, Problem};
 use outrider_api::names::ServiceName;
 
 use super::WorkloadName;
@@ -29,8 +29,7 @@ pub(super) fn resolve(
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
             match workloads(&policy.metadata.namespace, target, objects, selection) {
                 Ok(found) => targets.extend(found),
-                Err((field, message)) => problems
-                    .push(policy.problem(format!("spec.targetRefs[{index}].{field}"), message)),
+                Err(wrong) => problems.push(wrong.of(policy, index)),
             }
         }
         let rules = policy.spec.rules.iter().enumerate();
@@ -50,7 +49,36 @@ pub(super) fn resolve(
     policies
 }
 
-pub(super) type Wrong = (&'static str, String);
+/// What is wrong with a target.
+pub(super) struct Wrong {
+    field: &'static str,
+    cause: Cause,
+    message: String,
+}
+
+impl Wrong {
+    /// Of `policy`'s target `index`.
+    pub(super) fn of<T>(self, policy: &Located<T>, index: usize) -> Problem {
+        let field = format!("spec.targetRefs[{index}].{}", self.field);
+        policy.problem(field, self.message).because(self.cause)
+    }
+
+    fn missing(message: String) -> Self {
+        Self {
+            field: "name",
+            cause: Cause::TargetNotFound,
+            message,
+        }
+    }
+
+    fn nobody(field: &'static str, message: String) -> Self {
+        Self {
+            field,
+            cause: Cause::NoEffect,
+            message,
+        }
+    }
+}
 
 /// The workloads that a target means, or the field that is wrong.
 pub(super) fn workloads(
@@ -68,7 +96,7 @@ pub(super) fn workloads(
             let known = objects.services.keys();
             if !objects.services.contains_key(&service) {
                 let names = known.map(|known| (&*known.namespace, &*known.name));
-                return Err(("name", missing("Service", namespace, name, names)));
+                return Err(Wrong::missing(missing("Service", namespace, name, names)));
             }
             let found = selection.workloads_of(&service);
             if found.is_empty() {
@@ -76,7 +104,7 @@ pub(super) fn workloads(
                     "Service {namespace}/{name} selects no Workload, so this policy would protect \
                      nothing, expected a selector that does"
                 );
-                return Err(("name", message));
+                return Err(Wrong::nobody("name", message));
             }
             Ok(found.iter().map(|&name| name.clone()).collect())
         }
@@ -85,7 +113,7 @@ pub(super) fn workloads(
             if !objects.workloads.contains_key(&workload) {
                 let known = objects.workloads.keys();
                 let names = known.map(|known| (&*known.namespace, &*known.name));
-                return Err(("name", missing("Workload", namespace, name, names)));
+                return Err(Wrong::missing(missing("Workload", namespace, name, names)));
             }
             Ok(vec![workload])
         }
@@ -100,7 +128,7 @@ pub(super) fn workloads(
                     "selects no Workload of the namespace {namespace}, so this policy would \
                      protect nothing, expected labels that at least one has"
                 );
-                return Err(("selector", message));
+                return Err(Wrong::nobody("selector", message));
             }
             Ok(found)
         }
@@ -163,14 +191,15 @@ pub(super) fn check_port_list<'p, T>(
         for (index, port) in ports.iter().enumerate() {
             if !known.contains(port) {
                 let expected: Vec<String> = known.iter().map(u16::to_string).collect();
-                problems.push(policy.problem(
+                let problem = policy.problem(
                     format!("{field}[{index}]"),
                     format!(
                         "no workload that this policy is about has the port {port}, expected the \
                          app's port (not the Service's): one of {}",
                         expected.join(", ")
                     ),
-                ));
+                );
+                problems.push(problem.because(Cause::NoEffect));
             }
         }
     }

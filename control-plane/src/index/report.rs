@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use outrider_api::manifest::{Object, Problem};
+use outrider_api::manifest::{Cause, Object, Problem};
 
 /// Problems of one object. A field is a path from the object, such as `spec.rules[0].timeouts`.
 pub(super) struct Report<'r> {
@@ -18,6 +18,12 @@ impl<'r> Report<'r> {
     /// Nothing is applied.
     pub(super) fn error(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.problems.push(self.object.problem(field, message));
+    }
+
+    /// It is about something that does not exist. Nothing is applied.
+    pub(super) fn missing(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        let problem = self.object.problem(field, message);
+        self.problems.push(problem.because(Cause::TargetNotFound));
     }
 
     /// It is applied, and does less than it says.

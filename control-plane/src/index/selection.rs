@@ -1,12 +1,13 @@
 //! Which workloads a Service selects, and which of their ports are behind its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use outrider_api::kinds::{self, TargetPort, Transport};
-use outrider_api::manifest::{Located, Problem};
+use outrider_api::manifest::{Cause, Located, Problem};
 use outrider_api::names::ServiceName;
 
 use super::WorkloadName;
+use super::endpoints::Endpoints;
 use super::objects::Objects;
 
 /// Both ways, in the order of names.
@@ -27,29 +28,82 @@ impl<'o> Selection<'o> {
 }
 
 /// Selects, and checks the ports of every Service against the workloads that it selects.
-pub(super) fn select<'o>(objects: &'o Objects<'_>, problems: &mut Vec<Problem>) -> Selection<'o> {
+pub(super) fn select<'o>(
+    objects: &'o Objects<'o>,
+    endpoints: &Endpoints,
+    problems: &mut Vec<Problem>,
+) -> Selection<'o> {
     let mut selection = Selection::default();
+    let labelled = Labelled::new(objects);
     for (name, service) in &objects.services {
         check_ports(service, problems);
         let selector = &service.spec.selector;
-        // A Service without a selector selects nothing (its endpoints are somebody else's to say).
-        for (workload_name, workload) in objects.workloads_of(&name.namespace) {
-            if !selector.is_empty() && has_labels(workload, selector) {
-                selection
-                    .workloads
-                    .entry(name)
-                    .or_default()
-                    .push(workload_name);
-                selection
-                    .services
-                    .entry(workload_name)
-                    .or_default()
-                    .push(name);
-                check_targets(service, workload_name, workload, problems);
+        // A Service without a selector selects nothing: its endpoints are somebody else's to say.
+        let chosen = match selector.is_empty() {
+            false => labelled.candidates(&name.namespace, selector),
+            true => {
+                let members = endpoints.members_of(name);
+                members.filter_map(|member| labelled.find(member)).collect()
             }
+        };
+        for (workload_name, workload) in chosen {
+            if !has_labels(workload, selector) {
+                continue;
+            }
+            selection
+                .workloads
+                .entry(name)
+                .or_default()
+                .push(workload_name);
+            selection
+                .services
+                .entry(workload_name)
+                .or_default()
+                .push(name);
+            check_targets(service, workload_name, workload, problems);
         }
     }
     selection
+}
+
+type Candidates<'o> = Vec<(&'o WorkloadName, &'o Located<kinds::Workload>)>;
+
+/// Workloads by one of their labels, so that a Service does not look at all of its namespace.
+struct Labelled<'o> {
+    objects: &'o Objects<'o>,
+    /// By namespace, label and value; in the order of names.
+    by_label: HashMap<(&'o str, &'o str, &'o str), Candidates<'o>>,
+}
+
+impl<'o> Labelled<'o> {
+    fn new(objects: &'o Objects<'o>) -> Self {
+        let mut by_label: HashMap<_, Candidates<'o>> = HashMap::new();
+        for (name, workload) in &objects.workloads {
+            for (label, value) in &workload.metadata.labels {
+                let key = (&*name.namespace, label.as_str(), value.as_str());
+                by_label.entry(key).or_default().push((name, workload));
+            }
+        }
+        Self { objects, by_label }
+    }
+
+    /// Those that have the rarest of these labels: among them are all that have every one.
+    fn candidates(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Candidates<'o> {
+        let lists = selector.iter().map(|(label, value)| {
+            let key = (namespace, label.as_str(), value.as_str());
+            self.by_label.get(&key)
+        });
+        let rarest = lists.min_by_key(|list| list.map_or(0, Vec::len));
+        rarest.flatten().cloned().unwrap_or_default()
+    }
+
+    fn find(
+        &self,
+        name: &WorkloadName,
+    ) -> Option<(&'o WorkloadName, &'o Located<kinds::Workload>)> {
+        let (name, workload) = self.objects.workloads.get_key_value(name)?;
+        Some((name, *workload))
+    }
 }
 
 /// Whether a workload has all of these labels.
@@ -124,14 +178,15 @@ fn check_targets(
         if let (Some(TargetPort::Name(target)), None) =
             (&port.target_port, target_port(port, workload))
         {
-            problems.push(service.problem(
+            let problem = service.problem(
                 format!("spec.ports[{index}].targetPort"),
                 format!(
                     "Workload {name}, which this Service selects, has no port named {target:?}, \
                      expected {}",
                     named_ports(workload)
                 ),
-            ));
+            );
+            problems.push(problem.because(Cause::NoEffect));
         }
     }
 }

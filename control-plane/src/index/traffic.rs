@@ -1,15 +1,16 @@
 //! How callers treat each Service: TrafficPolicy over MeshConfig over the defaults.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use outrider_api::kinds;
 use outrider_api::kinds::Traffic;
-use outrider_api::manifest::{Located, Problem};
+use outrider_api::manifest::{Cause, Located, Problem};
 use outrider_api::model::traffic::{Algorithm, TrafficSettings};
 use outrider_api::names::ServiceName;
 
 use super::explain::leaves;
-use super::objects::Objects;
+use super::objects::{Objects, oldest_first};
 use super::policies::missing;
 
 /// Of each Service, and of what is none.
@@ -60,7 +61,8 @@ pub(super) fn by_service<'o>(
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<ServiceName, &'o Located<kinds::TrafficPolicy>> {
     let mut policies: BTreeMap<ServiceName, &Located<kinds::TrafficPolicy>> = BTreeMap::new();
-    for ((namespace, name), policy) in &objects.traffic {
+    for policy in oldest_first(&objects.traffic, |policy| &policy.metadata) {
+        let (namespace, name) = (&policy.metadata.namespace, &policy.metadata.name);
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
             let field = format!("spec.targetRefs[{index}].name");
             let service = ServiceName {
@@ -71,13 +73,17 @@ pub(super) fn by_service<'o>(
                 let known = objects.services.keys();
                 let names = known.map(|known| (&*known.namespace, &*known.name));
                 let message = missing("Service", namespace, &target.name, names);
-                problems.push(policy.problem(field, message));
+                let problem = policy.problem(field, message);
+                problems.push(problem.because(Cause::TargetNotFound));
                 continue;
             }
-            let Some(first) = policies.insert(service, policy) else {
-                continue;
+            let first = match policies.entry(service) {
+                Entry::Vacant(place) => {
+                    place.insert(policy);
+                    continue;
+                }
+                Entry::Occupied(first) => &first.get().metadata.name,
             };
-            let first = &first.metadata.name;
             let whose = if first == name {
                 "this policy names it twice".to_owned()
             } else {
@@ -87,7 +93,8 @@ pub(super) fn by_service<'o>(
                 "Service {namespace}/{} has two TrafficPolicies, expected one: {whose}",
                 target.name
             );
-            problems.push(policy.problem(field, message));
+            let problem = policy.problem(field, message);
+            problems.push(problem.because(Cause::Conflicted));
         }
     }
     policies

@@ -2,8 +2,14 @@
 //! object, [`Held`] is all of it at one moment, [`View`] what the rest of the control plane may know of
 //! it.
 
+mod cluster;
+mod degrade;
+mod kinds;
+mod objects;
 mod pods;
+mod services;
 mod source;
+mod watches;
 
 use kube::Client;
 

@@ -1,15 +1,25 @@
-//! The pods of the mesh, as far as the control plane needs them: those that have a sidecar.
+//! The pods of the mesh: those that have a sidecar, each as the Workload that it is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use k8s_openapi::api::core::v1::{self, Container, ContainerPort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use outrider_api::kinds::API_VERSION;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::kinds::Kind;
+use super::objects::{self, Entry};
 use crate::index::WorkloadName;
 
 /// The container by which a pod is one of the mesh.
 pub(crate) const SIDECAR: &str = "outrider-proxy";
+/// The container that writes the rules of interception.
+const INIT: &str = "outrider-init";
+const MTLS: &str = "outrider.mesh/mtls";
+const APP_PROTOCOLS: &str = "outrider.mesh/app-protocols";
 
 /// A pod that has a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +33,11 @@ pub(crate) struct Pod {
     pub(crate) addresses: Vec<IpAddr>,
     /// Succeeded or Failed: no container runs, and its addresses may be another's.
     pub(crate) ended: bool,
+    /// Ready, and not on the way out.
+    pub(crate) ready: bool,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// RFC 3339, in UTC: the order of texts is that of time.
+    pub(crate) created: String,
 }
 
 /// All of them, as of now; cheap to clone.
@@ -51,4 +66,238 @@ impl Pods {
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
+
+    /// `None`: there is no such pod any more.
+    pub(super) fn tell(&self, name: &WorkloadName, pod: Option<&Arc<Pod>>) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        match pod {
+            Some(pod) => table.insert(name.clone(), Arc::clone(pod)),
+            None => table.remove(name),
+        };
+        drop(table);
+        self.changes.send_modify(|changes| *changes += 1);
+    }
 }
+
+/// What is kept of a pod; `None`: it has no sidecar.
+pub(super) fn read(pod: &v1::Pod) -> Option<(Pod, Entry)> {
+    let spec = pod.spec.as_ref()?;
+    let is_sidecar = |container: &&Container| container.name == SIDECAR;
+    all(spec).find(is_sidecar)?;
+    let id = objects::id(Kind::Pod, &pod.metadata)?;
+    let record = record(pod, spec, WorkloadName::new(&id.namespace, &id.name));
+    let entry = Entry::read(id, &pod.metadata, &workload(pod, spec, &record));
+    Some((record, entry))
+}
+
+fn all(spec: &v1::PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+}
+
+/// Those that run beside each other, but for our own.
+fn apps(spec: &v1::PodSpec) -> impl Iterator<Item = &Container> {
+    let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
+    let is_ours = |container: &&Container| [SIDECAR, INIT].contains(&container.name.as_str());
+    sidecars
+        .chain(&spec.containers)
+        .filter(move |container| !is_ours(container))
+}
+
+fn record(pod: &v1::Pod, spec: &v1::PodSpec, name: WorkloadName) -> Pod {
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    let is_ready = conditions.any(|one| one.type_ == "Ready" && one.status == "True");
+    let account = spec.service_account_name.as_deref();
+    let created = pod.metadata.creation_timestamp.as_ref();
+    Pod {
+        name,
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        service_account: account.unwrap_or("default").to_owned(),
+        node: spec.node_name.clone(),
+        addresses: status.map(addresses).unwrap_or_default(),
+        ended: matches!(phase, Some("Succeeded" | "Failed")),
+        ready: is_ready && pod.metadata.deletion_timestamp.is_none(),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
+        created: created.map(|time| time.0.to_string()).unwrap_or_default(),
+    }
+}
+
+/// One of each family (Kubernetes has no more).
+fn addresses(status: &v1::PodStatus) -> Vec<IpAddr> {
+    let list = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+    let all = list.chain(status.pod_ip.as_deref());
+    let mut addresses = Vec::new();
+    for address in all.filter_map(|text| text.parse::<IpAddr>().ok()) {
+        let address = address.to_canonical();
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+/// As somebody would have written it.
+fn workload(pod: &v1::Pod, spec: &v1::PodSpec, record: &Pod) -> Value {
+    let probes = probes(spec);
+    let mut workload = json!({
+        "serviceAccount": record.service_account,
+        "ports": ports(pod, spec, &probes),
+        "probes": probes.into_iter().map(|(_, probe)| probe).collect::<Vec<_>>(),
+    });
+    if let Some((first, others)) = record.addresses.split_first() {
+        workload["address"] = json!(first);
+        workload["appAddress"] = json!(first);
+        workload["addresses"] = json!(others);
+    }
+    if let Some(mtls) = annotation(pod, MTLS) {
+        workload["mtls"] = json!(mtls);
+    }
+    json!({
+        "apiVersion": API_VERSION,
+        "kind": "Workload",
+        "metadata": {
+            "name": record.name.name,
+            "namespace": record.name.namespace,
+            "labels": record.labels,
+        },
+        "spec": workload,
+    })
+}
+
+fn annotation<'p>(pod: &'p v1::Pod, name: &str) -> Option<&'p str> {
+    let annotations = pod.metadata.annotations.as_ref()?;
+    annotations.get(name).map(String::as_str)
+}
+
+/// Each once: what containers declare, then what only probes and annotations know of.
+fn ports(pod: &v1::Pod, spec: &v1::PodSpec, probes: &[(u16, Value)]) -> Vec<Value> {
+    let mut protocols: BTreeMap<u16, String> = app_protocols(annotation(pod, APP_PROTOCOLS));
+    let mut seen = BTreeSet::new();
+    let mut ports = Vec::new();
+    let mut add = |number: u16, name: Option<&str>| {
+        if seen.insert(number) {
+            let mut port = json!({ "port": number });
+            if let Some(name) = name {
+                port["name"] = json!(name);
+            }
+            if let Some(protocol) = protocols.remove(&number) {
+                port["appProtocol"] = json!(protocol);
+            }
+            ports.push(port);
+        }
+    };
+    let is_tcp = |port: &&ContainerPort| port.protocol.as_deref().is_none_or(|p| p == "TCP");
+    let declared = apps(spec).flat_map(|container| container.ports.iter().flatten());
+    for port in declared.filter(is_tcp) {
+        if let Ok(number) = u16::try_from(port.container_port) {
+            add(number, port.name.as_deref());
+        }
+    }
+    for (number, _) in probes {
+        add(*number, None);
+    }
+    let rest: Vec<u16> = app_protocols(annotation(pod, APP_PROTOCOLS))
+        .into_keys()
+        .collect();
+    for number in rest {
+        add(number, None);
+    }
+    ports
+}
+
+/// `8080=http,5432=opaque`. What cannot be read was refused when the pod was made.
+fn app_protocols(text: Option<&str>) -> BTreeMap<u16, String> {
+    let pairs = text.into_iter().flat_map(|text| text.split(','));
+    let pairs = pairs.filter_map(|pair| {
+        let (port, protocol) = pair.split_once('=')?;
+        let protocol = match protocol.trim() {
+            "opaque" => "tcp",
+            other => other,
+        };
+        Some((port.trim().parse().ok()?, protocol.to_owned()))
+    });
+    pairs.collect()
+}
+
+/// What the kubelet asks: probes and hooks, with the port of each. An HTTPS one cannot be told from
+/// anybody's TLS, and is not let in.
+fn probes(spec: &v1::PodSpec) -> Vec<(u16, Value)> {
+    let mut probes: Vec<(u16, Value)> = Vec::new();
+    for container in apps(spec) {
+        let all = [
+            &container.liveness_probe,
+            &container.readiness_probe,
+            &container.startup_probe,
+        ];
+        let asked = all.into_iter().flatten().filter_map(|probe| {
+            http(probe.http_get.as_ref(), container)
+                .or_else(|| tcp(probe.tcp_socket.as_ref(), container))
+                .or_else(|| grpc(probe.grpc.as_ref()))
+        });
+        let lifecycle = container.lifecycle.as_ref();
+        let hooks = lifecycle.map(|hooks| [&hooks.post_start, &hooks.pre_stop]);
+        let hooks = hooks.into_iter().flatten().flatten();
+        let called = hooks.filter_map(|hook| http(hook.http_get.as_ref(), container));
+        for probe in asked.chain(called) {
+            if !probes.contains(&probe) {
+                probes.push(probe);
+            }
+        }
+    }
+    probes
+}
+
+fn http(action: Option<&v1::HTTPGetAction>, container: &Container) -> Option<(u16, Value)> {
+    let action = action?;
+    let is_https = action.scheme.as_deref() == Some("HTTPS");
+    // One with a host asks somebody else.
+    if is_https || action.host.as_ref().is_some_and(|host| !host.is_empty()) {
+        return None;
+    }
+    let path = action.path.as_deref().unwrap_or("/");
+    let path = match path.strip_prefix('/') {
+        Some(_) => path.to_owned(),
+        None => format!("/{path}"),
+    };
+    let port = number(&action.port, container)?;
+    Some((port, json!({"httpGet": {"path": path, "port": port}})))
+}
+
+fn tcp(action: Option<&v1::TCPSocketAction>, container: &Container) -> Option<(u16, Value)> {
+    let action = action?;
+    if action.host.as_ref().is_some_and(|host| !host.is_empty()) {
+        return None;
+    }
+    let port = number(&action.port, container)?;
+    Some((port, json!({"tcpSocket": {"port": port}})))
+}
+
+fn grpc(action: Option<&v1::GRPCAction>) -> Option<(u16, Value)> {
+    let action = action?;
+    let port = u16::try_from(action.port).ok()?;
+    let service = action.service.as_deref().unwrap_or_default();
+    Some((port, json!({"grpc": {"port": port, "service": service}})))
+}
+
+/// A name is one of the container's own.
+fn number(port: &IntOrString, container: &Container) -> Option<u16> {
+    let number = match port {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(name) => {
+            let mut ports = container.ports.iter().flatten();
+            let named = ports.find(|port| port.name.as_ref() == Some(name));
+            named?.container_port
+        }
+    };
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
+#[cfg(test)]
+#[path = "pods_tests.rs"]
+pub(super) mod tests;

@@ -1,18 +1,39 @@
 //! Watches the API server and says what it holds whenever that has changed.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use outrider_api::manifest::{Object, Problem};
+use outrider_api::manifest::Problem;
 use outrider_certs::bundle::TrustBundle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
-use super::{Context, Pods};
-use crate::index::{self, Mesh};
+use super::cluster::{Cluster, Taken, Update};
+use super::degrade::{LastGood, Verdicts, degrade};
+use super::kinds::Kind;
+use super::objects::Entry;
+use super::{Context, Pods, watches};
+use crate::admin::Readiness;
+use crate::index::{Endpoints, Mesh};
 use crate::source::Change;
 
+/// Changes that come within this of the last are taken together.
+const REST: Duration = Duration::from_millis(100);
+
 /// See the module.
-pub(crate) struct Source {}
+pub(crate) struct Source {
+    context: Context,
+    readiness: watch::Sender<Readiness>,
+    updates: mpsc::Receiver<Update>,
+    watches: Vec<JoinHandle<()>>,
+    cluster: Cluster,
+    taken: Option<Instant>,
+    held: watch::Sender<Option<Arc<Held>>>,
+    meshed: watch::Sender<Arc<BTreeSet<String>>>,
+    verdicts: watch::Sender<Arc<Verdicts>>,
+    last_good: Arc<Mutex<LastGood>>,
+}
 
 /// What the rest of the control plane may know of what the source holds; cheap to clone.
 #[derive(Clone)]
@@ -22,29 +43,132 @@ pub(crate) struct View {
     pub(crate) held: watch::Receiver<Option<Arc<Held>>>,
     /// The meshed namespaces: those that need a trust bundle.
     pub(crate) meshed: watch::Receiver<Arc<BTreeSet<String>>>,
+    /// What was made of each object.
+    pub(crate) verdicts: watch::Receiver<Arc<Verdicts>>,
 }
 
 /// All objects of the mesh at one moment.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) objects: Vec<Object>,
+    pub(crate) entries: Vec<Arc<Entry>>,
+    pub(crate) endpoints: Endpoints,
+    /// The control plane's own, in which the MeshConfig is.
+    namespace: String,
+    last_good: Arc<Mutex<LastGood>>,
+    verdicts: watch::Sender<Arc<Verdicts>>,
 }
 
 impl Source {
-    /// Nothing is asked before [`Self::next`].
-    pub(crate) fn new(_context: &Context) -> (Self, View) {
+    /// Watches begin at once.
+    pub(crate) fn new(context: Context, readiness: watch::Sender<Readiness>) -> (Self, View) {
+        let pods = Pods::new();
+        let (held, meshed, verdicts) = (
+            watch::Sender::new(None),
+            watch::Sender::default(),
+            watch::Sender::default(),
+        );
         let view = View {
-            pods: Pods::new(),
-            held: watch::channel(None).1,
-            meshed: watch::channel(Arc::default()).1,
+            pods: pods.clone(),
+            held: held.subscribe(),
+            meshed: watch::Sender::subscribe(&meshed),
+            verdicts: watch::Sender::subscribe(&verdicts),
         };
-        (Self {}, view)
+        let (updates, watches) = watches::start(&context);
+        let source = Self {
+            context,
+            readiness,
+            updates,
+            watches,
+            cluster: Cluster::new(pods),
+            taken: None,
+            held,
+            meshed,
+            verdicts,
+            last_good: Arc::default(),
+        };
+        (source, view)
     }
 
     /// The next change: at first all there is, once every kind has been read; then whenever that is
-    /// different.
+    /// different, at most once in [`REST`].
     pub(crate) async fn next(&mut self) -> Change {
-        std::future::pending().await
+        let mut noticed = None;
+        loop {
+            let Some(since) = noticed else {
+                match self.updates.recv().await {
+                    Some(update) => {
+                        let changed = self.cluster.update(update);
+                        noticed = changed.then(Instant::now);
+                    }
+                    // The watches have ended, which they do not.
+                    None => std::future::pending().await,
+                }
+                continue;
+            };
+            let now = Instant::now();
+            let rest = self.taken.map_or(now, |taken| taken + REST);
+            // What has come already is taken as well; but there may be no end of it.
+            let is_all = self.updates.is_empty() || now >= since + REST;
+            if now >= rest && is_all {
+                if self.is_complete() {
+                    return self.take(since);
+                }
+                noticed = None;
+                continue;
+            }
+            let more = tokio::time::timeout_at(rest.max(now).into(), self.updates.recv());
+            if let Ok(Some(update)) = more.await {
+                self.cluster.update(update);
+            }
+        }
+    }
+
+    /// Before the first sync nothing is taken: half of what there is lacks the policy that denies.
+    fn is_complete(&self) -> bool {
+        let missing = self.cluster.missing();
+        if missing.is_empty() {
+            return true;
+        }
+        let names: Vec<&str> = missing.into_iter().map(Kind::name).collect();
+        let reason = format!("these kinds have not been read yet: {}", names.join(", "));
+        self.readiness.send_replace(Readiness::NotReady(reason));
+        false
+    }
+
+    fn take(&mut self, noticed: Instant) -> Change {
+        let Taken {
+            entries,
+            endpoints,
+            meshed,
+        } = self.cluster.take();
+        let held = Arc::new(Held {
+            entries,
+            endpoints,
+            namespace: self.context.namespace.clone(),
+            last_good: Arc::clone(&self.last_good),
+            verdicts: self.verdicts.clone(),
+        });
+        self.held.send_replace(Some(Arc::clone(&held)));
+        self.meshed.send_if_modified(|before| {
+            let changed = **before != meshed;
+            if changed {
+                *before = Arc::new(meshed);
+            }
+            changed
+        });
+        self.taken = Some(Instant::now());
+        Change {
+            noticed,
+            seen: crate::source::Seen::Objects(held),
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        for watch in &self.watches {
+            watch.abort();
+        }
     }
 }
 
@@ -52,10 +176,36 @@ impl Held {
     /// What it means. Bad objects are replaced by what refuses, or left out; only a mesh of which the
     /// settings cannot be known is an error.
     pub(crate) fn judge(&self, trust: Option<&TrustBundle>) -> Result<Mesh, Vec<Problem>> {
-        index::build(&self.objects, trust)
+        let (mesh, verdicts) = degrade(self, trust);
+        // Without an authority it is judged once more, and nothing is applied until then.
+        if trust.is_some() || mesh.is_err() {
+            self.verdicts.send_replace(Arc::new(verdicts));
+        }
+        mesh
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.objects.len()
+        self.entries.len()
+    }
+
+    /// The control plane's own namespace.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(super) fn last_good(&self) -> &Mutex<LastGood> {
+        &self.last_good
+    }
+
+    /// What `before` was followed by.
+    #[cfg(test)]
+    pub(super) fn after(before: Option<&Self>, entries: Vec<Arc<Entry>>) -> Self {
+        Self {
+            entries,
+            endpoints: Endpoints::default(),
+            namespace: "outrider-system".to_owned(),
+            last_good: before.map_or_else(Arc::default, |held| Arc::clone(&held.last_good)),
+            verdicts: watch::Sender::default(),
+        }
     }
 }

@@ -4,6 +4,7 @@
 pub mod directory;
 pub(crate) mod watch;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use outrider_api::manifest::Problem;
@@ -18,7 +19,7 @@ use crate::kubernetes;
 /// What is watched.
 pub(crate) enum Source {
     Directory(DirectoryWatch),
-    Kubernetes(kubernetes::Source),
+    Kubernetes(Box<kubernetes::Source>),
 }
 
 /// What the source holds now, and when it was noticed that it had changed.
@@ -32,9 +33,7 @@ pub(crate) struct Change {
 #[derive(Debug)]
 pub(crate) enum Seen {
     Files(Files),
-    // The source of clusters says nothing yet.
-    #[allow(dead_code)]
-    Objects(kubernetes::Held),
+    Objects(Arc<kubernetes::Held>),
 }
 
 impl Source {

@@ -56,6 +56,8 @@ pub struct Discovery {
     subscriptions: mpsc::Receiver<Subscription>,
     workload: watch::Sender<WorkloadState>,
     workload_version: u64,
+    /// The newest version of anything that this stream has brought.
+    newest: u64,
     known: Subjects,
     metrics: Arc<Metrics>,
     seen: Seen,
@@ -101,6 +103,7 @@ impl Discovery {
             subscriptions,
             workload,
             workload_version: 0,
+            newest: 0,
             known: Subjects::default(),
             metrics,
             seen,
@@ -156,6 +159,10 @@ impl Discovery {
         )
         .await?;
         let (requests, outgoing) = mpsc::channel(QUEUE);
+        // Versions are those of one control plane: another, or a later one, counts its own.
+        self.workload_version = 0;
+        self.newest = 0;
+        self.known.begin();
         self.greet(&requests).await?;
         let refused = |status| StreamError::Refused(Box::new(status));
         let mut incoming = DiscoveryClient::new(channel)
@@ -278,15 +285,15 @@ impl Discovery {
         Some(self.reply(version, about, result))
     }
 
-    fn reply(&self, version: u64, about: About, result: Result<(), Rejection>) -> Kind {
+    fn reply(&mut self, version: u64, about: About, result: Result<(), Rejection>) -> Kind {
         let About {
             destination,
             address,
         } = about;
         match result {
             Ok(()) => {
-                let version_applied = i64::try_from(version).unwrap_or(i64::MAX);
-                let newest = self.metrics.config_version.get().max(version_applied);
+                self.newest = self.newest.max(version);
+                let newest = i64::try_from(self.newest).unwrap_or(i64::MAX);
                 self.metrics.config_version.set(newest);
                 Kind::Ack(Ack {
                     destination,

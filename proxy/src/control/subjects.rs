@@ -78,6 +78,13 @@ impl Subjects {
         self.0.keys()
     }
 
+    /// A stream begins, whose versions have nothing to do with those of the last.
+    pub fn begin(&mut self) {
+        for known in self.0.values_mut() {
+            known.version = 0;
+        }
+    }
+
     /// What the control plane says of something; where that cannot be used, the last good word stays.
     pub fn learn(
         &mut self,
@@ -119,7 +126,7 @@ impl Subjects {
     }
 }
 
-/// A snapshot never goes back behind one that is applied.
+/// On one stream a snapshot never goes back behind one that is applied.
 pub fn newer(version: u64, applied: u64) -> Result<(), Rejection> {
     if version < applied {
         Err(Rejection::Older { version, applied })
@@ -143,6 +150,22 @@ mod tests {
         let subject = Subject::Address(IpAddr::V4(Ipv4Addr::from_bits(bits)));
         subjects.subscribe(Subscription { subject, reply });
         answer.try_recv().ok()
+    }
+
+    #[test]
+    fn versions_count_within_one_stream() {
+        let mut subjects = Subjects::default();
+        let _followed = subscribe(&mut subjects, 1).expect("room");
+        let subject = subjects.all().next().cloned().expect("one");
+        let learn = |subjects: &mut Subjects, version| {
+            subjects.learn(&subject, version, Ok(DestinationState::Missing))
+        };
+        assert!(learn(&mut subjects, 9).is_ok());
+        assert!(learn(&mut subjects, 8).is_err());
+        // Another replica, which has seen fewer changes.
+        subjects.begin();
+        assert!(learn(&mut subjects, 8).is_ok());
+        assert!(learn(&mut subjects, 7).is_err());
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn service(
     let name = format!("Service {}/{}", service.namespace, service.name);
     let Some(ports) = objects.ports_of(&service) else {
         let message = format!("there is no {name}, expected one that is in these files");
-        report.error(format!("{field}.name"), message);
+        report.missing(format!("{field}.name"), message);
         return None;
     };
     let by_number = match parent.port {
@@ -170,7 +170,7 @@ fn service(
             let port = filters::port(port, &format!("{field}.port"), report)?;
             if !ports.contains(&port) {
                 let message = format!("{name} has no port {port}, expected {}", listed(&ports));
-                report.error(format!("{field}.port"), message);
+                report.missing(format!("{field}.port"), message);
                 return None;
             }
             Some(port)
@@ -184,7 +184,7 @@ fn service(
     let by_name = named.map(|(_, port)| port.port);
     if by_name.is_none() || by_number.is_some_and(|number| Some(number) != by_name) {
         let message = format!("{name} has no such port named {section:?}");
-        report.error(format!("{field}.sectionName"), message);
+        report.missing(format!("{field}.sectionName"), message);
         return None;
     }
     Some((service, by_name))

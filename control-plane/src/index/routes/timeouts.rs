@@ -14,7 +14,7 @@ use super::ServiceRoutes;
 
 /// Warns where an attempt may take longer than the whole request, and so is never cut.
 pub(in super::super) fn check(
-    objects: &[Object],
+    objects: &[&Object],
     routes: &ServiceRoutes,
     traffic: &ServiceTraffic,
     problems: &mut Vec<Problem>,
@@ -29,7 +29,7 @@ pub(in super::super) fn check(
             for rule in &http.rules {
                 if seen.insert((service, rule.origin.to_string()))
                     && let Some(message) = too_long(rule, &settings.timeouts)
-                    && let Some((object, field)) = rule_field(objects, &rule.origin)
+                    && let Some((object, field)) = rule_field(objects.iter().copied(), &rule.origin)
                 {
                     let name = format!("Service {}/{}", service.namespace, service.name);
                     let message = format!("{message} (for {name})");

@@ -1,0 +1,215 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::kubernetes::pods::tests::pod;
+use crate::kubernetes::{objects, pods, services};
+
+fn id(kind: Kind, namespace: &str, name: &str) -> ObjectId {
+    ObjectId {
+        kind,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+fn apply_pod(name: &str, more: &Value) -> Update {
+    let (pod, entry) = pods::read(&pod(name, more)).unwrap();
+    Update::Apply(entry.id.clone(), Item::Pod(Arc::new(pod), Arc::new(entry)))
+}
+
+fn apply_policy(name: &str) -> Update {
+    let object = serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": "shop", "uid": name, "generation": 1},
+        "spec": {"targetRefs": [{"group": "", "kind": "Pod", "selector": {}}]},
+    }));
+    let version = "outrider.mesh/v1alpha1";
+    let entry = objects::read(Kind::AuthorizationPolicy, version, &object.unwrap()).unwrap();
+    assert_eq!(entry.problems, []);
+    Update::Apply(entry.id.clone(), Item::Object(Arc::new(entry)))
+}
+
+fn apply_namespace(is_meshed: bool, is_ending: bool) -> Update {
+    let namespace = Namespace {
+        is_meshed,
+        is_ending,
+    };
+    Update::Apply(id(Kind::Namespace, "", "shop"), Item::Namespace(namespace))
+}
+
+fn cluster(updates: Vec<Update>) -> Cluster {
+    let mut cluster = Cluster::new(Pods::new());
+    for update in updates {
+        cluster.update(update);
+    }
+    cluster
+}
+
+fn taken(cluster: &Cluster) -> Vec<String> {
+    let entries = cluster.take().entries;
+    entries.iter().map(|entry| entry.id.to_string()).collect()
+}
+
+#[test]
+fn an_address_that_two_pods_have_is_the_newer_ones() {
+    let later = json!({"metadata": {"creationTimestamp": "2026-11-27T08:00:01Z"}});
+    let old = apply_pod("billing-1", &json!({}));
+    let new = apply_pod("search-1", &later);
+    let mut cluster = cluster(vec![new, old]);
+    assert_eq!(taken(&cluster), ["Pod/shop/search-1"]);
+    // The older is found all the same by whoever asks for its token.
+    assert!(
+        cluster
+            .pods
+            .find(&WorkloadName::new("shop", "billing-1"))
+            .is_some()
+    );
+
+    cluster.update(Update::Delete(id(Kind::Pod, "shop", "search-1")));
+    assert_eq!(taken(&cluster), ["Pod/shop/billing-1"]);
+}
+
+#[test]
+fn a_pod_that_has_ended_has_no_address() {
+    let later = json!({
+        "metadata": {"creationTimestamp": "2026-11-27T08:00:01Z"},
+        "status": {"phase": "Succeeded"},
+    });
+    let updates = vec![
+        apply_pod("billing-1", &json!({})),
+        apply_pod("job-1", &later),
+    ];
+    assert_eq!(taken(&cluster(updates)), ["Pod/shop/billing-1"]);
+    let none = json!({"status": {"podIP": null, "podIPs": null}});
+    assert!(taken(&cluster(vec![apply_pod("billing-1", &none)])).is_empty());
+}
+
+#[test]
+fn what_is_the_same_is_no_change() {
+    let mut cluster = cluster(vec![apply_pod("billing-1", &json!({}))]);
+    assert!(!cluster.update(apply_pod("billing-1", &json!({}))));
+    // Where it is called from in metrics is not what it is.
+    let condition = json!({"status": {"conditions": [
+        {"type": "Ready", "status": "True", "lastProbeTime": null, "message": "again"},
+    ]}});
+    assert!(!cluster.update(apply_pod("billing-1", &condition)));
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    assert!(cluster.update(apply_pod("billing-1", &unready)));
+    assert!(!cluster.update(Update::Delete(id(Kind::Pod, "shop", "nobody"))));
+}
+
+#[test]
+fn what_is_not_listed_anew_is_gone_once_the_list_is_whole() {
+    let updates = vec![
+        apply_pod("billing-1", &json!({})),
+        apply_policy("allow"),
+        Update::Restart(Kind::AuthorizationPolicy),
+    ];
+    let mut cluster = cluster(updates);
+    let before = ["Pod/shop/billing-1", "AuthorizationPolicy/shop/allow"];
+    assert_eq!(taken(&cluster), before);
+    assert!(
+        !cluster.update(apply_policy("deny")),
+        "not before the end of the list"
+    );
+    assert_eq!(taken(&cluster), before);
+    assert!(cluster.update(Update::Synced(Kind::AuthorizationPolicy)));
+    let after = ["Pod/shop/billing-1", "AuthorizationPolicy/shop/deny"];
+    assert_eq!(taken(&cluster), after);
+    assert!(!cluster.missing().contains(&Kind::AuthorizationPolicy));
+    assert!(cluster.missing().contains(&Kind::Pod));
+}
+
+#[test]
+fn policies_of_a_namespace_that_is_being_deleted_hold_until_it_is_gone() {
+    let delete = || Update::Delete(id(Kind::AuthorizationPolicy, "shop", "deny"));
+    let mut held = cluster(vec![apply_namespace(true, true), apply_policy("deny")]);
+    assert!(!held.update(delete()));
+    assert_eq!(taken(&held), ["AuthorizationPolicy/shop/deny"]);
+    // Not even a list that lacks it says more.
+    held.update(Update::Restart(Kind::AuthorizationPolicy));
+    held.update(Update::Synced(Kind::AuthorizationPolicy));
+    assert_eq!(taken(&held), ["AuthorizationPolicy/shop/deny"]);
+    assert!(held.update(Update::Delete(id(Kind::Namespace, "", "shop"))));
+    assert!(taken(&held).is_empty());
+
+    let mut other = cluster(vec![apply_namespace(true, false), apply_policy("deny")]);
+    assert!(other.update(delete()));
+    assert!(taken(&other).is_empty());
+}
+
+#[test]
+fn a_pod_is_where_its_node_is() {
+    let node = |zone: &str| {
+        let zone = Item::Node(Some(zone.to_owned()));
+        Update::Apply(id(Kind::Node, "", "node-1"), zone)
+    };
+    let zone = |cluster: &Cluster| match &cluster.take().entries[0].object {
+        Some(Object::Workload(workload)) => workload.metadata.labels.get(ZONE).cloned(),
+        _ => panic!("a Workload"),
+    };
+    let mut unlabelled = cluster(vec![apply_pod("billing-1", &json!({}))]);
+    assert_eq!(zone(&unlabelled), None);
+    unlabelled.update(node("north"));
+    assert_eq!(zone(&unlabelled).as_deref(), Some("north"));
+    let own = json!({"metadata": {"labels": {ZONE: "south"}}});
+    let labelled = cluster(vec![node("north"), apply_pod("billing-1", &own)]);
+    assert_eq!(zone(&labelled).as_deref(), Some("south"));
+}
+
+#[test]
+fn namespaces_with_a_sidecar_need_a_bundle_too() {
+    let meshed = cluster(vec![apply_namespace(true, false)]).take().meshed;
+    assert_eq!(meshed.into_iter().collect::<Vec<_>>(), ["shop"]);
+    let updates = vec![
+        apply_namespace(false, false),
+        apply_pod("billing-1", &json!({"status": null})),
+    ];
+    let opted_in = cluster(updates).take().meshed;
+    assert_eq!(opted_in.into_iter().collect::<Vec<_>>(), ["shop"]);
+    assert!(
+        cluster(vec![apply_namespace(false, false)])
+            .take()
+            .meshed
+            .is_empty()
+    );
+}
+
+#[test]
+fn the_endpoints_of_a_service_are_those_of_all_its_slices() {
+    let service = json!({
+        "metadata": {"name": "billing", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}], "selector": {"app": "billing"}},
+    });
+    let service = services::read(&serde_json::from_value(service).unwrap()).unwrap();
+    let slice = |name: &str, pod: &str| {
+        let slice = json!({
+            "metadata": {"name": name, "namespace": "shop",
+                         "labels": {"kubernetes.io/service-name": "billing"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true},
+                "targetRef": {"kind": "Pod", "name": pod, "uid": format!("uid-of-{pod}")}}],
+            "ports": [],
+        });
+        let slice = services::read_slice(&serde_json::from_value(slice).unwrap()).unwrap();
+        Update::Apply(id(Kind::EndpointSlice, "shop", name), Item::Slice(slice))
+    };
+    let other = json!({"status": {"podIP": "10.244.0.8", "podIPs": [{"ip": "10.244.0.8"}]}});
+    let mut cluster = cluster(vec![
+        apply_pod("billing-1", &json!({})),
+        apply_pod("billing-2", &other),
+        Update::Apply(service.entry.id.clone(), Item::Service(Arc::new(service))),
+        slice("a", "billing-1"),
+        slice("b", "billing-2"),
+    ]);
+    let ready = |cluster: &Cluster| -> Vec<String> {
+        let ready = cluster.take().endpoints.ready;
+        let ready = ready.into_values().flatten();
+        ready.map(|workload| workload.name).collect()
+    };
+    assert_eq!(ready(&cluster), ["billing-1", "billing-2"]);
+    cluster.update(Update::Delete(id(Kind::EndpointSlice, "shop", "a")));
+    assert_eq!(ready(&cluster), ["billing-2"]);
+    cluster.update(Update::Delete(id(Kind::EndpointSlice, "shop", "b")));
+    // Without any, the pods' own word counts.
+    assert_eq!(ready(&cluster), ["billing-1", "billing-2"]);
+}

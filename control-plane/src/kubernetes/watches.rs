@@ -1,0 +1,318 @@
+//! One watch for each kind. What goes wrong is counted and tried again; what was known before stays
+//! until the API server has said all there is anew.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::{Stream, StreamExt};
+use k8s_openapi::api::core::v1;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DynamicObject, ListParams};
+use kube::core::ApiResource;
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
+use kube::runtime::watcher::{self, Config, Event, watcher};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::cluster::{Item, Namespace, Update};
+use super::kinds::Kind;
+use super::services;
+use super::{Context, objects, pods};
+use crate::logging::one_line;
+use crate::metrics::unix_seconds;
+
+/// So many updates wait for the source; the watches wait for it after that.
+const QUEUE: usize = 1024;
+/// How soon a watch that failed is tried again, at first and at last.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LAST_DELAY: Duration = Duration::from_secs(10);
+/// A watch that has lasted for so long begins with the first delay again.
+const GOOD: Duration = Duration::from_secs(30);
+/// How often a kind that does not exist is looked for again.
+const ABSENT: Duration = Duration::from_secs(30);
+/// The same, of one without which nothing is served.
+const REQUIRED: Duration = Duration::from_secs(2);
+/// An error may quote a page of a proxy's.
+const MAX_LOGGED_BYTES: usize = 512;
+
+/// Where it is said whether pods of a namespace are of the mesh.
+const INJECT: &str = "outrider.mesh/inject";
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Watches every kind, until the other half is dropped.
+pub(super) fn start(context: &Context) -> (mpsc::Receiver<Update>, Vec<JoinHandle<()>>) {
+    let (updates, receiver) = mpsc::channel(QUEUE);
+    let tasks = Kind::ALL.into_iter().map(|kind| {
+        let watch = Watch {
+            kind,
+            context: context.clone(),
+            updates: updates.clone(),
+        };
+        tokio::spawn(watch.run())
+    });
+    (receiver, tasks.collect())
+}
+
+/// The watch of one kind.
+struct Watch {
+    kind: Kind,
+    context: Context,
+    updates: mpsc::Sender<Update>,
+}
+
+/// Why a watch is over.
+enum End {
+    /// Nobody listens any more.
+    Unheard,
+    /// There is no such kind any more.
+    NoSuchKind,
+}
+
+impl Watch {
+    async fn run(self) {
+        let client = self.context.client.clone();
+        match self.kind {
+            Kind::Pod => {
+                // A pod that has ended has no address, and keeps nobody.
+                let living = "status.phase!=Succeeded,status.phase!=Failed";
+                let config = Config::default().fields(living);
+                let stream = watcher(Api::<v1::Pod>::all(client), config);
+                self.follow(stream, |pod| {
+                    let (pod, entry) = pods::read(pod)?;
+                    Some(Item::Pod(Arc::new(pod), Arc::new(entry)))
+                })
+                .await;
+            }
+            Kind::Service => {
+                let stream = watcher(Api::<v1::Service>::all(client), Config::default());
+                let read = |service: &v1::Service| services::read(service).map(Arc::new);
+                self.follow(stream, |service| read(service).map(Item::Service))
+                    .await;
+            }
+            Kind::EndpointSlice => {
+                let stream = watcher(Api::<EndpointSlice>::all(client), Config::default());
+                self.follow(stream, |slice| services::read_slice(slice).map(Item::Slice))
+                    .await;
+            }
+            Kind::Namespace => {
+                let namespaces = Api::<v1::Namespace>::all(client);
+                let stream = watcher(namespaces, Config::default());
+                self.follow(stream, |it| Some(Item::Namespace(namespace(it))))
+                    .await;
+            }
+            Kind::Node => {
+                let stream = watcher(
+                    Api::<PartialObjectMeta<v1::Node>>::all(client),
+                    Config::default(),
+                );
+                self.follow(stream, |node| {
+                    let labels = node.metadata.labels.as_ref();
+                    let zone = labels.and_then(|labels| labels.get(ZONE)).cloned();
+                    Some(Item::Node(zone.filter(|zone| !zone.is_empty())))
+                })
+                .await;
+            }
+            Kind::MeshConfig
+            | Kind::AuthorizationPolicy
+            | Kind::TrafficPolicy
+            | Kind::RateLimitPolicy
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::TcpRoute => self.run_custom().await,
+        }
+    }
+
+    /// Of kinds that may come and go.
+    async fn run_custom(self) {
+        let mut patience = patience();
+        loop {
+            let resource = match self.served().await {
+                Ok(Some(resource)) => resource,
+                Ok(None) => {
+                    let wait = self.absent().await;
+                    if self.updates.is_closed() {
+                        return;
+                    }
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    tokio::time::sleep(patience.next().unwrap_or(LAST_DELAY)).await;
+                    continue;
+                }
+            };
+            let api = Api::<DynamicObject>::all_with(self.context.client.clone(), &resource);
+            let (version, kind) = (resource.api_version.clone(), self.kind);
+            let stream = watcher(api, Config::default());
+            let end = self
+                .follow(stream, |object| {
+                    let entry = objects::read(kind, &version, object)?;
+                    Some(Item::Object(Arc::new(entry)))
+                })
+                .await;
+            if let End::Unheard = end {
+                return;
+            }
+        }
+    }
+
+    /// Where this kind is served, if it is.
+    async fn served(&self) -> kube::Result<Option<ApiResource>> {
+        for resource in self.kind.resources() {
+            let client = self.context.client.clone();
+            let api = Api::<DynamicObject>::all_with(client, &resource);
+            match api.list_metadata(&ListParams::default().limit(1)).await {
+                Ok(_) => return Ok(Some(resource)),
+                Err(error) if is_not_found(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// There is no such kind: then there is none of it, if the mesh works without. What was known of
+    /// one that it needs stays.
+    async fn absent(&self) -> Duration {
+        if !self.kind.may_be_absent() {
+            tracing::warn!(
+                kind = self.kind.name(),
+                "there is no such kind in the version that is read; expected its \
+                 CustomResourceDefinition, which `outrider install` makes"
+            );
+            self.metrics_of_error();
+            return REQUIRED;
+        }
+        let kind = self.kind;
+        for update in [Update::Restart(kind), Update::Synced(kind)] {
+            // Nobody listens any more: whoever sleeps next sees it.
+            let _ = self.updates.send(update).await;
+        }
+        ABSENT
+    }
+
+    async fn follow<K>(
+        &self,
+        stream: impl Stream<Item = watcher::Result<Event<K>>>,
+        read: impl Fn(&K) -> Option<Item>,
+    ) -> End
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let stream = stream.backoff(patience());
+        let mut stream = std::pin::pin!(stream);
+        loop {
+            let update = match stream.next().await {
+                Some(Ok(event)) => self.update(&event, &read),
+                Some(Err(error)) => {
+                    self.failed(&error);
+                    if is_gone(&error) && !self.kind.resources().is_empty() {
+                        return End::NoSuchKind;
+                    }
+                    continue;
+                }
+                // It has no end.
+                None => return End::NoSuchKind,
+            };
+            if let Some(update) = update
+                && self.updates.send(update).await.is_err()
+            {
+                return End::Unheard;
+            }
+        }
+    }
+
+    fn update<K: Resource>(
+        &self,
+        event: &Event<K>,
+        read: impl Fn(&K) -> Option<Item>,
+    ) -> Option<Update> {
+        let kind = self.kind;
+        let told = &self.context.metrics.watches.last_event;
+        let told = told.with_label_values(&[kind.name()]);
+        told.set(unix_seconds(SystemTime::now()));
+        match event {
+            Event::Init => Some(Update::Restart(kind)),
+            Event::InitDone => Some(Update::Synced(kind)),
+            Event::Apply(object) | Event::InitApply(object) => {
+                let id = objects::id(kind, object.meta())?;
+                Some(match read(object) {
+                    Some(item) => Update::Apply(id, item),
+                    None => Update::Delete(id),
+                })
+            }
+            Event::Delete(object) => Some(Update::Delete(objects::id(kind, object.meta())?)),
+        }
+    }
+
+    fn failed(&self, error: &(dyn std::error::Error + 'static)) {
+        self.metrics_of_error();
+        let error = one_line(&chain(error), MAX_LOGGED_BYTES);
+        tracing::warn!(
+            kind = self.kind.name(),
+            error,
+            "a watch has failed: what is known stays, and it is tried again"
+        );
+    }
+
+    fn metrics_of_error(&self) {
+        let errors = &self.context.metrics.watches.errors;
+        errors.with_label_values(&[self.kind.name()]).inc();
+    }
+}
+
+fn namespace(namespace: &v1::Namespace) -> Namespace {
+    let labels = namespace.metadata.labels.as_ref();
+    let inject = labels.and_then(|labels| labels.get(INJECT));
+    Namespace {
+        is_meshed: inject.is_some_and(|inject| inject == "enabled"),
+        is_ending: namespace.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+/// With its causes: most errors of a client only say that something has failed.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn is_gone(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => is_not_found(error),
+        watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => false,
+    }
+}
+
+fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+fn patience() -> ResetTimerBackoff<Doubling> {
+    ResetTimerBackoff::new(Doubling(FIRST_DELAY), GOOD)
+}
+
+/// Delays that double, each up to a half shorter at random.
+struct Doubling(Duration);
+
+impl Iterator for Doubling {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let delay = self.0.min(LAST_DELAY);
+        self.0 = (delay * 2).min(LAST_DELAY);
+        Some(delay.mul_f64(1.0 - fastrand::f64() / 2.0))
+    }
+}
+
+impl Backoff for Doubling {
+    fn reset(&mut self) {
+        self.0 = FIRST_DELAY;
+    }
+}
