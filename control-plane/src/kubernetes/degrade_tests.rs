@@ -310,9 +310,9 @@ fn only_one_mesh_config_is_read() {
 
 #[test]
 fn a_bad_pod_is_left_out() {
-    let mtls = json!({"outrider.mesh/mtls": "Sometimes"});
+    let ports = json!([{"containerPort": 15008}]);
     let more = json!({
-        "metadata": {"annotations": mtls},
+        "spec": {"containers": [{"name": "app", "image": "a", "ports": ports}]},
         "status": {"podIP": "10.244.0.8", "podIPs": [{"ip": "10.244.0.8"}]},
     });
     let (_, bad) = pods::read(&pod("billing-2", &more)).unwrap();

@@ -57,6 +57,7 @@ impl PartialEq for Entry {
             && self.uid == other.uid
             && self.generation == other.generation
             && self.text == other.text
+            && self.problems == other.problems
     }
 }
 

@@ -6,20 +6,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use k8s_openapi::api::core::v1::{self, Container, ContainerPort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use outrider_api::kinds::API_VERSION;
+use outrider_api::annotations::{Annotations, INIT_CONTAINER, SIDECAR_CONTAINER};
+use outrider_api::kinds::{API_VERSION, Mtls};
+use outrider_api::manifest::{Cause, Location, Problem};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::kinds::Kind;
 use super::objects::{self, Entry};
 use crate::index::WorkloadName;
-
-/// The container by which a pod is one of the mesh.
-pub(crate) const SIDECAR: &str = "outrider-proxy";
-/// The container that writes the rules of interception.
-const INIT: &str = "outrider-init";
-const MTLS: &str = "outrider.mesh/mtls";
-const APP_PROTOCOLS: &str = "outrider.mesh/app-protocols";
 
 /// A pod that has a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +77,26 @@ impl Pods {
 /// What is kept of a pod; `None`: it has no sidecar.
 pub(super) fn read(pod: &v1::Pod) -> Option<(Pod, Entry)> {
     let spec = pod.spec.as_ref()?;
-    let is_sidecar = |container: &&Container| container.name == SIDECAR;
+    let is_sidecar = |container: &&Container| container.name == SIDECAR_CONTAINER;
     all(spec).find(is_sidecar)?;
     let id = objects::id(Kind::Pod, &pod.metadata)?;
     let record = record(pod, spec, WorkloadName::new(&id.namespace, &id.name));
-    let entry = Entry::read(id, &pod.metadata, &workload(pod, spec, &record));
+    let written = pod.metadata.annotations.iter().flatten();
+    // What is wrong counts as not written: a pod that runs is not cut off by an edit.
+    let (annotations, errors) =
+        Annotations::read(written.map(|(key, value)| (key.as_str(), value.as_str())));
+    let document = workload(spec, &record, &annotations);
+    let mut entry = Entry::read(id, &pod.metadata, &document);
+    let file = entry.id.file();
+    entry.problems.extend(errors.into_iter().map(|error| {
+        let location = Location {
+            file: Arc::clone(&file),
+            line: 1,
+            column: 1,
+        };
+        let problem = Problem::new(location, "metadata.annotations", error.to_string());
+        problem.because(Cause::NoEffect).as_warning()
+    }));
     Some((record, entry))
 }
 
@@ -101,7 +111,9 @@ fn all(spec: &v1::PodSpec) -> impl Iterator<Item = &Container> {
 fn apps(spec: &v1::PodSpec) -> impl Iterator<Item = &Container> {
     let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
     let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
-    let is_ours = |container: &&Container| [SIDECAR, INIT].contains(&container.name.as_str());
+    let is_ours = |container: &&Container| {
+        [SIDECAR_CONTAINER, INIT_CONTAINER].contains(&container.name.as_str())
+    };
     sidecars
         .chain(&spec.containers)
         .filter(move |container| !is_ours(container))
@@ -143,11 +155,11 @@ fn addresses(status: &v1::PodStatus) -> Vec<IpAddr> {
 }
 
 /// As somebody would have written it.
-fn workload(pod: &v1::Pod, spec: &v1::PodSpec, record: &Pod) -> Value {
+fn workload(spec: &v1::PodSpec, record: &Pod, annotations: &Annotations) -> Value {
     let probes = probes(spec);
     let mut workload = json!({
         "serviceAccount": record.service_account,
-        "ports": ports(pod, spec, &probes),
+        "ports": ports(spec, &probes, annotations),
         "probes": probes.into_iter().map(|(_, probe)| probe).collect::<Vec<_>>(),
     });
     if let Some((first, others)) = record.addresses.split_first() {
@@ -155,8 +167,11 @@ fn workload(pod: &v1::Pod, spec: &v1::PodSpec, record: &Pod) -> Value {
         workload["appAddress"] = json!(first);
         workload["addresses"] = json!(others);
     }
-    if let Some(mtls) = annotation(pod, MTLS) {
-        workload["mtls"] = json!(mtls);
+    if let Some(mtls) = annotations.mtls {
+        workload["mtls"] = json!(match mtls {
+            Mtls::Strict => "Strict",
+            Mtls::Permissive => "Permissive",
+        });
     }
     json!({
         "apiVersion": API_VERSION,
@@ -170,14 +185,9 @@ fn workload(pod: &v1::Pod, spec: &v1::PodSpec, record: &Pod) -> Value {
     })
 }
 
-fn annotation<'p>(pod: &'p v1::Pod, name: &str) -> Option<&'p str> {
-    let annotations = pod.metadata.annotations.as_ref()?;
-    annotations.get(name).map(String::as_str)
-}
-
 /// Each once: what containers declare, then what only probes and annotations know of.
-fn ports(pod: &v1::Pod, spec: &v1::PodSpec, probes: &[(u16, Value)]) -> Vec<Value> {
-    let mut protocols: BTreeMap<u16, String> = app_protocols(annotation(pod, APP_PROTOCOLS));
+fn ports(spec: &v1::PodSpec, probes: &[(u16, Value)], annotations: &Annotations) -> Vec<Value> {
+    let protocols = &annotations.app_protocols;
     let mut seen = BTreeSet::new();
     let mut ports = Vec::new();
     let mut add = |number: u16, name: Option<&str>| {
@@ -186,7 +196,7 @@ fn ports(pod: &v1::Pod, spec: &v1::PodSpec, probes: &[(u16, Value)]) -> Vec<Valu
             if let Some(name) = name {
                 port["name"] = json!(name);
             }
-            if let Some(protocol) = protocols.remove(&number) {
+            if let Some(protocol) = protocols.get(&number) {
                 port["appProtocol"] = json!(protocol);
             }
             ports.push(port);
@@ -202,27 +212,10 @@ fn ports(pod: &v1::Pod, spec: &v1::PodSpec, probes: &[(u16, Value)]) -> Vec<Valu
     for (number, _) in probes {
         add(*number, None);
     }
-    let rest: Vec<u16> = app_protocols(annotation(pod, APP_PROTOCOLS))
-        .into_keys()
-        .collect();
-    for number in rest {
-        add(number, None);
+    for number in protocols.keys() {
+        add(*number, None);
     }
     ports
-}
-
-/// `8080=http,5432=opaque`. What cannot be read was refused when the pod was made.
-fn app_protocols(text: Option<&str>) -> BTreeMap<u16, String> {
-    let pairs = text.into_iter().flat_map(|text| text.split(','));
-    let pairs = pairs.filter_map(|pair| {
-        let (port, protocol) = pair.split_once('=')?;
-        let protocol = match protocol.trim() {
-            "opaque" => "tcp",
-            other => other,
-        };
-        Some((port.trim().parse().ok()?, protocol.to_owned()))
-    });
-    pairs.collect()
 }
 
 /// What the kubelet asks: probes and hooks, with the port of each. An HTTPS one cannot be told from

@@ -15,6 +15,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Resource};
+use outrider_api::annotations::INJECT;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -40,8 +41,6 @@ const REQUIRED: Duration = Duration::from_secs(2);
 /// An error may quote a page of a proxy's.
 const MAX_LOGGED_BYTES: usize = 512;
 
-/// Where it is said whether pods of a namespace are of the mesh.
-const INJECT: &str = "outrider.mesh/inject";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Watches every kind, until the other half is dropped.
