@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -19,13 +19,17 @@ use super::{Context, MANAGER};
 use crate::identity::Replacements;
 
 /// The ConfigMaps' name, and their key.
-const NAME: &str = "outrider-trust-bundle";
-const KEY: &str = "trust-bundle.pem";
+pub(super) const NAME: &str = "outrider-trust-bundle";
+pub(super) const KEY: &str = "trust-bundle.pem";
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "outrider");
+/// The namespace of the control plane that wrote it: there may be several in a cluster.
+const WRITTEN_BY: &str = "outrider.mesh/control-plane";
 /// So many are written at once.
 const MAX_WRITES: usize = 8;
 /// What failed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long to rest after each round of writes, so that whoever undoes them has us write once a second.
+const REST: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(crate) struct Bundles {
@@ -63,48 +67,56 @@ impl Bundles {
         let mut events = pin!(watcher(api, only).default_backoff());
         let mut found = BTreeMap::new();
         let mut synced = false;
+        let own = self.context.namespace.clone();
+        let mut next = Instant::now();
         loop {
-            let mut failed = false;
-            if synced && *self.leads.borrow_and_update() {
-                failed = !self.tend(&found).await;
+            let due = synced && *self.leads.borrow_and_update();
+            if due && next <= Instant::now() {
+                next = self.tend(&found).await;
             }
+            let rest = next.saturating_duration_since(Instant::now());
             tokio::select! {
                 Some(event) = events.next() => match event {
-                    Ok(event) => see(event, &mut found, &mut synced),
+                    Ok(event) => see(event, &own, &mut found, &mut synced),
                     Err(error) => tracing::warn!(%error, "the trust bundles cannot be watched"),
                 },
                 Ok(()) = self.leads.changed() => {}
                 Ok(()) = self.meshed.changed() => {}
                 Ok(()) = self.authority.changed() => {}
-                () = sleep(AGAIN), if failed => {}
+                () = sleep(rest), if due && !rest.is_zero() => {}
                 _ = shutdown.wait_for(|now| *now) => return,
             }
         }
     }
 
-    /// Does all that is to be done; whether all of it succeeded.
-    async fn tend(&mut self, found: &BTreeMap<String, Found>) -> bool {
+    /// Does all that is to be done; when the next may be.
+    async fn tend(&mut self, found: &BTreeMap<String, Found>) -> Instant {
+        let begun = Instant::now();
         let Some(authority) = self.authority.borrow_and_update().clone() else {
-            return true;
+            return begun;
         };
         let mut wanted = BTreeSet::clone(&self.meshed.borrow_and_update());
         wanted.insert(self.context.namespace.clone());
         let text = authority.trust_bundle().to_pem();
         let actions = plan(&wanted, &text, found);
         let (context, text) = (&self.context, text.as_str());
+        if actions.is_empty() {
+            return begun;
+        }
+        // All of them, whatever fails.
         let done = stream::iter(actions)
             .map(|(namespace, action)| act(context, namespace, action, text))
             .buffer_unordered(MAX_WRITES)
-            .all(std::future::ready);
-        done.await
+            .fold(true, |all, done| std::future::ready(all && done));
+        begun + if done.await { REST } else { AGAIN }
     }
 }
 
-fn see(event: Event<ConfigMap>, found: &mut BTreeMap<String, Found>, synced: &mut bool) {
+fn see(event: Event<ConfigMap>, own: &str, found: &mut BTreeMap<String, Found>, synced: &mut bool) {
     match event {
         Event::Apply(map) | Event::InitApply(map) => {
             let namespace = map.metadata.namespace.clone().unwrap_or_default();
-            found.insert(namespace, Found::from(map));
+            found.insert(namespace, Found::of(map, own));
         }
         Event::Delete(map) => {
             found.remove(map.metadata.namespace.as_deref().unwrap_or_default());
@@ -142,10 +154,10 @@ fn plan(
 async fn act(context: &Context, namespace: String, action: Action, text: &str) -> bool {
     let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &namespace);
     let result = match action {
-        Action::Write => write(&api, text).await,
+        Action::Write => write(context, &api, text).await,
         Action::Delete(uid) => delete(&api, uid).await,
         Action::Replace(uid) => match delete(&api, uid).await {
-            Ok(()) => write(&api, text).await,
+            Ok(()) => write(context, &api, text).await,
             error => error,
         },
     };
@@ -173,10 +185,11 @@ fn is_going(status: &kube::core::Status) -> bool {
 }
 
 /// Whole, whoever else has written it: server-side apply.
-async fn write(api: &Api<ConfigMap>, text: &str) -> Result<(), kube::Error> {
+async fn write(context: &Context, api: &Api<ConfigMap>, text: &str) -> Result<(), kube::Error> {
     let (label, value) = MANAGED_BY;
     let mut labels = super::labels();
     labels.insert(label.to_owned(), value.to_owned());
+    labels.insert(WRITTEN_BY.to_owned(), context.namespace.clone());
     let map = ConfigMap {
         metadata: ObjectMeta {
             name: Some(NAME.to_owned()),
@@ -206,14 +219,14 @@ async fn delete(api: &Api<ConfigMap>, uid: Option<String>) -> Result<(), kube::E
     }
 }
 
-impl From<ConfigMap> for Found {
-    fn from(map: ConfigMap) -> Self {
-        let (label, value) = MANAGED_BY;
+impl Found {
+    fn of(map: ConfigMap, own: &str) -> Self {
         let labels = map.metadata.labels.unwrap_or_default();
+        let has = |(label, value): (&str, &str)| labels.get(label).is_some_and(|is| is == value);
         Self {
             uid: map.metadata.uid,
             text: map.data.and_then(|mut data| data.remove(KEY)),
-            is_ours: labels.get(label).map(String::as_str) == Some(value),
+            is_ours: has(MANAGED_BY) && has((WRITTEN_BY, own)),
             immutable: map.immutable == Some(true),
         }
     }

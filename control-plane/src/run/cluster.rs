@@ -11,7 +11,7 @@ use super::Base;
 use crate::args::KubernetesArgs;
 use crate::identity::Tokens;
 use crate::kubernetes::authority::replicas::Replicas;
-use crate::kubernetes::authority::{Keeper, Timing};
+use crate::kubernetes::authority::{Keeper, Kept, Timing};
 use crate::kubernetes::bundle::Bundles;
 use crate::kubernetes::leader::Candidate;
 use crate::kubernetes::tokens::{PeerAddresses, TokenReviewer};
@@ -48,6 +48,11 @@ impl Identity<'_> {
         }
         let (known, domain) = watch::channel(None);
         let keeper = Keeper {
+            kept: if self.cluster.ca_secret_managed_elsewhere {
+                Kept::Elsewhere
+            } else {
+                Kept::Here
+            },
             context: self.context.clone(),
             name: self.cluster.ca_secret.clone(),
             authority: base.authority.clone(),

@@ -2,6 +2,7 @@
 //! it says; the leader makes it, rotates it, and puts it back when it is deleted. Owns that Secret.
 //! [`rotation`] decides, [`secret`] reads and writes, [`replicas`] knows who trusts whom.
 
+mod elsewhere;
 pub(crate) mod replicas;
 mod rotation;
 mod secret;
@@ -21,6 +22,7 @@ use outrider_certs::spiffe::TrustDomain;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use self::elsewhere::Elsewhere;
 use self::replicas::Replicas;
 pub(crate) use self::rotation::Timing;
 use self::rotation::{Facts, Stage, Step, step};
@@ -55,8 +57,16 @@ enum Seen {
     There(Box<Secret>),
 }
 
+/// Who writes the Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Here,
+    Elsewhere,
+}
+
 /// See the module.
 pub(crate) struct Keeper {
+    pub(crate) kept: Kept,
     pub(crate) context: Context,
     /// The Secret's name.
     pub(crate) name: String,
@@ -80,6 +90,7 @@ struct State {
     good: Option<Data>,
     /// The version that was complained about.
     bad: Option<String>,
+    elsewhere: Elsewhere,
 }
 
 impl Keeper {
@@ -95,6 +106,7 @@ impl Keeper {
             seen: Seen::Nothing,
             good: None,
             bad: None,
+            elsewhere: Elsewhere::default(),
         };
         loop {
             let rest = state.act().await.unwrap_or_else(|error| {
@@ -114,6 +126,13 @@ impl Keeper {
                 _ = shutdown.wait_for(|now| *now) => return,
             }
         }
+    }
+}
+
+impl Keeper {
+    fn certificate_lifetime(&self) -> Duration {
+        let mesh = self.store.mesh();
+        mesh.map_or(Duration::ZERO, |mesh| mesh.settings().certificate_lifetime)
     }
 }
 
@@ -138,6 +157,9 @@ impl State {
         let Some(domain) = self.keeper.domain.borrow().clone() else {
             return Ok(LONG);
         };
+        if self.keeper.kept == Kept::Elsewhere {
+            return self.elsewhere.act(&self.keeper, &self.seen, &domain).await;
+        }
         let leads = *self.keeper.leads.borrow();
         match &self.seen {
             Seen::Nothing => Ok(LONG),
@@ -233,7 +255,7 @@ impl State {
     ) -> Result<Duration, StepError> {
         let reader = Reader { secret, domain };
         let now = SystemTime::now();
-        let lifetime = self.certificate_lifetime();
+        let lifetime = self.keeper.certificate_lifetime();
         let longest = reader.longest().unwrap_or_default().max(lifetime);
         let Some(authority) = self.keeper.authority.current() else {
             return Ok(LONG);
@@ -293,10 +315,5 @@ impl State {
 
     fn generate(&self, domain: &TrustDomain) -> Result<NewAuthority, AuthorityError> {
         NewAuthority::generate(domain, self.keeper.lifetime, SystemTime::now())
-    }
-
-    fn certificate_lifetime(&self) -> Duration {
-        let mesh = self.keeper.store.mesh();
-        mesh.map_or(Duration::ZERO, |mesh| mesh.settings().certificate_lifetime)
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 /// A step is looked at again after so long at the most: clocks are set, and machines sleep.
 const LOOK: Duration = Duration::from_secs(60);
 /// For the clocks of others, and for certificates that were being issued.
-const SLACK: Duration = Duration::from_secs(10 * 60);
+pub(super) const SLACK: Duration = Duration::from_secs(10 * 60);
 
 /// Where a rotation stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,6 +36,9 @@ const LONGEST: &str = "outrider.mesh/longest-lifetime";
 
 pub(super) type Data = BTreeMap<String, ByteString>;
 
+/// Where cert-manager puts the authority above, which peers trust.
+const ABOVE: &str = "ca.crt";
+
 /// Why a Secret is not an authority's.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SecretError {
@@ -66,6 +69,25 @@ impl Reader<'_> {
             Some(others) => Ok(signer.trusting(&others)?),
             None => Ok(signer),
         }
+    }
+
+    /// The authority of a Secret that somebody else keeps: alone, with the authority above it as what peers
+    /// trust, where there is one.
+    pub(super) fn given(&self) -> Result<CertificateAuthority, SecretError> {
+        let of = |name| self.text(name).ok_or(SecretError::Missing(name));
+        let mut chain = of(CERTIFICATE)?.to_vec();
+        if let (Some(own), Some(above)) = (self.bundle(CERTIFICATE)?, self.bundle(ABOVE)?)
+            && !own.includes(&above)
+        {
+            chain.push(b'\n');
+            chain.extend_from_slice(of(ABOVE)?);
+        }
+        let authority = CertificateAuthority::from_pem(
+            (&self.path(CERTIFICATE), &chain),
+            (&self.path(KEY), of(KEY)?),
+            self.domain,
+        )?;
+        Ok(authority)
     }
 
     /// Whom to trust before the next one signs; `None`: there is no next one.
@@ -414,5 +436,46 @@ mod tests {
         let mut data = first(&made());
         data.insert(NEXT_CERTIFICATE.to_owned(), ByteString(b"x".to_vec()));
         assert_eq!(read(&secret(data), &domain).stage(), Stage::Steady);
+    }
+
+    #[test]
+    fn the_authority_above_is_what_peers_trust() {
+        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+        let params = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params
+        };
+        let key = || KeyPair::generate().unwrap();
+        let root = CertifiedIssuer::self_signed(params("root"), key()).unwrap();
+        let below = CertifiedIssuer::signed_by(params("mesh"), key(), &root).unwrap();
+        let domain = domain();
+        let trusted = |pem: String| TrustBundle::from_pem(domain.clone(), pem.as_bytes()).unwrap();
+        let given = |texts: &[(&str, String)]| {
+            let entry = |(key, text): &(&str, String)| {
+                ((*key).to_owned(), ByteString(text.clone().into_bytes()))
+            };
+            let secret = secret(texts.iter().map(entry).collect());
+            read(&secret, &domain).given().unwrap().trust_bundle()
+        };
+        // An issuer under a root, a chain with its root in it, and one that signs itself.
+        let under = [
+            (CERTIFICATE, below.pem()),
+            (KEY, below.key().serialize_pem()),
+            (ABOVE, root.pem()),
+        ];
+        assert_eq!(given(&under), trusted(root.pem()));
+        let mut whole = under.clone();
+        whole[0].1 += &root.pem();
+        assert_eq!(given(&whole), trusted(root.pem()));
+        let alone = [
+            (CERTIFICATE, root.pem()),
+            (KEY, root.key().serialize_pem()),
+            (ABOVE, root.pem()),
+        ];
+        assert_eq!(given(&alone), trusted(root.pem()));
+        assert_eq!(given(&alone[..2]), trusted(root.pem()));
     }
 }
