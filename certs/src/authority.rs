@@ -195,6 +195,11 @@ impl CertificateAuthority {
         self.bundle.clone()
     }
 
+    /// The beginning of the authority's own certificate, or of the last to begin in its chain.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
     /// The end of the authority's own certificate, or of the first to end in its chain.
     pub fn not_after(&self) -> SystemTime {
         self.not_after

@@ -1,4 +1,4 @@
-//! The admin address: /live, /ready and /metrics over plain HTTP/1.1. Owns its listener; only reads.
+//! The admin address: /live, /ready, /metrics and /trust over plain HTTP/1.1. Owns its listener; only reads.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,10 +12,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrider_certs::bundle::TrustBundle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::discovery::Fleet;
+use crate::identity::SharedAuthority;
 use crate::metrics::Metrics;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -36,11 +39,27 @@ pub(crate) enum Readiness {
     NotReady(String),
 }
 
+/// Whom every connected sidecar trusts.
+#[derive(Clone)]
+pub(crate) struct Trusted {
+    pub(crate) authority: SharedAuthority,
+    pub(crate) fleet: Arc<Fleet>,
+}
+
+impl Trusted {
+    /// `None`: nobody whom all of them do.
+    pub(crate) fn bundle(&self) -> Option<TrustBundle> {
+        let authority = self.authority.current()?;
+        self.fleet.trusted(&authority.trust_bundle())
+    }
+}
+
 /// What the admin address answers with.
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) metrics: Metrics,
     pub(crate) readiness: watch::Receiver<Readiness>,
+    pub(crate) trusted: Trusted,
 }
 
 impl Admin {
@@ -81,11 +100,11 @@ impl Admin {
     }
 
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        let known = matches!(path, "/live" | "/ready" | "/metrics");
+        let known = matches!(path, "/live" | "/ready" | "/metrics" | "/trust");
         if !known {
             return text(
                 StatusCode::NOT_FOUND,
-                "expected /live, /ready or /metrics\n",
+                "expected /live, /ready, /metrics or /trust\n",
             );
         }
         if method != Method::GET && method != Method::HEAD {
@@ -98,6 +117,12 @@ impl Admin {
         match path {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => self.ready(),
+            "/trust" => text(
+                StatusCode::OK,
+                self.trusted
+                    .bundle()
+                    .map_or_else(String::new, |bundle| bundle.to_pem()),
+            ),
             _ => self.scrape(),
         }
     }
@@ -144,14 +169,20 @@ mod tests {
     #[test]
     fn answers() {
         let (sender, readiness) = watch::channel(Readiness::NotReady("no mesh".to_owned()));
+        let metrics = Metrics::new().unwrap();
         let admin = Admin {
-            metrics: Metrics::new().unwrap(),
+            metrics: metrics.clone(),
             readiness,
+            trusted: Trusted {
+                authority: SharedAuthority::new(),
+                fleet: Fleet::new(metrics),
+            },
         };
         let status = |method, path| admin.answer(&method, path).status().as_u16();
         assert_eq!(status(Method::GET, "/live"), 200);
         assert_eq!(status(Method::GET, "/ready"), 503);
         assert_eq!(status(Method::GET, "/metrics"), 200);
+        assert_eq!(status(Method::GET, "/trust"), 200);
         assert_eq!(status(Method::POST, "/metrics"), 405);
         assert_eq!(status(Method::GET, "/debug"), 404);
         sender.send_replace(Readiness::Ready);

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
+use outrider_api::duration;
 
 use crate::server::tls::NAMESPACE;
 
@@ -83,6 +85,19 @@ pub struct KubernetesArgs {
     /// Somebody else (cert-manager) makes and renews that Secret: it is read and never written
     #[arg(long, conflicts_with = "config_dir")]
     pub ca_secret_managed_elsewhere: bool,
+
+    /// How long an authority lives that is made; the next one is made when two thirds of it are over
+    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = duration::parse)]
+    pub ca_lifetime: Duration,
+
+    /// How long the next authority is trusted before it signs: as long as kubelets take to bring a
+    /// changed ConfigMap to the pods
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration::parse)]
+    pub ca_settle: Duration,
+
+    /// How long sidecars and replicas that do not trust the next authority hold it up
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
+    pub ca_patience: Duration,
 
     /// The address of the admission webhooks (HTTPS)
     #[arg(long, value_name = "ADDRESS", default_value_t = everywhere(15017))]
@@ -171,6 +186,9 @@ impl Default for KubernetesArgs {
             replica: None,
             ca_secret: "outrider-ca".to_owned(),
             ca_secret_managed_elsewhere: false,
+            ca_lifetime: Duration::from_secs(8760 * 3600),
+            ca_settle: Duration::from_secs(2 * 60),
+            ca_patience: Duration::from_secs(3600),
             webhook: everywhere(15017),
             translated_addresses: false,
         }

@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     pub(crate) handshakes: IntCounterVec,
     pub(crate) accept_errors: IntCounter,
     pub(crate) own_certificate_expiry: IntGauge,
+    pub(crate) authority: AuthorityMetrics,
     pub(crate) config: ConfigMetrics,
     pub(crate) watches: WatchMetrics,
 }
@@ -36,6 +37,17 @@ pub(crate) struct Metrics {
 pub(crate) struct WatchMetrics {
     pub(crate) errors: IntCounterVec,
     pub(crate) last_event: IntGaugeVec,
+}
+
+/// Of the certificate authority.
+#[derive(Clone, Debug)]
+pub(crate) struct AuthorityMetrics {
+    pub(crate) expiry: IntGauge,
+    pub(crate) anchors: IntGauge,
+    pub(crate) leads: IntGauge,
+    pub(crate) valid: IntGauge,
+    pub(crate) step: IntGauge,
+    pub(crate) bundles: IntCounterVec,
 }
 
 /// What became of what the source held.
@@ -115,6 +127,7 @@ impl Metrics {
                 "certificate_expiry_timestamp_seconds",
                 "When the control plane's own certificate expires.",
             )?,
+            authority: AuthorityMetrics::new(&make)?,
             config: ConfigMetrics::new(&make)?,
             watches: WatchMetrics::new(&make)?,
             registry,
@@ -149,6 +162,37 @@ impl WatchMetrics {
                 "watch_last_event_timestamp_seconds",
                 "When the API server last said something of this kind.",
                 &["kind"],
+            )?,
+        })
+    }
+}
+
+impl AuthorityMetrics {
+    fn new(make: &Register<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            expiry: make.gauge(
+                "ca_expiry_timestamp_seconds",
+                "When the certificate of the authority that signs expires.",
+            )?,
+            anchors: make.gauge("trust_anchors", "Authorities that are trusted.")?,
+            leads: make.gauge(
+                "leader",
+                "1 if this replica holds the Lease, else 0; on Kubernetes only.",
+            )?,
+            valid: make.gauge(
+                "ca_secret_valid",
+                "1 if the authority's Secret could be used when it was read last, else 0; on \
+                 Kubernetes only.",
+            )?,
+            step: make.gauge(
+                "ca_rotation_step",
+                "As the leader knows it: 0 no rotation, 1 the next authority is trusted, 2 it signs \
+                 and the previous is to be forgotten.",
+            )?,
+            bundles: make.counters(
+                "trust_bundle_writes_total",
+                "ConfigMaps with the trust bundle that were written or deleted, by the result.",
+                &["result"],
             )?,
         })
     }

@@ -61,17 +61,30 @@ impl AuthorityFiles {
 pub(crate) enum Authorities {
     /// Files.
     Files(AuthorityFiles),
+    /// A Secret, which another task keeps, once it knows of which trust domain.
+    Secret(watch::Sender<Option<TrustDomain>>),
 }
 
 impl Authorities {
-    /// The authority of a trust domain; waits until there is one.
-    async fn open(&self, trust_domain: TrustDomain) -> Result<CertificateAuthority, ReloadError> {
+    /// Has `authority` be that of a trust domain; waits until there is one.
+    async fn open(
+        &self,
+        trust_domain: TrustDomain,
+        authority: &SharedAuthority,
+    ) -> Result<(), ReloadError> {
         match self {
             Self::Files(files) => {
                 let files = files.clone();
-                Ok(spawn_blocking(move || files.open(&trust_domain)).await??)
+                let opened = spawn_blocking(move || files.open(&trust_domain)).await??;
+                authority.replace(opened);
+            }
+            Self::Secret(known) => {
+                known.send_replace(Some(trust_domain));
+                // It is held by `authority` for as long as this waits.
+                let _ = authority.follow().wait_for(Option::is_some).await;
             }
         }
+        Ok(())
     }
 }
 
@@ -143,10 +156,14 @@ impl Reloader {
 
     async fn found(&self, mesh: &Mesh) -> Result<(), ReloadError> {
         let trust_domain = mesh.settings().trust_domain.clone();
-        let authority = self.authorities.open(trust_domain).await?;
-        let trust = authority.trust_bundle();
-        self.authority.replace(authority);
-        tracing::info!(trust_domain = %trust.trust_domain(), "the certificate authority is ready");
+        if self.store.mesh().is_none() {
+            let waiting = "waiting for the certificate authority".to_owned();
+            self.readiness.send_replace(Readiness::NotReady(waiting));
+        }
+        self.authorities
+            .open(trust_domain.clone(), &self.authority)
+            .await?;
+        tracing::info!(%trust_domain, "the certificate authority is ready");
         Ok(())
     }
 

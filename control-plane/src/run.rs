@@ -1,10 +1,12 @@
 //! Puts the control plane together, and takes it apart again.
 
+mod cluster;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use outrider_certs::token::TokenIssuer;
@@ -12,9 +14,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{Admin, Readiness};
+use crate::admin::{Admin, Readiness, Trusted};
 use crate::args::{Args, Mode};
-use crate::discovery::DiscoveryService;
+use crate::discovery::{DiscoveryService, Fleet};
 use crate::identity::{IdentityService, SharedAuthority, Tokens};
 use crate::kubernetes;
 use crate::logging;
@@ -26,6 +28,9 @@ use crate::source::Source;
 use crate::source::watch::DirectoryWatch;
 use crate::store::Store;
 use crate::version::VersionCounter;
+
+/// How long the tasks of a cluster may take to end.
+const ENDING: Duration = Duration::from_secs(3);
 
 /// Runs a control plane until `shutdown`, then lets streams end.
 ///
@@ -52,6 +57,7 @@ pub struct ControlPlane {
     shutdown: watch::Sender<bool>,
     server: JoinHandle<()>,
     background: Vec<JoinHandle<()>>,
+    ending: Vec<JoinHandle<()>>,
     reloader: JoinHandle<Result<(), ReloadError>>,
 }
 
@@ -60,8 +66,8 @@ struct Parts {
     source: Source,
     authorities: Authorities,
     tokens: Tokens,
-    /// Further tasks, which end with the control plane.
-    background: Vec<JoinHandle<()>>,
+    /// Further tasks, which end when they hear of the shutdown.
+    ending: Vec<JoinHandle<()>>,
 }
 
 impl ControlPlane {
@@ -100,7 +106,7 @@ impl ControlPlane {
             authorities: Authorities::Files(authority_files(args, &state_dir)),
             tokens: Tokens::Signed(tokens.verifier()),
             source: Source::Directory(DirectoryWatch::new(config_dir, state_dir)),
-            background: Vec::new(),
+            ending: Vec::new(),
         })
     }
 
@@ -114,13 +120,21 @@ impl ControlPlane {
             namespace: args.cluster.namespace.clone(),
             metrics: base.metrics.clone(),
         };
+        let (source, view) = kubernetes::Source::new(context.clone(), base.readiness.clone());
+        let identity = cluster::Identity {
+            context: &context,
+            cluster: &args.cluster,
+            given: given_authority(args),
+            meshed: view.meshed.clone(),
+            admin: admin.port(),
+        };
+        let (authorities, ending) = identity.start(&base);
         tracing::info!(%listen, %admin, namespace = context.namespace, "listening");
-        let (source, _view) = kubernetes::Source::new(context, base.readiness.clone());
         base.start(Parts {
-            authorities: Authorities::Files(given_authority(args)?),
-            tokens: Tokens::None,
+            authorities,
+            tokens: cluster::tokens(&context, &args.cluster),
             source: Source::Kubernetes(Box::new(source)),
-            background: Vec::new(),
+            ending,
         })
     }
 
@@ -150,6 +164,8 @@ impl ControlPlane {
         // Whatever has panicked is shut down as well.
         let _ = self.server.await;
         let _ = self.reloader.await;
+        let ending = futures_util::future::join_all(self.ending);
+        let _ = tokio::time::timeout(ENDING, ending).await;
         for task in self.background {
             task.abort();
             let _ = task.await;
@@ -164,16 +180,19 @@ struct Base {
     metrics: Metrics,
     store: Arc<Store>,
     authority: SharedAuthority,
+    fleet: Arc<Fleet>,
     shutdown: watch::Sender<bool>,
     readiness: watch::Sender<Readiness>,
 }
 
 impl Base {
     async fn bind(args: &Args, version: VersionCounter) -> anyhow::Result<Self> {
+        let metrics = Metrics::new()?;
         Ok(Self {
             listener: bind(args.listen()).await.context("--listen")?,
             admin: bind(args.admin()).await.context("--admin")?,
-            metrics: Metrics::new()?,
+            fleet: Fleet::new(metrics.clone()),
+            metrics,
             store: Store::new(version),
             authority: SharedAuthority::new(),
             shutdown: watch::Sender::new(false),
@@ -192,6 +211,7 @@ impl Base {
         let (serving, is_serving) = watch::channel(None);
         let (keeper, kept) = mpsc::channel(1);
         let services = self.services(parts.tokens);
+        let trusted = self.trusted();
         let server = Server {
             listener: self.listener,
             serving: is_serving,
@@ -216,18 +236,28 @@ impl Base {
         let answering = Admin {
             metrics: self.metrics,
             readiness: self.readiness.subscribe(),
+            trusted,
         };
-        let mut background = parts.background;
-        background.push(tokio::spawn(answering.run(self.admin)));
-        background.push(tokio::spawn(keep(kept)));
+        let background = vec![
+            tokio::spawn(answering.run(self.admin)),
+            tokio::spawn(keep(kept)),
+        ];
         Ok(ControlPlane {
             listen,
             admin,
             shutdown: self.shutdown,
             server: tokio::spawn(server.run()),
             background,
+            ending: parts.ending,
             reloader: tokio::spawn(reloader.run(parts.source)),
         })
+    }
+
+    fn trusted(&self) -> Trusted {
+        Trusted {
+            authority: self.authority.clone(),
+            fleet: Arc::clone(&self.fleet),
+        }
     }
 
     fn services(&self, tokens: Tokens) -> Services {
@@ -241,6 +271,7 @@ impl Base {
             ),
             discovery: DiscoveryService::server(
                 Arc::clone(store),
+                Arc::clone(&self.fleet),
                 metrics.clone(),
                 self.shutdown.subscribe(),
             ),
@@ -266,23 +297,12 @@ fn create_private(dir: &Path, with_parents: bool) -> std::io::Result<()> {
 }
 
 fn authority_files(args: &Args, state_dir: &Path) -> AuthorityFiles {
-    match (&args.ca_cert, &args.ca_key) {
-        (Some(cert), Some(key)) => AuthorityFiles::Given {
-            cert: cert.clone(),
-            key: key.clone(),
-        },
-        _ => AuthorityFiles::Own(state_dir.to_owned()),
-    }
+    given_authority(args).unwrap_or_else(|| AuthorityFiles::Own(state_dir.to_owned()))
 }
 
-fn given_authority(args: &Args) -> anyhow::Result<AuthorityFiles> {
-    match (&args.ca_cert, &args.ca_key) {
-        (Some(cert), Some(key)) => Ok(AuthorityFiles::Given {
-            cert: cert.clone(),
-            key: key.clone(),
-        }),
-        _ => anyhow::bail!("expected --ca-cert and --ca-key beside --kubernetes"),
-    }
+fn given_authority(args: &Args) -> Option<AuthorityFiles> {
+    let (cert, key) = args.ca_cert.clone().zip(args.ca_key.clone())?;
+    Some(AuthorityFiles::Given { cert, key })
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::args::Args;
 use crate::control::WorkloadState;
+use crate::control::anchors::AnchorFile;
 use crate::control::discovery::{Discovery, DiscoverySource, Leaving, Seen};
 use crate::control::identity::{self, IdentitySource};
 use crate::handover::{self, Inherited, Predecessor};
@@ -113,10 +114,15 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
     tokio::spawn(server::serve(telemetry, Surface::Telemetry, view.clone()));
     tokio::spawn(server::serve(admin, Surface::Admin, view));
 
+    let anchors = AnchorFile {
+        path: args.trust_bundle,
+        trust_domain: args.trust_domain,
+    };
     let identity = IdentitySource {
         control_plane: args.control_plane.clone(),
         token_file: args.token_file,
         bundle,
+        anchors: anchors.clone(),
     };
     tokio::spawn(identity::keep(
         identity,
@@ -126,6 +132,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
     ));
     let discovery = DiscoverySource {
         control_plane: args.control_plane,
+        anchors,
         namespace: args.workload.namespace,
         workload: args.workload.name,
     };

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use outrider_certs::bundle::TrustBundle;
 use tokio::sync::{oneshot, watch};
 
 use super::ledger::{Ledger, Resource};
@@ -30,6 +31,8 @@ struct State {
     /// Of each workload, in the order in which they began.
     streams: HashMap<WorkloadName, BTreeSet<u64>>,
     ids: HashSet<u64>,
+    /// Whom the sidecars trust, of those streams whose sidecars have said so.
+    trust: HashMap<u64, Arc<TrustBundle>>,
     withdrawals: Vec<Withdrawal>,
 }
 
@@ -118,6 +121,16 @@ impl Fleet {
         withdrawals.retain(|withdrawal| withdrawal.workload != *workload);
     }
 
+    /// Of `bundle`, those authorities that every connected sidecar has said it trusts.
+    pub(crate) fn trusted(&self, bundle: &TrustBundle) -> Option<TrustBundle> {
+        let state = self.state();
+        let mut common = bundle.clone();
+        for id in &state.ids {
+            common = common.intersection(state.trust.get(id)?)?;
+        }
+        Some(common)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,6 +176,11 @@ impl Member {
             .acknowledged_version
             .with_label_values(&self.labels())
             .set(gauge_value(version));
+    }
+
+    /// The sidecar has applied a snapshot that says whom to trust.
+    pub(crate) fn trusts(&self, bundle: Arc<TrustBundle>) {
+        self.fleet.state().trust.insert(self.id, bundle);
     }
 
     /// Has `store` withdraw the workload, unless a later stream of it takes calls; whether it did. No
@@ -237,6 +255,7 @@ impl Drop for Member {
         metrics.connected_sidecars.dec();
         let mut state = self.fleet.state();
         state.ids.remove(&self.id);
+        state.trust.remove(&self.id);
         for withdrawal in &mut state.withdrawals {
             withdrawal.waiting.remove(&self.id);
         }

@@ -8,6 +8,7 @@ mod ledger;
 mod session;
 mod stream;
 mod subscriptions;
+mod trust;
 mod withdrawal;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::end::End;
-use self::fleet::Fleet;
+pub(crate) use self::fleet::Fleet;
 use self::session::Session;
 use crate::metrics::Metrics;
 use crate::server::Peer;
@@ -40,12 +41,13 @@ pub(crate) struct DiscoveryService {
 impl DiscoveryService {
     pub(crate) fn server(
         store: Arc<Store>,
+        fleet: Arc<Fleet>,
         metrics: Metrics,
         shutdown: watch::Receiver<bool>,
     ) -> DiscoveryServer<Self> {
         DiscoveryServer::new(Self {
             store,
-            fleet: Fleet::new(metrics.clone()),
+            fleet,
             metrics,
             shutdown,
         })

@@ -22,6 +22,7 @@ use super::fleet::{Fleet, Member};
 use super::ledger::{Ledger, Resource};
 use super::session::{MAX_LOGGED_BYTES, Responses, Session, check_identity};
 use super::subscriptions::{Full, Subscriptions};
+use super::trust::Trust;
 use super::withdrawal::Drain;
 use crate::index::WorkloadName;
 use crate::logging::one_line;
@@ -45,6 +46,7 @@ pub(super) struct Stream {
     destinations: Subscriptions<ServiceName>,
     addresses: Subscriptions<IpAddr>,
     ledger: Ledger,
+    trust: Trust,
     withdrawal: Withdrawal,
     /// By when something that is ready must have been taken.
     stall: Option<tokio::time::Instant>,
@@ -81,6 +83,7 @@ impl Stream {
             destinations: Subscriptions::new(Arc::clone(&session.store)),
             addresses: Subscriptions::new(Arc::clone(&session.store)),
             ledger: Ledger::default(),
+            trust: Trust::default(),
             withdrawal: Withdrawal::No,
             stall: None,
         }
@@ -208,6 +211,11 @@ impl Stream {
             .ledger
             .acknowledge(&resource, version, Instant::now())?;
         self.member.settle(&self.ledger);
+        if resource == Resource::Workload
+            && let Some(bundle) = self.trust.acknowledged(version)
+        {
+            self.member.trusts(bundle);
+        }
         self.member.acknowledged(acknowledged.newest);
         if let Some(taken) = acknowledged.propagation {
             self.metrics.observe_propagation(taken);
@@ -260,6 +268,7 @@ impl Stream {
         let workload = check_identity(&self.name, &self.peer, &snapshot)?;
         self.ledger
             .sent(Resource::Workload, snapshot.version, snapshot.noticed);
+        self.trust.sent(snapshot.version, &workload.trust);
         Ok(DiscoveryResponse {
             version: snapshot.version,
             resource: Some(Body::Workload(proto::Workload::from(workload))),

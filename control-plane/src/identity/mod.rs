@@ -6,6 +6,7 @@ mod refusal;
 mod shared;
 
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,13 +15,17 @@ use outrider_api::proto::{SignRequest, SignResponse};
 use outrider_certs::csr::VerifiedRequest;
 use outrider_certs::spiffe::SpiffeId;
 use outrider_certs::token::TokenVerifier;
+use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use self::limit::{Allowance, RateLimit};
 use self::refusal::Refusal;
 pub(crate) use self::shared::{Replacements, SharedAuthority};
+use crate::index::Mesh;
+use crate::kubernetes::tokens::{Reviewed, TokenReviewer};
 use crate::metrics::Metrics;
+use crate::server::Peer;
 use crate::store::Store;
 
 /// A hundred instances may start at once; then ten a second. Signing takes well under a millisecond.
@@ -33,6 +38,8 @@ const LOG_ALLOWANCE: Allowance = Allowance {
     burst: 20,
     refill: Duration::from_secs(1),
 };
+/// How long the mesh may lag behind the API server that has accepted a pod's token.
+const KNOWN: Duration = Duration::from_secs(3);
 /// A CSR is at most 16 KiB.
 const MAX_MESSAGE_BYTES: usize = 20 * 1024;
 
@@ -40,8 +47,8 @@ const MAX_MESSAGE_BYTES: usize = 20 * 1024;
 pub(crate) enum Tokens {
     /// Our own: bootstrap tokens.
     Signed(TokenVerifier),
-    /// Nobody's.
-    None,
+    /// The cluster's: projected tokens of pods.
+    Reviewed(Box<TokenReviewer>),
 }
 
 /// The gRPC service.
@@ -72,18 +79,15 @@ impl IdentityService {
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    fn issue(&self, request: &Request<SignRequest>) -> Result<(SpiffeId, SignResponse), Refusal> {
+    async fn issue(
+        &self,
+        request: Request<SignRequest>,
+    ) -> Result<(SpiffeId, SignResponse), Refusal> {
+        let peer = request.extensions().get::<Peer>().map(Peer::address);
+        let id = self.identify(bearer(request.metadata())?, peer).await?;
         let now = SystemTime::now();
-        let token = bearer(request.metadata())?;
-        let id = match &self.tokens {
-            Tokens::Signed(verifier) => verifier.verify(token, now)?,
-            Tokens::None => return Err(Refusal::NotReady),
-        };
         let mesh = self.store.mesh().ok_or(Refusal::NotReady)?;
         let authority = self.authority.current().ok_or(Refusal::NotReady)?;
-        if !mesh.has_identity(&id) {
-            return Err(Refusal::UnknownIdentity(id));
-        }
         take(&self.limit, &id).map_err(|retry_in| Refusal::TooMany {
             id: id.clone(),
             retry_in,
@@ -105,6 +109,46 @@ impl IdentityService {
                 .collect(),
         };
         Ok((id, response))
+    }
+
+    /// Who in the mesh shows `token`.
+    async fn identify(&self, token: &str, peer: Option<IpAddr>) -> Result<SpiffeId, Refusal> {
+        match &self.tokens {
+            Tokens::Signed(verifier) => {
+                let id = verifier.verify(token, SystemTime::now())?;
+                let mesh = self.store.mesh().ok_or(Refusal::NotReady)?;
+                if mesh.has_identity(&id) {
+                    Ok(id)
+                } else {
+                    Err(Refusal::UnknownIdentity(id))
+                }
+            }
+            Tokens::Reviewed(reviewer) => {
+                let (Some(authority), Some(peer)) = (self.authority.current(), peer) else {
+                    return Err(Refusal::NotReady);
+                };
+                let trust = authority.trust_bundle();
+                let who = reviewer.review(token, peer, trust.trust_domain()).await?;
+                self.known(who).await
+            }
+        }
+    }
+
+    /// Waits a little for a pod that the API server knows, and the mesh does not yet.
+    async fn known(&self, who: Reviewed) -> Result<SpiffeId, Refusal> {
+        let Reviewed { id, workload } = who;
+        let is_known = |mesh: &Mesh| {
+            let model = mesh.workload(&workload.namespace, &workload.name);
+            model.is_some_and(|model| model.id == id)
+        };
+        let mut mesh = self.store.follow_mesh();
+        let known = mesh.wait_for(|mesh| mesh.as_deref().is_some_and(is_known));
+        let known = matches!(timeout(KNOWN, known).await, Ok(Ok(_)));
+        if known {
+            Ok(id)
+        } else {
+            Err(Refusal::UnknownIdentity(id))
+        }
     }
 
     fn record(&self, refusal: &Refusal) {
@@ -129,7 +173,7 @@ fn take<K: Eq + Hash + Clone>(limit: &Mutex<RateLimit<K>>, key: &K) -> Result<()
 #[tonic::async_trait]
 impl Identity for IdentityService {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
-        match self.issue(&request) {
+        match self.issue(request).await {
             Ok((id, response)) => {
                 self.metrics.certificates_issued.inc();
                 tracing::debug!(%id, "a certificate was issued");

@@ -8,12 +8,16 @@ use outrider_certs::spiffe::SpiffeId;
 use outrider_certs::token::TokenError;
 use tonic::{Code, Status};
 
+use crate::kubernetes::tokens::ReviewError;
+
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("no bootstrap token: expected one `authorization: Bearer TOKEN`")]
     NoToken,
     #[error("bootstrap token: {0}")]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Review(#[from] ReviewError),
     #[error("no Workload of the mesh has the identity {0}")]
     UnknownIdentity(SpiffeId),
     #[error("{id} asks for too many certificates: expected the next one in {retry_in:?}")]
@@ -32,6 +36,7 @@ impl Refusal {
         match self {
             Self::NoToken => "no_token",
             Self::Token(error) => error.label(),
+            Self::Review(error) => error.label(),
             Self::UnknownIdentity(_) => "unknown_identity",
             Self::TooMany { .. } => "rate_limited",
             Self::Csr(error) => error.label(),
@@ -43,6 +48,7 @@ impl Refusal {
     pub(super) fn status(&self) -> Status {
         let (code, message) = match self {
             Self::NoToken | Self::Token(_) => (Code::Unauthenticated, self.to_string()),
+            Self::Review(error) => (error.code(), self.to_string()),
             Self::UnknownIdentity(_) => (Code::PermissionDenied, self.to_string()),
             Self::TooMany { .. } => (Code::ResourceExhausted, self.to_string()),
             Self::Csr(_) => (Code::InvalidArgument, self.to_string()),

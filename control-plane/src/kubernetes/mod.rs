@@ -2,14 +2,20 @@
 //! object, [`Held`] is all of it at one moment, [`View`] what the rest of the control plane may know of
 //! it.
 
+pub(crate) mod authority;
+pub(crate) mod bundle;
 mod cluster;
 mod degrade;
 mod kinds;
+pub(crate) mod leader;
 mod objects;
 mod pods;
 mod services;
 mod source;
+pub(crate) mod tokens;
 mod watches;
+
+use std::collections::BTreeMap;
 
 use kube::Client;
 
@@ -17,6 +23,19 @@ use crate::metrics::Metrics;
 
 pub(crate) use self::pods::{Pod, Pods};
 pub(crate) use self::source::{Held, Source, View};
+
+/// Who writes, for the API server.
+pub(crate) const MANAGER: &str = "outrider-control-plane";
+/// Selects the control plane's own pods.
+pub(crate) const SELECTOR: &str =
+    "app.kubernetes.io/name=outrider,app.kubernetes.io/component=control-plane";
+
+/// The labels of what the control plane makes.
+pub(crate) fn labels() -> BTreeMap<String, String> {
+    [("app.kubernetes.io/part-of", "outrider")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
 
 /// Why there is no API server to talk to.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! One connection of the sidecars' port, from the handshake to its end.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -65,7 +65,11 @@ pub(super) struct Accepted {
 
 impl Accepted {
     pub(super) async fn run(mut self) {
-        let handshake = timeout(HANDSHAKE, shake_hands(self.stream, &self.serving)).await;
+        let handshake = timeout(
+            HANDSHAKE,
+            shake_hands(self.stream, self.address.ip(), &self.serving),
+        )
+        .await;
         drop(self.handshake);
         let result = handshake.unwrap_or(Err("timeout_or_eof"));
         let label = match &result {
@@ -84,6 +88,7 @@ impl Accepted {
 
 async fn shake_hands(
     stream: TcpStream,
+    address: IpAddr,
     serving: &Serving,
 ) -> Result<(TlsStream<TcpStream>, Peer), &'static str> {
     // Small messages, each waited for.
@@ -93,14 +98,18 @@ async fn shake_hands(
         .await
         .map_err(|error| certs::handshake_reason(&error))?;
     let (_, session) = tls.get_ref();
-    let peer = match certs::peer(
+    let certificate = match certs::peer(
         session.peer_certificates(),
         &serving.trust_domain,
         SystemTime::now(),
     ) {
-        Ok(certificate) => Peer(Some(Arc::new(certificate))),
-        Err(PeerError::NoCertificate) => Peer(None),
+        Ok(certificate) => Some(Arc::new(certificate)),
+        Err(PeerError::NoCertificate) => None,
         Err(error) => return Err(error.label()),
+    };
+    let peer = Peer {
+        certificate,
+        address,
     };
     Ok((tls, peer))
 }
@@ -111,7 +120,7 @@ async fn serve(
     services: Services,
     shutdown: &mut watch::Receiver<bool>,
 ) {
-    let anonymous = peer.0.is_none();
+    let anonymous = peer.certificate.is_none();
     let service = service_fn(move |request| route(services.clone(), peer.clone(), request));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -4,6 +4,7 @@
 mod connection;
 pub(crate) mod tls;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,12 +29,20 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// Who is at the other end, as the handshake has shown it. In a request's extensions.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer(Option<Arc<PeerCertificate>>);
+pub(crate) struct Peer {
+    certificate: Option<Arc<PeerCertificate>>,
+    address: IpAddr,
+}
 
 impl Peer {
     /// Its certificate; absent where it has none yet.
     pub(crate) fn certificate(&self) -> Option<Arc<PeerCertificate>> {
-        self.0.clone()
+        self.certificate.clone()
+    }
+
+    /// Where it calls from.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
     }
 }
 

@@ -78,6 +78,10 @@ impl OwnCertificate {
         self.metrics
             .own_certificate_expiry
             .set(unix_seconds(svid.not_after()));
+        let metrics = &self.metrics.authority;
+        metrics.expiry.set(unix_seconds(authority.not_after()));
+        let anchors = i64::try_from(bundle.anchors().len()).unwrap_or(i64::MAX);
+        metrics.anchors.set(anchors);
         self.serving.send_replace(Some(Serving {
             config,
             trust_domain: bundle.trust_domain().clone(),

@@ -67,6 +67,11 @@ impl Store {
         self.mesh.borrow().clone()
     }
 
+    /// The whole mesh, and word of every other.
+    pub(crate) fn follow_mesh(&self) -> watch::Receiver<Option<Arc<Mesh>>> {
+        self.mesh.subscribe()
+    }
+
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }

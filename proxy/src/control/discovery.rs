@@ -18,6 +18,7 @@ use outrider_certs::svid;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::anchors::AnchorFile;
 use super::channel::{self, ChannelError};
 use super::subjects::{Rejection, Subjects, Subscription, newer};
 use super::{Credentials, DestinationState, Inventoried, Subject, WorkloadState};
@@ -45,6 +46,7 @@ enum StreamError {
 #[derive(Clone, Debug)]
 pub struct DiscoverySource {
     pub control_plane: String,
+    pub anchors: AnchorFile,
     pub namespace: String,
     pub workload: String,
 }
@@ -152,10 +154,11 @@ impl Discovery {
 
     async fn stream(&mut self, attempt: &mut u32) -> Result<std::convert::Infallible, StreamError> {
         let credentials = self.next_credentials().await?;
+        let anchors = &self.source.anchors;
         let channel = channel::connect(
             &self.source.control_plane,
             Some(&credentials.svid),
-            &credentials.bundle,
+            &anchors.choose(&credentials.bundle, *attempt),
         )
         .await?;
         let (requests, outgoing) = mpsc::channel(QUEUE);

@@ -15,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
 
+use super::anchors::AnchorFile;
 use super::channel::{self, ChannelError};
 use super::{Credentials, WorkloadState};
 use crate::telemetry::metrics::Metrics;
@@ -57,6 +58,8 @@ pub struct IdentitySource {
     pub token_file: PathBuf,
     /// The anchors to begin with; the control plane sends newer ones.
     pub bundle: TrustBundle,
+    /// Where those were.
+    pub anchors: AnchorFile,
 }
 
 /// Keeps `credentials` good for as long as the process lives.
@@ -69,7 +72,8 @@ pub async fn keep(
     let mut attempt = 0;
     let mut bundle = source.bundle.clone();
     loop {
-        let wake = match renew(&source, &bundle, &credentials).await {
+        let anchors = source.anchors.choose(&bundle, attempt);
+        let wake = match renew(&source, &anchors, &credentials).await {
             Ok(fresh) => {
                 attempt = 0;
                 bundle = fresh.bundle.clone();

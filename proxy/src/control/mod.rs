@@ -1,6 +1,7 @@
 //! Everything that is not the data path: identity and discovery. One thread; what it learns goes to
 //! the workers through `watch` channels, finished for their use.
 
+pub mod anchors;
 pub mod channel;
 pub mod discovery;
 pub mod identity;

@@ -1,0 +1,106 @@
+//! What a control plane on Kubernetes has for identity: the tasks that elect a leader, keep the authority
+//! and hand out the trust bundle, and the reviewer of tokens.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Base;
+use crate::args::KubernetesArgs;
+use crate::identity::Tokens;
+use crate::kubernetes::authority::replicas::Replicas;
+use crate::kubernetes::authority::{Keeper, Kept, Timing};
+use crate::kubernetes::bundle::Bundles;
+use crate::kubernetes::leader::Candidate;
+use crate::kubernetes::tokens::{PeerAddresses, TokenReviewer};
+use crate::kubernetes::{Context, MANAGER};
+use crate::reload::{Authorities, AuthorityFiles};
+
+/// What it takes.
+pub(super) struct Identity<'a> {
+    pub(super) context: &'a Context,
+    pub(super) cluster: &'a KubernetesArgs,
+    /// An authority that is no Secret's.
+    pub(super) given: Option<AuthorityFiles>,
+    pub(super) meshed: watch::Receiver<Arc<BTreeSet<String>>>,
+    /// The port of everybody's admin address.
+    pub(super) admin: u16,
+}
+
+impl Identity<'_> {
+    /// Starts the tasks, which end at the shutdown; says where the authority comes from.
+    pub(super) fn start(self, base: &Base) -> (Authorities, Vec<JoinHandle<()>>) {
+        let (leads, is_leader) = watch::channel(false);
+        let bundles = Bundles {
+            context: self.context.clone(),
+            authority: base.authority.follow(),
+            meshed: self.meshed.clone(),
+            leads: is_leader.clone(),
+        };
+        let mut tasks = vec![
+            tokio::spawn(self.candidate(leads).run(base.shutdown.subscribe())),
+            tokio::spawn(bundles.run(base.shutdown.subscribe())),
+        ];
+        if let Some(files) = self.given {
+            return (Authorities::Files(files), tasks);
+        }
+        let (known, domain) = watch::channel(None);
+        let keeper = Keeper {
+            kept: if self.cluster.ca_secret_managed_elsewhere {
+                Kept::Elsewhere
+            } else {
+                Kept::Here
+            },
+            context: self.context.clone(),
+            name: self.cluster.ca_secret.clone(),
+            authority: base.authority.clone(),
+            domain,
+            store: Arc::clone(&base.store),
+            leads: is_leader,
+            replicas: Replicas {
+                context: self.context.clone(),
+                own: base.trusted(),
+                port: self.admin,
+            },
+            lifetime: self.cluster.ca_lifetime,
+            timing: Timing {
+                settle: self.cluster.ca_settle,
+                patience: self.cluster.ca_patience,
+            },
+        };
+        tasks.push(tokio::spawn(keeper.run(base.shutdown.subscribe())));
+        (Authorities::Secret(known), tasks)
+    }
+
+    fn candidate(&self, leads: watch::Sender<bool>) -> Candidate {
+        Candidate {
+            client: self.context.client.clone(),
+            namespace: self.context.namespace.clone(),
+            name: MANAGER.to_owned(),
+            identity: identity(self.cluster.replica.as_deref()),
+            leads,
+            gauge: self.context.metrics.authority.leads.clone(),
+        }
+    }
+}
+
+/// Who may ask for certificates.
+pub(super) fn tokens(context: &Context, cluster: &KubernetesArgs) -> Tokens {
+    let addresses = if cluster.translated_addresses {
+        PeerAddresses::Translated
+    } else {
+        PeerAddresses::Checked
+    };
+    let reviewer = TokenReviewer::new(context.client.clone(), addresses);
+    Tokens::Reviewed(Box::new(reviewer))
+}
+
+/// The replica's name, and what no other process of that name has.
+fn identity(replica: Option<&str>) -> String {
+    let host = || std::env::var("HOSTNAME").ok();
+    let name = replica.map(str::to_owned).or_else(host);
+    let name = name.unwrap_or_else(|| "outrider-control-plane".to_owned());
+    format!("{name}_{:08x}", fastrand::u32(..))
+}
