@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use outrider_certs::spiffe::TrustDomain;
 
 use crate::server::tls::NAMESPACE;
 
@@ -83,6 +84,14 @@ pub struct KubernetesArgs {
     /// Somebody else (cert-manager) makes and renews that Secret: it is read and never written
     #[arg(long, conflicts_with = "config_dir")]
     pub ca_secret_managed_elsewhere: bool,
+
+    /// Whose identities these are, where no MeshConfig says it
+    #[arg(long, value_name = "DOMAIN", conflicts_with = "config_dir")]
+    pub trust_domain: Option<TrustDomain>,
+
+    /// The image of the sidecars that pods get [default: outrider-proxy in this version]
+    #[arg(long, value_name = "IMAGE", conflicts_with = "config_dir")]
+    pub proxy_image: Option<String>,
 
     /// The address of the admission webhooks (HTTPS)
     #[arg(long, value_name = "ADDRESS", default_value_t = everywhere(15017))]
@@ -171,6 +180,8 @@ impl Default for KubernetesArgs {
             replica: None,
             ca_secret: "outrider-ca".to_owned(),
             ca_secret_managed_elsewhere: false,
+            trust_domain: None,
+            proxy_image: None,
             webhook: everywhere(15017),
             translated_addresses: false,
         }
