@@ -8,6 +8,11 @@ const PAIRS_MAX: usize = 4;
 /// At most this many digits in a number (GEP-2257).
 const DIGITS_MAX: usize = 5;
 
+/// What [`parse`] takes, as a regular expression.
+pub const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+/// The longest text that [`parse`] takes, in bytes.
+pub const LENGTH_MAX: usize = PAIRS_MAX * (DIGITS_MAX + "ms".len());
+
 /// The text is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -81,12 +86,14 @@ mod tests {
             ("30m1h", 5_400_000),
             ("99999h", 359_996_400_000),
         ];
+        let pattern = regex::Regex::new(PATTERN).unwrap();
         for (text, milliseconds) in table {
             assert_eq!(
                 parse(text),
                 Ok(Duration::from_millis(milliseconds)),
                 "{text}"
             );
+            assert!(pattern.is_match(text) && text.len() <= LENGTH_MAX, "{text}");
         }
     }
 
@@ -112,8 +119,10 @@ mod tests {
             "١s",
             "1s\n",
         ];
+        let pattern = regex::Regex::new(PATTERN).unwrap();
         for text in table {
             assert!(parse(text).is_err(), "{text:?}");
+            assert!(!pattern.is_match(text), "{text:?}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! | [`proto`] | the wire between sidecar and control plane, generated |
 //! | [`kinds`] | what users write, as Rust types |
 //! | [`annotations`] | what a pod says about its sidecar |
+//! | [`crd`] | the kinds as CustomResourceDefinitions |
 //! | [`manifest`] | YAML to kinds, every problem with its file, line, column and field |
 //! | [`names`] | names of Services, and how callers spell them |
 //! | [`duration`] | durations as the Gateway API writes them |
@@ -13,13 +14,16 @@
 //! | [`sidecar`] | what is agreed about every sidecar: ports, user, bounds |
 //! | [`routing`] | where a request goes, and what its filters make of it |
 //!
-//! [`kinds`], [`annotations`] and [`manifest`] are there with the feature `manifest`, which sidecars do without.
+//! [`kinds`], [`annotations`], [`crd`] and [`manifest`] are there with the feature `manifest`, which
+//! sidecars do without.
 //!
 //! No sockets, no clocks and no files: text and messages in, values out.
 
 #[cfg(feature = "manifest")]
 pub mod annotations;
 pub mod authorization;
+#[cfg(feature = "manifest")]
+pub mod crd;
 pub mod duration;
 #[cfg(feature = "manifest")]
 pub mod kinds;

@@ -14,6 +14,7 @@ pub use self::cluster::{
     CertsArgs, CertsCommand, CertsListArgs, CheckClusterArgs, ClusterArgs, RotateArgs, ScopeArgs,
     StatArgs,
 };
+use crate::install::{InstallArgs, UninstallArgs};
 use crate::output::Format;
 
 /// A service mesh: a sidecar beside each service, and a small control plane
@@ -85,6 +86,10 @@ Examples:
 
 Exit status: 0, or 2 when the question cannot be answered.")]
     Explain(TestArgs),
+    /// Print what the mesh is made of on Kubernetes, for kubectl apply
+    Install(InstallArgs),
+    /// Print what to delete, for kubectl delete
+    Uninstall(UninstallArgs),
     /// Mint a bootstrap token for a sidecar that you start yourself
     Token(TokenArgs),
     /// Print a completion script for a shell

@@ -5,6 +5,7 @@
 //! - [`mesh`]: a running mesh as child processes; `up` and `demo` stand on it.
 //! - [`telemetry`]: what sidecars measured, as one row for each edge and each Service.
 //! - `kubernetes`: a mesh on a cluster, through its API server.
+//! - [`install`]: what the mesh is made of on Kubernetes.
 //! - `certs`, `exec`, `policy`, `stat`, `token`: the commands of the same names.
 //! - `supervised`: the wrapper that every child is started through.
 //!
@@ -15,6 +16,7 @@ mod certs;
 mod demo;
 mod exec;
 mod fetch;
+pub mod install;
 mod kubernetes;
 pub mod mesh;
 pub mod output;
@@ -60,6 +62,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Edges(args) => runtime()?.block_on(stat::run(args, stat::Shown::Edges)),
         Command::Certs(args) => runtime()?.block_on(certs::run(args)),
         Command::Exec(args) => exec::run(args),
+        Command::Install(args) => Ok(install::run(&args)?),
+        Command::Uninstall(args) => Ok(runtime()?.block_on(install::run_uninstall(&args))?),
         Command::Policy(PolicyCommand::Check(args)) => Ok(policy::check::run(&args)),
         Command::Policy(PolicyCommand::Test(args)) => {
             Ok(runtime()?.block_on(policy::test::run(&args)))

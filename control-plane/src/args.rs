@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use outrider_api::duration;
+use outrider_certs::spiffe::TrustDomain;
 
 use crate::server::tls::NAMESPACE;
 
@@ -98,6 +99,13 @@ pub struct KubernetesArgs {
     /// How long sidecars and replicas that do not trust the next authority hold it up
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
     pub ca_patience: Duration,
+    /// Whose identities these are, where no MeshConfig says it
+    #[arg(long, value_name = "DOMAIN", conflicts_with = "config_dir")]
+    pub trust_domain: Option<TrustDomain>,
+
+    /// The image of the sidecars that pods get [default: outrider-proxy in this version]
+    #[arg(long, value_name = "IMAGE", conflicts_with = "config_dir")]
+    pub proxy_image: Option<String>,
 
     /// The address of the admission webhooks (HTTPS)
     #[arg(long, value_name = "ADDRESS", default_value_t = everywhere(15017))]
@@ -189,6 +197,8 @@ impl Default for KubernetesArgs {
             ca_lifetime: Duration::from_secs(8760 * 3600),
             ca_settle: Duration::from_secs(2 * 60),
             ca_patience: Duration::from_secs(3600),
+            trust_domain: None,
+            proxy_image: None,
             webhook: everywhere(15017),
             translated_addresses: false,
         }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::field::{self, Accepted};
 use super::meta::ObjectMeta;
 use super::source::Source;
+use super::text;
 use crate::authorization::{self, GrpcMatch, HttpMatch};
 
 mod matches;
@@ -55,8 +56,13 @@ pub struct AuthorizationPolicySpec {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.action) || self.action != 'DENY' || (has(self.rules) && size(self.rules) > 0)",
+    "message": "a DENY policy without rules refuses nothing, expected at least one rule ({} matches everything)"
+}]))]
 struct Written {
     /// Which workloads: 1 to 16 (GEP-713), in the policy's own namespace.
+    #[schemars(length(min = 1, max = 16))]
     #[serde(deserialize_with = "target::target_refs")]
     target_refs: Vec<TargetRef>,
     /// What becomes of a call that a rule matches; AUDIT only says what DENY would do. Default ALLOW.
@@ -103,6 +109,7 @@ impl TryFrom<Written> for AuthorizationPolicySpec {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Rule {
     /// For people: refusals and `policy test` name it.
+    #[schemars(with = "Option<text::Label>")]
     #[serde(default, deserialize_with = "rule_name")]
     pub name: Option<String>,
     /// Left out: anyone. Empty: nobody.
@@ -112,11 +119,11 @@ pub struct Rule {
     #[serde(default, deserialize_with = "field::present")]
     pub network_attributes: Option<NetworkAttributes>,
     /// One of `http` and `grpc` must match; both left out: any protocol.
-    #[schemars(with = "Vec<matches::WrittenHttp>")]
+    #[schemars(with = "Vec<matches::WrittenHttp>", length(min = 1))]
     #[serde(default, deserialize_with = "matches::http")]
     pub http: Vec<HttpMatch>,
     /// As `http`, for gRPC.
-    #[schemars(with = "Vec<matches::WrittenGrpc>")]
+    #[schemars(with = "Vec<matches::WrittenGrpc>", length(min = 1))]
     #[serde(default, deserialize_with = "matches::grpc")]
     pub grpc: Vec<GrpcMatch>,
 }
@@ -126,6 +133,7 @@ pub struct Rule {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NetworkAttributes {
     /// Of the app, not of the Service.
+    #[schemars(length(min = 1), inner(range(min = 1)))]
     #[serde(deserialize_with = "field::ports")]
     pub ports: Vec<u16>,
 }

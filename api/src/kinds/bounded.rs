@@ -72,7 +72,19 @@ impl<const MIN: u64, const MAX: u64> JsonSchema for Span<MIN, MAX> {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "format": format!("duration, {}", Self::bounds())})
+        let [least, most] = [Self::LEAST, Self::MOST].map(duration::format);
+        json_schema!({
+            "type": "string",
+            "format": format!("duration, {}", Self::bounds()),
+            "pattern": duration::PATTERN,
+            "maxLength": duration::LENGTH_MAX,
+            "x-kubernetes-validations": [{
+                "rule": format!(
+                    "duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
+                ),
+                "message": format!("expected {}", Self::bounds()),
+            }],
+        })
     }
 }
 

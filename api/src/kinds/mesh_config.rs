@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error};
 use super::bounded::Span;
 use super::field::{self, Accepted};
 use super::meta::ObjectMeta;
+use super::text;
 use super::traffic::Traffic;
 use crate::model;
 
@@ -31,7 +32,7 @@ pub struct MeshConfig {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct MeshConfigSpec {
     /// Whose identities these are. Default `cluster.local`.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<text::Domain>")]
     #[serde(deserialize_with = "field::some_from_str")]
     pub trust_domain: Option<TrustDomain>,
     /// What becomes of a call to a workload that no ALLOW policy selects. Default false.

@@ -17,6 +17,8 @@ mod rate_limit;
 mod route;
 mod service;
 mod source;
+pub mod status;
+mod text;
 pub mod traffic;
 mod workload;
 

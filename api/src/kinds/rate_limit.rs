@@ -9,6 +9,7 @@ use super::bounded::{Count, Span};
 use super::field::{self, Accepted};
 use super::meta::ObjectMeta;
 use super::source::Source;
+use super::text;
 use crate::model::traffic as model;
 
 const SECOND: u64 = 1_000;
@@ -30,10 +31,15 @@ pub struct RateLimitPolicy {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RateLimitPolicySpec {
     /// 1 to 16 (GEP-713), in the policy's own namespace, as AuthorizationPolicy's.
+    #[schemars(length(min = 1, max = 16))]
     #[serde(deserialize_with = "target_refs")]
     pub target_refs: Vec<TargetRef>,
     /// All that fit a request are asked; the first that is exhausted refuses it with 429. No name
     /// twice.
+    #[schemars(
+        length(min = 1, max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
     #[serde(default, deserialize_with = "limits")]
     pub limits: Vec<Limit>,
     /// Requests at once in the app. Left out: no bound.
@@ -46,12 +52,15 @@ pub struct RateLimitPolicySpec {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Limit {
     /// For people and the `RateLimit` header: a DNS label.
+    #[schemars(with = "text::Label")]
     #[serde(deserialize_with = "field::label")]
     pub name: String,
     /// As AuthorizationPolicy's. Left out: every peer.
+    #[schemars(length(min = 1))]
     #[serde(default, deserialize_with = "some_sources")]
     pub sources: Option<Vec<Source>>,
     /// Of the app, not of the Service. Left out: every port.
+    #[schemars(length(min = 1), inner(range(min = 1)))]
     #[serde(default, deserialize_with = "field::ports")]
     pub ports: Vec<u16>,
     /// In each `interval`.

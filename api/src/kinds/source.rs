@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-use super::field;
+use super::{field, text};
 use crate::authorization::{self, IpBlock};
 
 /// Who calls.
@@ -46,8 +46,15 @@ impl Source {
     }
 }
 
+// In lists without a bound a rule in CEL would cost more than the API server allows.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("maxProperties" = 2, "oneOf" = [
+    {"properties": {"type": {"enum": ["ServiceAccount"]}}, "required": ["serviceAccount"]},
+    {"properties": {"type": {"enum": ["Namespace"]}}, "required": ["namespace"]},
+    {"properties": {"type": {"enum": ["SPIFFE"]}}, "required": ["spiffe"]},
+    {"properties": {"type": {"enum": ["IPBlock"]}}, "required": ["ipBlock"]}
+]))]
 struct Written {
     /// Which of the fields beside it is given.
     r#type: Type,
@@ -55,10 +62,11 @@ struct Written {
     #[serde(default, deserialize_with = "field::present")]
     service_account: Option<WrittenServiceAccount>,
     /// Every ServiceAccount of this namespace.
+    #[schemars(with = "Option<text::Label>")]
     #[serde(default, deserialize_with = "field::some_label")]
     namespace: Option<String>,
     /// Who has this SPIFFE ID.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<text::Spiffe>")]
     #[serde(default, deserialize_with = "field::some_from_str")]
     spiffe: Option<SpiffeId>,
     /// Whose connection comes from these addresses.
@@ -80,10 +88,11 @@ enum Type {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenServiceAccount {
     /// Its namespace. Default: the policy's own.
+    #[schemars(with = "Option<text::Label>")]
     #[serde(default, deserialize_with = "field::some_label")]
     namespace: Option<String>,
     /// A DNS subdomain, or `*` for every one.
-    #[schemars(with = "String")]
+    #[schemars(with = "text::SubdomainOrAny")]
     #[serde(deserialize_with = "account_name")]
     name: AccountName,
 }
@@ -107,11 +116,11 @@ fn account_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AccountNam
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenIpBlock {
     /// An address and a prefix length.
-    #[schemars(with = "String")]
+    #[schemars(with = "text::Block")]
     #[serde(deserialize_with = "field::net")]
     cidr: IpNet,
     /// Blocks within `cidr` that are not meant.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<text::Block>")]
     #[serde(default, deserialize_with = "field::nets")]
     except: Vec<IpNet>,
 }

@@ -7,6 +7,7 @@ use serde::de::{Deserializer, Error};
 use super::authorization::TARGETS_MAX;
 use super::field::{self, Accepted};
 use super::meta::ObjectMeta;
+use super::text;
 
 mod effective;
 mod grpc;
@@ -34,6 +35,7 @@ pub struct TrafficPolicy {
 pub struct TrafficPolicySpec {
     /// 1 to 16 Services (GEP-713) of the policy's own namespace; none that another TrafficPolicy
     /// names.
+    #[schemars(length(min = 1, max = 16))]
     pub target_refs: Vec<ServiceRef>,
     /// Field by field instead of what `MeshConfig.spec.traffic` says.
     #[schemars(flatten)]
@@ -60,7 +62,7 @@ struct Written {
     health_check: HealthCheck,
     #[serde(default)]
     load_balancing: LoadBalancing,
-    #[serde(default, deserialize_with = "field::present")]
+    #[serde(default, deserialize_with = "settings::faults")]
     faults: Option<Vec<Fault>>,
 }
 
@@ -92,12 +94,19 @@ pub struct ServiceRef {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.group == '' && self.kind == 'Service'",
+    "message": "expected group \"\" with kind Service"
+}]))]
 struct WrittenRef {
     /// The core group, `""`.
+    #[schemars(length(max = 63))]
     group: String,
     /// `Service`.
+    #[schemars(length(min = 1, max = 63))]
     kind: String,
     /// A DNS label.
+    #[schemars(with = "text::Label")]
     #[serde(deserialize_with = "field::label")]
     name: String,
 }

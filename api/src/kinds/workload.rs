@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error};
 use super::field::{self, Accepted};
 use super::mesh_config::Mtls;
 use super::meta::ObjectMeta;
+use super::text;
 use crate::sidecar;
 
 mod interception;
@@ -31,22 +32,24 @@ pub struct Workload {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct WorkloadSpec {
     /// A DNS subdomain; with the namespace, the identity.
+    #[schemars(with = "text::Subdomain")]
     #[serde(deserialize_with = "field::subdomain")]
     pub service_account: String,
     /// What peers dial. Left out: one of each family of `MeshConfig.spec.network.workloads`.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<text::Address>")]
     #[serde(default, deserialize_with = "field::some_address")]
     pub address: Option<IpAddr>,
     /// Further ones of its own, for instance of the other family.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<text::Address>")]
     #[serde(default, deserialize_with = "field::addresses")]
     pub addresses: Vec<IpAddr>,
     /// Where the sidecar listens for peers. Default 15008.
+    #[schemars(range(min = 1))]
     #[serde(default = "default_mesh_port", deserialize_with = "field::port")]
     pub mesh_port: u16,
     /// Where the app listens. Left out: 127.0.0.1 where `address` is given, else the address that is
     /// assigned.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<text::Address>")]
     #[serde(default, deserialize_with = "field::some_address")]
     pub app_address: Option<IpAddr>,
     /// What becomes of plaintext that comes to its ports. Left out: as `MeshConfig.spec.mtls` says.
@@ -63,9 +66,11 @@ pub struct WorkloadSpec {
     #[serde(default)]
     pub outbound: Outbound,
     /// The sidecar's, on loopback. Default 15000.
+    #[schemars(range(min = 1))]
     #[serde(default = "default_admin_port", deserialize_with = "field::port")]
     pub admin_port: u16,
     /// The sidecar's metrics and health. Default 15020.
+    #[schemars(range(min = 1))]
     #[serde(default = "default_telemetry_port", deserialize_with = "field::port")]
     pub telemetry_port: u16,
     /// The app, for `outrider up` to start. Empty: something else starts it.
@@ -76,6 +81,10 @@ pub struct WorkloadSpec {
     pub env: BTreeMap<String, String>,
     /// The app's user, for `outrider up --netns`; not 2102, which is the sidecar's. Left out: that of
     /// `outrider up`.
+    #[schemars(
+        range(max = 4_294_967_294_u32),
+        extend("x-kubernetes-validations" = [{"rule": "self != 2102", "message": "2102 is the sidecar's own"}])
+    )]
     #[serde(default, deserialize_with = "user")]
     pub run_as_user: Option<u32>,
     /// What `outrider up --netns` leaves alone, and how it takes the rest.
@@ -90,6 +99,7 @@ pub struct WorkloadPort {
     #[serde(default)]
     pub name: Option<String>,
     /// On which the app listens.
+    #[schemars(range(min = 1))]
     #[serde(deserialize_with = "field::port")]
     pub port: u16,
     /// What is spoken.
@@ -105,6 +115,7 @@ pub struct WorkloadPort {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Outbound {
     /// Routes HTTP by authority.
+    #[schemars(range(min = 1))]
     #[serde(default, deserialize_with = "field::some_port")]
     pub http_port: Option<u16>,
     /// Local ports, each of which leads to one port of one Service, whatever is spoken.
@@ -117,15 +128,19 @@ pub struct Outbound {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Upstream {
     /// A DNS label.
+    #[schemars(with = "text::Label")]
     #[serde(deserialize_with = "field::label")]
     pub service: String,
     /// Of the Service. Default: the Workload's own.
+    #[schemars(with = "Option<text::Label>")]
     #[serde(default, deserialize_with = "field::some_label")]
     pub namespace: Option<String>,
     /// Of the Service.
+    #[schemars(range(min = 1))]
     #[serde(deserialize_with = "field::port")]
     pub port: u16,
     /// On loopback.
+    #[schemars(range(min = 1))]
     #[serde(deserialize_with = "field::port")]
     pub local_port: u16,
 }

@@ -10,7 +10,7 @@ use crate::authorization::{
     GrpcMatch, HeaderMatch, HeaderValueMatch, HostMatch, HttpMatch, Method, PathMatch,
     PathMatchKind,
 };
-use crate::kinds::field;
+use crate::kinds::{field, text};
 
 pub(super) fn http<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HttpMatch>, D::Error> {
     let written: Vec<WrittenHttp> = field::non_empty(deserializer)?;
@@ -44,19 +44,19 @@ pub(super) fn grpc<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Grp
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct WrittenHttp {
     /// Uppercase letters, digits, `-`, `_`, such as `GET`. Left out: any.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<text::MethodName>", length(min = 1))]
     #[serde(default, deserialize_with = "field::non_empty")]
     methods: Vec<Given<Method>>,
     /// Left out: any.
-    #[schemars(with = "Vec<PathFields>")]
+    #[schemars(with = "Vec<PathFields>", length(min = 1))]
     #[serde(default, deserialize_with = "field::non_empty")]
     paths: Vec<WrittenPath>,
     /// DNS names, `*.` and a DNS name, or IP addresses, without a port. Left out: any.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<text::Host>", length(min = 1))]
     #[serde(default, deserialize_with = "field::non_empty")]
     hosts: Vec<Given<HostMatch>>,
     /// All of them must match. Left out: any.
-    #[schemars(with = "Vec<HeaderFields>")]
+    #[schemars(with = "Vec<HeaderFields>", length(min = 1))]
     #[serde(default, deserialize_with = "field::non_empty")]
     headers: Vec<WrittenHeader>,
 }
@@ -66,17 +66,17 @@ struct Given<T>(T);
 
 impl<'de> Deserialize<'de> for Given<Method> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text(deserializer, Method::new).map(Self)
+        parsed(deserializer, Method::new).map(Self)
     }
 }
 
 impl<'de> Deserialize<'de> for Given<HostMatch> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        text(deserializer, HostMatch::new).map(Self)
+        parsed(deserializer, HostMatch::new).map(Self)
     }
 }
 
-fn text<'de, D: Deserializer<'de>, T, E: Display>(
+fn parsed<'de, D: Deserializer<'de>, T, E: Display>(
     deserializer: D,
     compile: fn(&str) -> Result<T, E>,
 ) -> Result<T, D::Error> {
@@ -93,6 +93,7 @@ struct PathFields {
     /// A prefix counts by segment: `/v1` is one of `/v1` and `/v1/x`, not of `/v1x`.
     r#type: PathType,
     /// Canonical, without a query.
+    #[schemars(with = "text::RequestPath")]
     value: String,
 }
 
@@ -120,8 +121,13 @@ struct WrittenHeader(HeaderMatch);
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("oneOf" = [
+    {"properties": {"type": {"enum": ["Present"]}}, "required": ["type"], "maxProperties": 2},
+    {"required": ["value"], "not": {"properties": {"type": {"enum": ["Present"]}}, "required": ["type"]}}
+]))]
 struct HeaderFields {
     /// Not `host`.
+    #[schemars(with = "text::Token")]
     name: String,
     /// How `value` is compared. Default Exact.
     #[serde(default)]
@@ -166,8 +172,10 @@ pub(super) struct WrittenGrpc(#[schemars(with = "GrpcFields")] GrpcMatch);
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct GrpcFields {
     /// Full name with its package, such as `shop.Billing`.
+    #[schemars(length(min = 1, max = 4096))]
     service: String,
     /// Left out: every method of the service.
+    #[schemars(length(min = 1, max = 4096))]
     #[serde(default, deserialize_with = "field::present")]
     method: Option<String>,
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-use crate::kinds::field;
+use crate::kinds::{field, text};
 
 /// At most this many targets (GEP-713).
 pub(in crate::kinds) const TARGETS_MAX: usize = 16;
@@ -40,12 +40,26 @@ pub(in crate::kinds) fn target_refs<'de, D: Deserializer<'de>>(
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "(self.group == '' && self.kind in ['Service', 'Pod']) || \
+                 (self.group == 'outrider.mesh' && self.kind == 'Workload')",
+        "message": "expected group \"\" with kind Service or Pod, or group \"outrider.mesh\" with kind Workload"
+    },
+    {
+        "rule": "self.kind == 'Pod' ? has(self.selector) && !has(self.name) : has(self.name) && !has(self.selector)",
+        "message": "expected \"selector\" and no \"name\" beside kind Pod, \"name\" and no \"selector\" beside another"
+    }
+]))]
 struct Written {
     /// `""`; of a Workload `outrider.mesh`.
+    #[schemars(length(max = 63))]
     group: String,
     /// `Service`, `Workload` or `Pod`.
+    #[schemars(length(min = 1, max = 63))]
     kind: String,
     /// Of a Service or Workload.
+    #[schemars(with = "Option<text::Subdomain>")]
     #[serde(default, deserialize_with = "some_subdomain")]
     name: Option<String>,
     /// Of kind Pod: the workloads with these labels.
@@ -57,6 +71,7 @@ struct Written {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WrittenSelector {
     /// Left out or empty: every one of the namespace.
+    #[schemars(with = "BTreeMap<String, text::LabelValue>")]
     #[serde(default, deserialize_with = "field::labels")]
     match_labels: BTreeMap<String, String>,
 }

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-use super::super::field;
+use super::super::{field, text};
 
 /// Beside the network, its broadcast address and its first host there is room for one.
 const LONGEST_V4: u8 = 30;
@@ -64,12 +64,12 @@ impl Default for Network {
 struct Written {
     /// Of Workloads, one block of each family at most; the first host of each is the bridge's of
     /// `outrider up --netns`. Default 10.88.0.0/16, fd4f:7574:7269:88::/64.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<text::Block>", length(max = 2))]
     #[serde(deserialize_with = "ranges")]
     workloads: Ranges,
     /// Of Services, one block of each family at most. Default 10.89.0.0/16,
     /// fd4f:7574:7269:89::/112.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<text::Block>", length(max = 2))]
     #[serde(deserialize_with = "ranges")]
     services: Ranges,
 }

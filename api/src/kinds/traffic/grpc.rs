@@ -98,6 +98,12 @@ impl JsonSchema for GrpcCode {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "format": "gRPC status"})
+        json_schema!({
+            "type": ["string", "integer"],
+            "format": "gRPC status",
+            "minimum": 1,
+            "maximum": 16,
+            "pattern": format!("^({})$", GRPC_CODES[1..].join("|")),
+        })
     }
 }

@@ -3,11 +3,12 @@
 
 use http::HeaderName;
 use schemars::JsonSchema;
+use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 
 use super::grpc::GrpcCode;
 use crate::kinds::bounded::{Count, Percent, Span};
-use crate::kinds::field;
+use crate::kinds::{field, text};
 use crate::model::traffic::FaultKind;
 
 const SECOND: u64 = 1_000;
@@ -37,8 +38,9 @@ pub struct Traffic {
     /// Which endpoint a request goes to.
     pub load_balancing: LoadBalancing,
     /// What goes wrong on purpose, for a share of the requests; each is drawn on its own. A list
-    /// replaces the inherited one.
-    #[serde(deserialize_with = "field::present")]
+    /// replaces the inherited one. At most 16.
+    #[schemars(length(max = 16))]
+    #[serde(deserialize_with = "faults")]
     pub faults: Option<Vec<Fault>>,
 }
 
@@ -67,9 +69,11 @@ pub struct Retry {
     /// Retries besides the first attempt. 0: none.
     pub attempts: Option<Count<0, 10>>,
     /// Answers with these HTTP statuses.
+    #[schemars(length(max = 200))]
     #[serde(deserialize_with = "field::distinct")]
     pub codes: Option<Vec<Count<400, 599>>>,
     /// Answers with these gRPC statuses, by name (`UNAVAILABLE`) or number (14).
+    #[schemars(length(max = 16))]
     #[serde(deserialize_with = "field::distinct")]
     pub grpc_codes: Option<Vec<GrpcCode>>,
     /// Whether to retry where the connection broke before the answer's head.
@@ -167,6 +171,7 @@ pub enum WhenAllEjected {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct HealthCheck {
     /// Of an HTTP GET; healthy where the answer is 200 to 399.
+    #[schemars(with = "Option<text::RequestPath>")]
     #[serde(deserialize_with = "field::some_path")]
     pub path: Option<String>,
     /// Of the Service. Left out: its first.
@@ -221,11 +226,17 @@ pub enum HashOn {
 
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "(has(self.header) ? 1 : 0) + (has(self.cookie) ? 1 : 0) + (has(self.source) && self.source ? 1 : 0) == 1",
+    "message": "expected exactly one of \"header\", \"cookie\" and \"source: true\""
+}]))]
 struct WrittenHashOn {
     /// The name of a header.
+    #[schemars(with = "Option<text::Token>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<String>,
     /// The name of a cookie.
+    #[schemars(with = "Option<text::Token>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     cookie: Option<String>,
     /// `true`: the address of whoever connected to the sidecar.
@@ -281,6 +292,10 @@ pub struct Fault {
 
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.delay) != has(self.abort)",
+    "message": "expected exactly one of \"delay\" and \"abort\" beside \"percent\""
+}]))]
 struct WrittenFault {
     /// Of the requests.
     percent: Percent,
@@ -300,6 +315,21 @@ pub struct Abort {
     pub status: Option<Count<200, 599>>,
     /// For gRPC. Default UNAVAILABLE.
     pub grpc_status: Option<GrpcCode>,
+}
+
+/// At most this many: each is drawn for each request.
+const FAULTS_MAX: usize = 16;
+
+pub(super) fn faults<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<Fault>>, D::Error> {
+    let faults: Vec<Fault> = Vec::deserialize(deserializer)?;
+    if faults.len() > FAULTS_MAX {
+        let got = faults.len();
+        let message = format!("has {got} entries, expected at most {FAULTS_MAX}");
+        return Err(D::Error::custom(message));
+    }
+    Ok(Some(faults))
 }
 
 impl TryFrom<WrittenFault> for Fault {

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-use super::super::field;
 use super::super::service::TargetPort;
+use super::super::{field, text};
 use crate::model::ProbeKind;
 use crate::model::probe::check_target;
 
@@ -34,6 +34,7 @@ impl Probe {
 /// As in Kubernetes, with exactly one of its fields.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("maxProperties" = 1, "minProperties" = 1))]
 pub(super) struct Written {
     /// A GET, of this target only.
     #[serde(default, deserialize_with = "field::present")]
@@ -53,7 +54,7 @@ struct HttpGet {
     #[serde(default = "root", deserialize_with = "target")]
     path: String,
     /// Of the app, by number or by name.
-    #[schemars(with = "String")]
+    #[schemars(with = "text::PortOrName")]
     port: TargetPort,
 }
 
@@ -61,7 +62,7 @@ struct HttpGet {
 #[serde(deny_unknown_fields)]
 struct TcpSocket {
     /// Of the app, by number or by name.
-    #[schemars(with = "String")]
+    #[schemars(with = "text::PortOrName")]
     port: TargetPort,
 }
 
@@ -69,6 +70,7 @@ struct TcpSocket {
 #[serde(deny_unknown_fields)]
 struct Grpc {
     /// Of the app.
+    #[schemars(range(min = 1))]
     #[serde(deserialize_with = "field::port")]
     port: u16,
     /// Of the request. Left out: the server as a whole.
