@@ -61,6 +61,7 @@ mod retries;
 mod routes;
 mod routes_grpc_tcp;
 mod routing;
+mod sidecar_privileges;
 mod smuggling;
 mod tokens;
 mod traffic;
