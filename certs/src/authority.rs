@@ -7,6 +7,7 @@
 
 mod made;
 mod probe;
+mod server;
 mod store;
 
 use std::time::{Duration, SystemTime};
@@ -26,6 +27,7 @@ use crate::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 use crate::svid::{Svid, SvidError};
 
 pub use made::NewAuthority;
+pub use server::{ServerCertificate, ServerCertificateError};
 pub use store::StoreError;
 
 /// How far NotBefore lies in the past, for peers whose clocks are behind; never more than a quarter of the

@@ -96,13 +96,15 @@ impl Svid {
     /// of it remain for an outage of the control plane. `jitter`, from 0 to 1, spreads workloads that
     /// started together.
     pub fn renew_at(&self, jitter: f64) -> SystemTime {
-        let lifetime = self
-            .not_after
-            .duration_since(self.not_before)
-            .unwrap_or_default();
-        let wait = lifetime.mul_f64(1.0 / 3.0 + unit(jitter) / 6.0);
-        self.not_before.checked_add(wait).unwrap_or(self.not_after)
+        renewal(self.not_before, self.not_after, jitter)
     }
+}
+
+/// Of a certificate of whatever kind.
+pub(crate) fn renewal(not_before: SystemTime, not_after: SystemTime, jitter: f64) -> SystemTime {
+    let lifetime = not_after.duration_since(not_before).unwrap_or_default();
+    let wait = lifetime.mul_f64(1.0 / 3.0 + unit(jitter) / 6.0);
+    not_before.checked_add(wait).unwrap_or(not_after)
 }
 
 /// How long to wait after a failed attempt to renew (the first is number 0): doubling from 100 ms to 30 s.

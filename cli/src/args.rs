@@ -76,6 +76,8 @@ Exit status: 0 when a sidecar answers, 1 when none does.")]
         after_help = "Examples:\n  outrider policy check mesh/\n  outrider policy test mesh/ --from shop/order --to shop/billing"
     )]
     Policy(PolicyCommand),
+    /// Add sidecars to the pods of YAML, as the cluster's webhook does when they are created
+    Inject(crate::inject::InjectArgs),
     /// Say what holds for calls to a Service, and who said so: authorization, routes, settings
     #[command(after_help = "\
 Examples:

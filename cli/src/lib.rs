@@ -6,7 +6,7 @@
 //! - [`telemetry`]: what sidecars measured, as one row for each edge and each Service.
 //! - `kubernetes`: a mesh on a cluster, through its API server.
 //! - [`install`]: what the mesh is made of on Kubernetes.
-//! - `certs`, `exec`, `policy`, `stat`, `token`: the commands of the same names.
+//! - `certs`, `exec`, `inject`, `policy`, `stat`, `token`: the commands of the same names.
 //! - `supervised`: the wrapper that every child is started through.
 //!
 //! Exit status: 0 done (or allowed), 1 it did not work (or refused), 2 the input cannot be used.
@@ -16,6 +16,7 @@ mod certs;
 mod demo;
 mod exec;
 mod fetch;
+mod inject;
 pub mod install;
 mod kubernetes;
 pub mod mesh;
@@ -68,6 +69,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Policy(PolicyCommand::Test(args)) => {
             Ok(runtime()?.block_on(policy::test::run(&args)))
         }
+        Command::Inject(args) => inject::run(&args),
         Command::Explain(args) => Ok(runtime()?.block_on(policy::explain::run(&args))),
         Command::Token(args) => token::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use outrider_api::duration;
 use outrider_certs::spiffe::TrustDomain;
+use rustls::pki_types::ServerName;
 
 use crate::server::tls::NAMESPACE;
 
@@ -111,6 +112,18 @@ pub struct KubernetesArgs {
     #[arg(long, value_name = "ADDRESS", default_value_t = everywhere(15017))]
     pub webhook: SocketAddr,
 
+    /// Further names by which the API server calls the webhooks, DNS names or addresses
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = server_name, requires = "kubernetes")]
+    pub webhook_name: Vec<ServerName<'static>>,
+
+    /// When nodes get that image [default: as Kubernetes decides]
+    #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"], requires = "kubernetes")]
+    pub proxy_image_pull_policy: Option<String>,
+
+    /// Where sidecars find the control plane [default: its Service]
+    #[arg(long, value_name = "HOST:PORT", requires = "kubernetes")]
+    pub control_plane_address: Option<String>,
+
     /// Take a pod's token from any address, not only from the pod's own: for networks that translate
     /// the addresses of pods on their way here
     #[arg(long, conflicts_with = "config_dir")]
@@ -200,6 +213,9 @@ impl Default for KubernetesArgs {
             trust_domain: None,
             proxy_image: None,
             webhook: everywhere(15017),
+            webhook_name: Vec::new(),
+            proxy_image_pull_policy: None,
+            control_plane_address: None,
             translated_addresses: false,
         }
     }
@@ -212,6 +228,11 @@ pub enum LogFormat {
     Text,
     /// One JSON object each.
     Json,
+}
+
+fn server_name(text: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(text.to_owned())
+        .map_err(|_| "expected a DNS name or an address, for instance 192.0.2.1".to_owned())
 }
 
 fn everywhere(port: u16) -> SocketAddr {

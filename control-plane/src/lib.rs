@@ -10,13 +10,15 @@
 //! 5. `discovery` sends those that a sidecar follows, and hears what it made of them.
 //!
 //! Beside it, `identity` issues certificates for bootstrap tokens, `server` owns the sidecars' port
-//! (TLS, HTTP/2), `admin` the port for health and metrics. [`run()`] puts it all together.
+//! (TLS, HTTP/2), `admin` the port for health and metrics. On Kubernetes [`inject`] makes sidecars part of
+//! pods, and `webhook` has it do so when pods are created. [`run()`] puts it all together.
 
 mod admin;
 mod args;
 mod discovery;
 mod identity;
 pub mod index;
+pub mod inject;
 // Some of what it says is for parts that are not there yet.
 #[allow(dead_code, unused_imports)]
 mod kubernetes;
@@ -28,6 +30,7 @@ mod server;
 pub mod source;
 mod store;
 mod version;
+pub mod webhook;
 
 pub use args::{Args, KubernetesArgs, LogFormat};
 pub use run::{ControlPlane, run};

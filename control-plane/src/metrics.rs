@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     pub(crate) authority: AuthorityMetrics,
     pub(crate) config: ConfigMetrics,
     pub(crate) watches: WatchMetrics,
+    pub(crate) webhook: WebhookMetrics,
 }
 
 /// What the watches of an API server came to, by the kind.
@@ -57,6 +58,13 @@ pub(crate) struct ConfigMetrics {
     pub(crate) problems: IntGauge,
     pub(crate) reloads: IntCounterVec,
     pub(crate) last_success: IntGauge,
+}
+
+/// What the admission webhooks were asked.
+#[derive(Clone, Debug)]
+pub(crate) struct WebhookMetrics {
+    pub(crate) reviews: IntCounterVec,
+    pub(crate) certificate_expiry: IntGauge,
 }
 
 impl Metrics {
@@ -130,6 +138,7 @@ impl Metrics {
             authority: AuthorityMetrics::new(&make)?,
             config: ConfigMetrics::new(&make)?,
             watches: WatchMetrics::new(&make)?,
+            webhook: WebhookMetrics::new(&make)?,
             registry,
         })
     }
@@ -193,6 +202,22 @@ impl AuthorityMetrics {
                 "trust_bundle_writes_total",
                 "ConfigMaps with the trust bundle that were written or deleted, by the result.",
                 &["result"],
+            )?,
+        })
+    }
+}
+
+impl WebhookMetrics {
+    fn new(make: &Register<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            reviews: make.counters(
+                "webhook_reviews_total",
+                "Reviews that the API server asked for, by webhook and result.",
+                &["webhook", "result"],
+            )?,
+            certificate_expiry: make.gauge(
+                "webhook_certificate_expiry_timestamp_seconds",
+                "When the certificate of the webhooks ends; 0 where there is none.",
             )?,
         })
     }

@@ -68,6 +68,8 @@ struct Parts {
     tokens: Tokens,
     /// Further tasks, which end when they hear of the shutdown.
     ending: Vec<JoinHandle<()>>,
+    /// Those that are ended.
+    background: Vec<JoinHandle<()>>,
 }
 
 impl ControlPlane {
@@ -107,6 +109,7 @@ impl ControlPlane {
             tokens: Tokens::Signed(tokens.verifier()),
             source: Source::Directory(DirectoryWatch::new(config_dir, state_dir)),
             ending: Vec::new(),
+            background: Vec::new(),
         })
     }
 
@@ -128,13 +131,15 @@ impl ControlPlane {
             meshed: view.meshed.clone(),
             admin: admin.port(),
         };
-        let (authorities, ending) = identity.start(&base);
+        let (authorities, ending, is_leader) = identity.start(&base);
+        let webhooks = cluster::webhooks(&context, &args.cluster, &base, view, is_leader).await?;
         tracing::info!(%listen, %admin, namespace = context.namespace, "listening");
         base.start(Parts {
             authorities,
             tokens: cluster::tokens(&context, &args.cluster),
             source: Source::Kubernetes(Box::new(source)),
             ending,
+            background: webhooks.start().await,
         })
     }
 
@@ -238,10 +243,11 @@ impl Base {
             readiness: self.readiness.subscribe(),
             trusted,
         };
-        let background = vec![
+        let mut background = vec![
             tokio::spawn(answering.run(self.admin)),
             tokio::spawn(keep(kept)),
         ];
+        background.extend(parts.background);
         Ok(ControlPlane {
             listen,
             admin,

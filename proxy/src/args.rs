@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use outrider_api::sidecar::{INBOUND_PORT, OUTBOUND_PORT};
 use outrider_certs::spiffe::TrustDomain;
@@ -66,6 +67,17 @@ pub struct Args {
     /// (a Unix socket, made with mode 0600)
     #[arg(long, env = "OUTRIDER_HANDOVER", value_name = "PATH")]
     pub handover: Option<PathBuf>,
+    /// How long what is open may take to finish when the sidecar ends [default: as the mesh says]
+    #[arg(long, env = "OUTRIDER_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    pub drain_timeout: Option<Duration>,
+    /// Become this user, once started as root, and give up every capability but the one that
+    /// `--intercept tproxy` takes
+    #[arg(long, env = "OUTRIDER_USER", value_name = "UID", value_parser = clap::value_parser!(u32).range(1..i64::from(u32::MAX)))]
+    pub user: Option<u32>,
+    /// End when so many other containers of the pod have run and none does any more; they are seen only
+    /// where the pod shares its process namespace
+    #[arg(long, env = "OUTRIDER_END_WITH", value_name = "CONTAINERS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub end_with: Option<u16>,
     /// Threads that carry traffic
     #[arg(long, env = "OUTRIDER_WORKERS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: u16,
@@ -105,6 +117,10 @@ impl FromStr for WorkloadName {
             _ => Err("expected NAMESPACE/NAME, for instance shop/order-1".to_owned()),
         }
     }
+}
+
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    outrider_api::duration::parse(text).map_err(|error| error.to_string())
 }
 
 fn loopback(text: &str) -> Result<SocketAddr, String> {

@@ -4,6 +4,7 @@
 //! workers for the traffic ([`worker`]). A worker's connections come from [`listen`] and go through
 //! [`outbound`] (from the app to other sidecars) or [`inbound`] (from other sidecars to the app).
 
+pub mod containers;
 pub mod control;
 pub mod detect;
 pub mod first;
@@ -22,6 +23,8 @@ pub mod telemetry;
 pub mod tls;
 pub mod traffic;
 pub mod tunnel;
+mod user;
+pub mod wait;
 pub mod worker;
 
 mod args;

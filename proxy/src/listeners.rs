@@ -264,10 +264,7 @@ impl Listeners {
     /// Ends in order: nothing new comes in, what came in is finished while the app may still call
     /// out, and then nothing goes out.
     pub async fn drain(mut self, why: Ending) {
-        let limit = self
-            .worker
-            .settings()
-            .map_or(Duration::from_secs(10), |mesh| mesh.drain_timeout);
+        let limit = self.worker.drain_timeout();
         tracing::info!(
             ?limit,
             inbound = self.worker.inbound.count(),

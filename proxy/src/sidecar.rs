@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::args::Args;
+use crate::containers;
 use crate::control::WorkloadState;
 use crate::control::anchors::AnchorFile;
 use crate::control::discovery::{Discovery, DiscoverySource, Leaving, Seen};
@@ -26,6 +27,7 @@ use crate::strangers;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::server::{self, Surface, View};
 use crate::traffic::context::Contexts;
+use crate::user;
 use crate::worker::{self, Ending, Shared, SocketsWanted};
 
 /// Subscriptions that may wait for the control thread.
@@ -33,8 +35,6 @@ const QUEUE: usize = 1024;
 /// The longest that callers may take to learn that this sidecar goes, before it takes nothing more:
 /// half of the drain timeout, and no longer than this.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
-/// Of [`WITHDRAWAL`], before there is policy.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A sidecar that was replaced is gone after so long: the longest drain timeout.
 const PREDECESSOR_GONE: Duration = Duration::from_secs(3600);
 
@@ -44,6 +44,9 @@ const PREDECESSOR_GONE: Duration = Duration::from_secs(3600);
 ///
 /// What cannot be read, and a port that cannot be listened on.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(user) = args.user {
+        user::become_user(user, args.intercept)?;
+    }
     let log_level = logging::init(args.log_format, &args.log_level)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -158,6 +161,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         withdrawn: withdrawn_state,
         workload: workload_state.clone(),
         metrics: Arc::clone(&metrics),
+        drain_timeout: args.drain_timeout,
     };
     let shared = Shared {
         workload: workload_state,
@@ -171,6 +175,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         listening: first_listening,
         many: args.workers > 1,
         interception,
+        drain_timeout: args.drain_timeout,
     };
     let (workers, sockets) = start(&shared, args.workers)?;
     let lookout = shared.interception.is_some().then(|| {
@@ -202,6 +207,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
                 _ = terminated.recv() => {}
                 _ = interrupted.recv() => {}
                 () = successor => replaced = Some(Ending::Replaced),
+                () = others_ended(args.end_with) => tracing::info!("the app has ended"),
             }
         }
         _ = terminated.recv() => {}
@@ -225,6 +231,14 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         _ = interrupted.recv() => {}
     }
     Ok(())
+}
+
+/// Resolves when the other containers have ended, if that is what this one is to end with.
+async fn others_ended(count: Option<u16>) {
+    match count {
+        Some(count) => containers::ended(count).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What the sidecar before hands over, where there is one.
@@ -292,6 +306,7 @@ struct Departure {
     withdrawn: watch::Receiver<bool>,
     workload: watch::Receiver<WorkloadState>,
     metrics: Arc<Metrics>,
+    drain_timeout: Option<Duration>,
 }
 
 impl Departure {
@@ -302,11 +317,8 @@ impl Departure {
         if self.metrics.control_plane_connected.get() == 0 {
             return;
         }
-        let drain_timeout = self
-            .workload
-            .borrow()
-            .as_ref()
-            .map_or(DRAIN_TIMEOUT, |workload| workload.mesh.drain_timeout);
+        let drain_timeout =
+            worker::drain_timeout(self.drain_timeout, self.workload.borrow().as_deref());
         let limit = WITHDRAWAL.min(drain_timeout / 2);
         let spread = self.withdrawn.wait_for(|withdrawn| *withdrawn);
         match tokio::time::timeout(limit, spread).await {

@@ -33,6 +33,8 @@ use crate::traffic::context::Contexts;
 
 /// Before there are settings.
 const DETECT_TIMEOUT: Duration = Duration::from_millis(50);
+/// The same.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often idle things are let go, and the count of open connections is told.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -55,6 +57,8 @@ pub struct Shared {
     pub many: bool,
     /// How the app's connections come here without its knowledge; `None`: they do not.
     pub interception: Option<Interception>,
+    /// How long an end may take, whatever the mesh says.
+    pub drain_timeout: Option<Duration>,
 }
 
 /// Whether and why the sidecar ends.
@@ -66,6 +70,12 @@ pub enum Ending {
     Terminated,
     /// Another process has its ports.
     Replaced,
+}
+
+/// How long an end may take: as the sidecar was told, else as the mesh says.
+pub fn drain_timeout(told: Option<Duration>, workload: Option<&Workload>) -> Duration {
+    let of_mesh = || workload.map_or(DRAIN_TIMEOUT, |workload| workload.mesh.drain_timeout);
+    told.unwrap_or_else(of_mesh)
 }
 
 /// Asks a worker for copies of the sockets that it listens on.
@@ -95,6 +105,7 @@ pub struct Worker {
     pub interception: Option<Rc<Interception>>,
     /// Requests of peers that the app works on.
     pub serving: Cell<u32>,
+    drain_timeout: Option<Duration>,
     random: RefCell<fastrand::Rng>,
 }
 
@@ -131,6 +142,7 @@ impl Worker {
             names: Names::new(Arc::clone(&metrics)),
             interception: shared.interception.clone().map(Rc::new),
             serving: Cell::new(0),
+            drain_timeout: shared.drain_timeout,
             random: RefCell::new(fastrand::Rng::new()),
             metrics,
         }
@@ -146,6 +158,11 @@ impl Worker {
             .borrow()
             .as_ref()
             .map(|workload| workload.mesh.clone())
+    }
+
+    /// How long an end may take.
+    pub fn drain_timeout(&self) -> Duration {
+        drain_timeout(self.drain_timeout, self.workload.borrow().as_deref())
     }
 
     /// How long first bytes may take to say what is spoken.

@@ -2,6 +2,7 @@
 //! or another, with something wrong in them. The tests may read the key of the mesh they started.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -131,6 +132,11 @@ impl Leaf {
     pub fn dns(mut self, name: &str) -> Result<Self> {
         self.names.push(SanType::DnsName(name.try_into()?));
         Ok(self)
+    }
+
+    pub fn address(mut self, address: IpAddr) -> Self {
+        self.names.push(SanType::IpAddress(address));
+        self
     }
 
     /// For those who know no other names.

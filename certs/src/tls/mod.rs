@@ -17,6 +17,7 @@ use rustls::crypto::aws_lc_rs::{self, Ticketer, kx_group};
 use rustls::server::{NoServerSessionStorage, ServerConfig, VerifierBuilderError};
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 
+use crate::authority::ServerCertificate;
 use crate::bundle::TrustBundle;
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::svid::Svid;
@@ -107,6 +108,27 @@ pub fn server_config(
     config.ticketer = Ticketer::new().map_err(TlsError::Tickets)?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = SERVER_TICKETS;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// The side of a server that is known by its host name, and asks nobody who they are.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn named_server_config(
+    certificate: &ServerCertificate,
+    alpn: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let key = PrivateKeyDer::Pkcs8(certificate.key().to_pkcs8_der());
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Version)?
+        .with_no_client_auth()
+        .with_single_cert(certificate.chain().to_vec(), key)
+        .map_err(TlsError::Certificate)?;
+    config.alpn_protocols = protocols(alpn);
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
 }

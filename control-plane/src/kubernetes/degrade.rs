@@ -26,7 +26,7 @@ use crate::index::{self, Beside, Mesh};
 pub(crate) const MESH_CONFIG: &str = "default";
 /// What is wrong in the objects of a cluster that come and go in any order, and is no reason to leave
 /// one out: what a policy is about may not be there yet, a Deployment may have no pods.
-const TOLERATED: &[Cause] = &[Cause::TargetNotFound, Cause::NoEffect, Cause::Conflicted];
+pub(crate) const TOLERATED: &[Cause] = &[Cause::TargetNotFound, Cause::NoEffect, Cause::Conflicted];
 /// Each round replaces or leaves out whatever was bad in the last; what takes a place may be bad too,
 /// and what was left out may be missed.
 const ROUNDS: usize = 8;

@@ -21,6 +21,7 @@ use kube::Client;
 
 use crate::metrics::Metrics;
 
+pub(crate) use self::degrade::{MESH_CONFIG, TOLERATED};
 pub(crate) use self::pods::{Pod, Pods};
 pub(crate) use self::source::{Held, Source, View};
 

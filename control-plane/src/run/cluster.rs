@@ -1,22 +1,27 @@
-//! What a control plane on Kubernetes has for identity: the tasks that elect a leader, keep the authority
-//! and hand out the trust bundle, and the reviewer of tokens.
+//! What a control plane on Kubernetes has besides: for identity the tasks that elect a leader, keep the
+//! authority and hand out the trust bundle, and the reviewer of tokens; and the webhooks.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use anyhow::Context as _;
+use outrider_api::annotations::SidecarKind;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::Base;
+use super::{Base, bind};
 use crate::args::KubernetesArgs;
 use crate::identity::Tokens;
+use crate::index::DEFAULT_TRUST_DOMAIN;
+use crate::inject::Settings;
 use crate::kubernetes::authority::replicas::Replicas;
 use crate::kubernetes::authority::{Keeper, Kept, Timing};
 use crate::kubernetes::bundle::Bundles;
 use crate::kubernetes::leader::Candidate;
 use crate::kubernetes::tokens::{PeerAddresses, TokenReviewer};
-use crate::kubernetes::{Context, MANAGER};
+use crate::kubernetes::{Context, MANAGER, View};
 use crate::reload::{Authorities, AuthorityFiles};
+use crate::webhook;
 
 /// What it takes.
 pub(super) struct Identity<'a> {
@@ -30,8 +35,12 @@ pub(super) struct Identity<'a> {
 }
 
 impl Identity<'_> {
-    /// Starts the tasks, which end at the shutdown; says where the authority comes from.
-    pub(super) fn start(self, base: &Base) -> (Authorities, Vec<JoinHandle<()>>) {
+    /// Starts the tasks, which end at the shutdown; says where the authority comes from, and whether
+    /// this replica leads.
+    pub(super) fn start(
+        self,
+        base: &Base,
+    ) -> (Authorities, Vec<JoinHandle<()>>, watch::Receiver<bool>) {
         let (leads, is_leader) = watch::channel(false);
         let bundles = Bundles {
             context: self.context.clone(),
@@ -44,7 +53,7 @@ impl Identity<'_> {
             tokio::spawn(bundles.run(base.shutdown.subscribe())),
         ];
         if let Some(files) = self.given {
-            return (Authorities::Files(files), tasks);
+            return (Authorities::Files(files), tasks, is_leader);
         }
         let (known, domain) = watch::channel(None);
         let keeper = Keeper {
@@ -58,7 +67,7 @@ impl Identity<'_> {
             authority: base.authority.clone(),
             domain,
             store: Arc::clone(&base.store),
-            leads: is_leader,
+            leads: is_leader.clone(),
             replicas: Replicas {
                 context: self.context.clone(),
                 own: base.trusted(),
@@ -71,7 +80,7 @@ impl Identity<'_> {
             },
         };
         tasks.push(tokio::spawn(keeper.run(base.shutdown.subscribe())));
-        (Authorities::Secret(known), tasks)
+        (Authorities::Secret(known), tasks, is_leader)
     }
 
     fn candidate(&self, leads: watch::Sender<bool>) -> Candidate {
@@ -84,6 +93,47 @@ impl Identity<'_> {
             gauge: self.context.metrics.authority.leads.clone(),
         }
     }
+}
+
+/// The webhooks of this replica, not yet started.
+///
+/// # Errors
+/// Their address is in use.
+pub(super) async fn webhooks(
+    context: &Context,
+    cluster: &KubernetesArgs,
+    base: &Base,
+    view: View,
+    leader: watch::Receiver<bool>,
+) -> anyhow::Result<webhook::Parts> {
+    Ok(webhook::Parts {
+        client: context.client.clone(),
+        listener: bind(cluster.webhook).await.context("--webhook")?,
+        names: webhook::names(&context.namespace, &cluster.webhook_name),
+        settings: sidecars(cluster)?,
+        held: view.held,
+        authority: base.authority.follow(),
+        leader,
+        metrics: base.metrics.webhook.clone(),
+        replica: cluster.replica.clone(),
+    })
+}
+
+/// What the sidecars of this mesh have in common.
+fn sidecars(cluster: &KubernetesArgs) -> anyhow::Result<Settings> {
+    let image = cluster.proxy_image.clone();
+    let address = cluster.control_plane_address.clone();
+    Ok(Settings {
+        image: image.unwrap_or_else(|| Settings::default_image(None)),
+        image_pull_policy: cluster.proxy_image_pull_policy.clone(),
+        control_plane: address
+            .unwrap_or_else(|| Settings::default_control_plane(&cluster.namespace)),
+        // The authority's takes its place.
+        trust_domain: DEFAULT_TRUST_DOMAIN.parse()?,
+        namespace: cluster.namespace.clone(),
+        // The API server's version says otherwise.
+        sidecar: SidecarKind::Native,
+    })
 }
 
 /// Who may ask for certificates.

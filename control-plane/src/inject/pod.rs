@@ -1,0 +1,140 @@
+//! What is read of a pod. Everything else passes through as it is, also what this version of
+//! Kubernetes does not know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::Refusal;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Pod {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) metadata: Metadata,
+    /// Templates may have none.
+    #[serde(skip)]
+    pub(super) has_metadata: bool,
+    pub(super) spec: Spec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Metadata {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Spec {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) host_network: bool,
+    #[serde(default, rename = "hostPID", deserialize_with = "or_default")]
+    pub(super) host_pid: bool,
+    #[serde(default)]
+    pub(super) share_process_namespace: Option<bool>,
+    #[serde(default)]
+    pub(super) restart_policy: Option<String>,
+    #[serde(default)]
+    pub(super) termination_grace_period_seconds: Option<i64>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) security_context: SecurityContext,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) init_containers: Vec<Container>,
+    pub(super) containers: Vec<Container>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) volumes: Vec<Named>,
+    #[serde(default)]
+    os: Option<Named>,
+    #[serde(default, deserialize_with = "or_default")]
+    node_selector: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Container {
+    pub(super) name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) ports: Vec<Port>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) security_context: SecurityContext,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Port {
+    pub(super) container_port: i64,
+    #[serde(default)]
+    pub(super) protocol: Option<String>,
+}
+
+/// Of a pod or of a container.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SecurityContext {
+    #[serde(default)]
+    pub(super) run_as_user: Option<i64>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) privileged: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) capabilities: Capabilities,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Capabilities {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) add: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Named {
+    pub(super) name: String,
+}
+
+/// Kubernetes takes null for left out.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl Pod {
+    pub(super) fn read(pod: &Value) -> Result<Self, Refusal> {
+        let read = Self::deserialize(pod).map_err(|error| Refusal::NotAPod(error.to_string()))?;
+        Ok(Self {
+            has_metadata: pod.get("metadata").is_some_and(Value::is_object),
+            ..read
+        })
+    }
+
+    pub(super) fn is_mirror(&self) -> bool {
+        self.metadata
+            .annotations
+            .contains_key("kubernetes.io/config.mirror")
+    }
+}
+
+impl Spec {
+    pub(super) fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.init_containers.iter().chain(&self.containers)
+    }
+
+    pub(super) fn has_container(&self, name: &str) -> bool {
+        self.all_containers()
+            .any(|container| container.name == name)
+    }
+
+    pub(super) fn is_windows(&self) -> bool {
+        let os = self.os.as_ref().map(|os| os.name.as_str());
+        let selected = self.node_selector.get("kubernetes.io/os");
+        os == Some("windows") || selected.is_some_and(|os| os == "windows")
+    }
+
+    /// The user of a container; `None`: what its image says.
+    pub(super) fn user(&self, container: &Container) -> Option<i64> {
+        let own = container.security_context.run_as_user;
+        own.or(self.security_context.run_as_user)
+    }
+}

@@ -1,0 +1,229 @@
+//! The admission webhooks: `/inject` gives sidecars to pods that are created, `/validate` judges policy
+//! before it is stored. Every replica answers; only the leader writes to the webhooks' configurations.
+//!
+//! - [`review`]: what is asked and answered;
+//! - `mutate`, `validate`: the two answers;
+//! - `server`: the port; `certificate`: what it is known by; `bundle`: how the API server knows it;
+//! - `events`: who is told of pods without a sidecar.
+
+mod bundle;
+mod certificate;
+mod events;
+mod mutate;
+pub mod review;
+mod server;
+mod validate;
+
+use std::sync::Arc;
+
+use kube::Client;
+use outrider_api::annotations::SidecarKind;
+use outrider_api::manifest::Object;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use self::events::Events;
+use self::review::{Answer, Request, ReviewError};
+use crate::identity::Replacements;
+use crate::index::DEFAULT_TRUST_DOMAIN;
+use crate::inject::Settings;
+use crate::kubernetes;
+use crate::metrics::WebhookMetrics;
+
+pub use self::bundle::{MUTATING, VALIDATING};
+
+/// So many objects are judged at once: a thousand that are applied together must not keep the sidecars
+/// waiting.
+const JUDGES: usize = 2;
+
+/// What the source holds; absent until it has been read.
+type Held = watch::Receiver<Option<Arc<kubernetes::Held>>>;
+
+/// What the webhooks are made of.
+pub(crate) struct Parts {
+    pub(crate) client: Client,
+    pub(crate) listener: TcpListener,
+    /// By which names the API server calls them.
+    pub(crate) names: Vec<ServerName<'static>>,
+    /// What every sidecar gets; the trust domain is the authority's as soon as there is one.
+    pub(crate) settings: Settings,
+    pub(crate) held: Held,
+    pub(crate) authority: Replacements,
+    pub(crate) leader: watch::Receiver<bool>,
+    pub(crate) metrics: WebhookMetrics,
+    /// Which replica this is.
+    pub(crate) replica: Option<String>,
+}
+
+impl Parts {
+    /// Starts what they take.
+    pub(crate) async fn start(mut self) -> Vec<JoinHandle<()>> {
+        self.settings.sidecar = self.sidecar_kind().await;
+        let (serving, is_serving) = watch::channel(None);
+        let (events, writer) = Events::new();
+        let server = server::Server {
+            listener: self.listener,
+            serving: is_serving,
+            webhooks: Webhooks(Arc::new(Shared {
+                settings: self.settings,
+                held: self.held,
+                authority: self.authority.clone(),
+                events,
+                judges: Semaphore::new(JUDGES),
+                metrics: self.metrics.clone(),
+            })),
+        };
+        let certificate = certificate::Keeper {
+            authority: self.authority.clone(),
+            names: self.names,
+            serving,
+            metrics: self.metrics,
+        };
+        let bundle = bundle::Keeper {
+            client: self.client.clone(),
+            authority: self.authority,
+            leader: self.leader,
+        };
+        vec![
+            tokio::spawn(server.run()),
+            tokio::spawn(certificate.keep()),
+            tokio::spawn(bundle.keep()),
+            tokio::spawn(writer.run(self.client, self.replica)),
+        ]
+    }
+
+    async fn sidecar_kind(&self) -> SidecarKind {
+        match self.client.apiserver_version().await {
+            Ok(version) => mutate::sidecar_kind(&version.major, &version.minor),
+            Err(error) => {
+                tracing::warn!(%error, "the version of the API server is not known: sidecars are native");
+                self.settings.sidecar
+            }
+        }
+    }
+}
+
+/// The names by which a cluster knows the webhooks of a control plane in `namespace`, and further ones.
+pub(crate) fn names(namespace: &str, further: &[ServerName<'static>]) -> Vec<ServerName<'static>> {
+    let service = format!("outrider-control-plane.{namespace}");
+    let of_service = ["svc".to_owned(), format!("svc.{DEFAULT_TRUST_DOMAIN}")]
+        .into_iter()
+        .filter_map(|suffix| ServerName::try_from(format!("{service}.{suffix}")).ok());
+    of_service.chain(further.iter().cloned()).collect()
+}
+
+/// Answers reviews; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Webhooks(Arc<Shared>);
+
+struct Shared {
+    settings: Settings,
+    held: Held,
+    authority: Replacements,
+    events: Events,
+    judges: Semaphore,
+    metrics: WebhookMetrics,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WebhookError {
+    #[error(transparent)]
+    Review(#[from] ReviewError),
+    #[error("the answer cannot be written: {0}")]
+    Write(#[from] serde_json::Error),
+    #[error("the object was not judged to the end")]
+    Unfinished,
+}
+
+impl Webhooks {
+    pub(crate) const PATHS: [&str; 2] = ["/inject", "/validate"];
+
+    /// The body that answers `body`, which came to `path`.
+    async fn review(&self, path: &str, body: &[u8]) -> Result<Vec<u8>, WebhookError> {
+        let inject = path == Self::PATHS[0];
+        let webhook = if inject { "inject" } else { "validate" };
+        let answer = match Request::read(body) {
+            Ok(request) if inject => Ok(self.inject(request)),
+            Ok(request) => self.validate(request).await,
+            Err(error) => Err(error.into()),
+        };
+        let result = match &answer {
+            Ok((_, result, _)) => result,
+            Err(_) => "invalid",
+        };
+        self.0
+            .metrics
+            .reviews
+            .with_label_values(&[webhook, result])
+            .inc();
+        let (answer, _, uid) = answer?;
+        Ok(answer.write(&uid)?)
+    }
+
+    fn inject(&self, request: Request) -> (Answer, &'static str, String) {
+        let mutated = match self.trusting() {
+            Some(settings) => mutate::mutate(&request, &settings),
+            None => mutate::mutate(&request, &self.0.settings),
+        };
+        if let Some(left) = mutated.told {
+            self.0.events.tell(&request, left);
+        }
+        if let Some(reason) = &mutated.answer.refusal {
+            tracing::info!(namespace = request.namespace, reason, "a pod was refused");
+        }
+        (mutated.answer, mutated.result, request.uid)
+    }
+
+    /// The settings, with the trust domain of the authority.
+    fn trusting(&self) -> Option<Settings> {
+        let authority = self.0.authority.borrow().clone()?;
+        let trust_domain = authority.trust_bundle().trust_domain().clone();
+        Some(Settings {
+            trust_domain,
+            ..self.0.settings.clone()
+        })
+    }
+
+    async fn validate(
+        &self,
+        request: Request,
+    ) -> Result<(Answer, &'static str, String), WebhookError> {
+        let uid = request.uid.clone();
+        if !validate::concerns(&request) {
+            return Ok((Answer::allowed(), "other", uid));
+        }
+        // Closed semaphores do not happen.
+        let _judge = self
+            .0
+            .judges
+            .acquire()
+            .await
+            .map_err(|_| WebhookError::Unfinished)?;
+        let held = self.0.held.borrow().clone();
+        let authority = self.0.authority.borrow().clone();
+        let namespace = self.0.settings.namespace.clone();
+        let judged = spawn_blocking(move || {
+            let trust = authority.map(|authority| authority.trust_bundle());
+            let held = held.as_deref();
+            let entries = held.into_iter().flat_map(|held| &held.entries);
+            let objects: Vec<&Object> = entries.filter_map(|entry| entry.object.as_ref()).collect();
+            let beside = validate::Beside {
+                held: &objects,
+                endpoints: held.map(|held| &held.endpoints),
+                trust: trust.as_ref(),
+                namespace: &namespace,
+            };
+            validate::validate(&request, beside)
+        });
+        let answer = judged.await.map_err(|_| WebhookError::Unfinished)?;
+        let result = if answer.refusal.is_some() {
+            "refused"
+        } else {
+            "allowed"
+        };
+        Ok((answer, result, uid))
+    }
+}
