@@ -30,6 +30,7 @@ mod init_faults;
 mod init_iptables;
 mod kubernetes_cluster;
 mod kubernetes_injection;
+mod kubernetes_command;
 mod lifecycle;
 mod limits;
 mod live;

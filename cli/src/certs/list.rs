@@ -137,7 +137,9 @@ async fn ask(workload: &WorkloadPlan) -> (String, Result<Known, String>) {
         Ok((status, _)) => Err(format!("it answers {status}")),
         Err(error) => Err(error.to_string()),
     };
-    (workload.label.clone(), answer)
+    let label = workload.label.clone();
+    let answer = answer.map_err(|reason| format!("{label}: {reason}"));
+    (label, answer)
 }
 
 impl Listing {
@@ -155,7 +157,7 @@ impl Listing {
             Ok(None) => self
                 .missing
                 .push(format!("{workload}: it has no certificate yet")),
-            Err(reason) => self.missing.push(format!("{workload}: {reason}")),
+            Err(reason) => self.missing.push(reason),
         }
     }
 
@@ -178,11 +180,7 @@ impl Listing {
             && self.authorities.iter().any(|one| lasts(one.seconds_left))
     }
 
-    fn print(&self, format: Format) {
-        if format == Format::Json {
-            output::json(self);
-            return;
-        }
+    fn sidecars(&self) -> Table {
         let mut table = Table::new(["WORKLOAD", "IDENTITY", "EXPIRES", "LEFT", "NUMBER"]);
         for row in &self.certificates {
             table.row([
@@ -193,13 +191,23 @@ impl Listing {
                 row.generation.to_string(),
             ]);
         }
-        output::line(table);
-        let mut table = Table::new(["AUTHORITY", "SERIAL", "EXPIRES", "LEFT"]);
-        for authority in &self.authorities {
-            table.row(authority.row());
+        table
+    }
+
+    fn print(&self, format: Format) {
+        if format == Format::Json {
+            output::json(self);
+            return;
         }
-        output::line("");
-        output::line(table);
+        if !self.certificates.is_empty() {
+            output::line(self.sidecars());
+            output::line("");
+        }
+        if !self.authorities.is_empty() {
+            let mut table = Table::new(["AUTHORITY", "SERIAL", "EXPIRES", "LEFT"]);
+            self.authorities.iter().for_each(|one| table.row(one.row()));
+            output::line(table);
+        }
         self.missing.iter().for_each(output::note);
     }
 }
@@ -250,8 +258,12 @@ mod tests {
             authorities: vec![trusted(1)],
             ..Listing::default()
         };
-        listing.add("b/c-1".to_owned(), Err("it answers 503".to_owned()), 0);
-        assert_eq!(listing.missing, ["b/c-1: it answers 503"]);
+        listing.add(
+            "b/c-1".to_owned(),
+            Err("b/c-1:15000 answers 503".to_owned()),
+            0,
+        );
+        assert_eq!(listing.missing, ["b/c-1:15000 answers 503"]);
         assert!(!listing.is_good());
     }
 }

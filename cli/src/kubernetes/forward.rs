@@ -118,20 +118,20 @@ impl Door {
         mut forwarder: Portforwarder,
         path: &str,
     ) -> Result<Response<Bytes>, ForwardError> {
-        let reason = forwarder.take_error(self.port);
+        let told = forwarder.take_error(self.port);
         let place = self.to_string();
         let exchange = fetch::exchange(stream, &place, Request::get(path), Bytes::new()).await;
         let broken = match exchange {
             Ok(answer) => return Ok(answer),
             Err(broken) => broken,
         };
-        let said = match reason {
-            Some(reason) => timeout(REASON, reason).await.ok().flatten(),
+        let said = match told {
+            Some(told) => timeout(REASON, told).await.ok().flatten(),
             None => None,
         };
         forwarder.abort();
         Err(match said {
-            Some(said) => ForwardError::Refused(place, said.trim().to_owned()),
+            Some(said) => ForwardError::Refused(place, reason(&said)),
             None => broken.into(),
         })
     }
@@ -151,6 +151,16 @@ impl Door {
             }
             error => cluster.failed(error).into(),
         }
+    }
+}
+
+/// What a kubelet says of a connection that it could not make names sandboxes and namespaces, which
+/// say nothing to whoever has asked.
+fn reason(said: &str) -> String {
+    const REFUSED: &str = "connection refused";
+    match said {
+        said if said.contains(REFUSED) => REFUSED.to_owned(),
+        said => said.trim().to_owned(),
     }
 }
 
@@ -174,6 +184,15 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::*;
+
+    #[test]
+    fn what_a_kubelet_says_comes_to_a_few_words() {
+        let said = "error forwarding port 15000 to pod cc443f, uid : failed to connect to localhost:15000 inside \
+                    namespace \"cc443f\", IPv4: dial tcp4 127.0.0.1:15000: connect: connection refused IPv6 dial tcp6: \
+                    address localhost: no suitable address found";
+        assert_eq!(reason(said), "connection refused");
+        assert_eq!(reason("no such container\n"), "no such container");
+    }
 
     #[test]
     fn a_date_is_a_moment() {

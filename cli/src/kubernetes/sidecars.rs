@@ -23,13 +23,13 @@ pub(crate) async fn scrape(
     let sidecars = pods::sidecars(cluster, scope).await?;
     let answers = ask_each("sidecars", sidecars, |sidecar| async move {
         let door = Door::new(&sidecar.namespace, &sidecar.pod, TELEMETRY_PORT);
-        let answer = door.get(cluster, "/metrics", LIMIT).await;
+        let answer = good(&door, door.get(cluster, "/metrics", LIMIT).await);
         (sidecar, answer)
     })
     .await;
     let (mut scrape, mut silent) = (Scrape::new(), Vec::new());
     for (sidecar, answer) in answers {
-        match good(answer) {
+        match answer {
             Ok(answer) => {
                 let metrics = Exposition::parse(&String::from_utf8_lossy(&answer.body));
                 let identity = sidecar.identity();
@@ -73,15 +73,17 @@ impl Known {
 /// What the sidecar of one pod knows, and its answer with the time of its clock.
 pub(crate) async fn ask(cluster: &Cluster, sidecar: &Sidecar) -> Result<(Known, Answer), String> {
     let door = Door::new(&sidecar.namespace, &sidecar.pod, ADMIN_PORT);
-    let answer = good(door.get(cluster, "/config", LIMIT).await)?;
-    Ok((Known::parse(&answer.body)?, answer))
+    let answer = good(&door, door.get(cluster, "/config", LIMIT).await)?;
+    let known = Known::parse(&answer.body).map_err(|error| format!("{door}: {error}"))?;
+    Ok((known, answer))
 }
 
-fn good(answer: Result<Answer, ForwardError>) -> Result<Answer, String> {
+/// The reason of who does not answer as it should begins with its name.
+fn good(door: &Door, answer: Result<Answer, ForwardError>) -> Result<Answer, String> {
     let answer = answer.map_err(|error| error.to_string())?;
     match answer.status.is_success() {
         true => Ok(answer),
-        false => Err(format!("it answers {}", answer.status)),
+        false => Err(format!("{door} answers {}", answer.status)),
     }
 }
 

@@ -30,17 +30,14 @@ pub(crate) enum Shown {
 
 pub(crate) async fn run(args: StatArgs, shown: Shown) -> anyhow::Result<ExitCode> {
     let source = match &args.directory {
-        Some(directory) => Source::directory(directory),
-        None => Source::cluster(&args.scope, &args.cluster)
-            .await
-            .map_err(|error| vec![error.to_string()]),
-    };
-    let source = match source {
-        Ok(source) => source,
-        Err(problems) => {
-            problems.iter().for_each(output::note);
-            return Ok(ExitCode::from(REFUSED));
-        }
+        None => Source::cluster(&args.scope, &args.cluster).await?,
+        Some(directory) => match Source::directory(directory) {
+            Ok(source) => source,
+            Err(problems) => {
+                problems.iter().for_each(output::note);
+                return Ok(ExitCode::from(REFUSED));
+            }
+        },
     };
     let mut earlier = (Instant::now(), source.scrape().await?);
     loop {

@@ -105,9 +105,9 @@ impl Source {
                 _,
             ) => no_mesh(directory, targets),
             (Self::Cluster { .. }, Some((first, why))) => format!(
-                "none of the {} sidecars answers; {first}: {}",
+                "none of the {} sidecars answers; {}",
                 silent.len(),
-                why.as_deref().unwrap_or("no answer")
+                why.as_deref().unwrap_or(first)
             ),
             (Self::Cluster { scope, .. }, None) => no_sidecar(scope),
         }

@@ -226,7 +226,7 @@ fn judge_proxies(mut answers: Vec<(String, Said)>, now: i64) -> Vec<Finding> {
     let (mut findings, mut silent, mut ending) = (Vec::new(), Vec::new(), Vec::new());
     for (name, answer) in answers {
         match answer {
-            Err(reason) => silent.push(format!("{name} ({reason})")),
+            Err(reason) => silent.push(reason),
             Ok((known, skew)) => {
                 let left = known.certificate.map(|one| one.not_after - now);
                 match left {
@@ -354,7 +354,7 @@ mod tests {
             vec![
                 good,
                 ("b".to_owned(), Ok((known(10), wrong))),
-                ("c".to_owned(), Err("refused".to_owned())),
+                ("c".to_owned(), Err("c:15000: refused".to_owned())),
             ],
             0,
         );
