@@ -54,12 +54,17 @@ impl Trusted {
     }
 }
 
+/// How far sidecars are with each object; JSON.
+pub(crate) type Programmed = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// What the admin address answers with.
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) metrics: Metrics,
     pub(crate) readiness: watch::Receiver<Readiness>,
     pub(crate) trusted: Trusted,
+    /// Absent where nobody asks: a mesh of files has no status.
+    pub(crate) programmed: Option<Programmed>,
 }
 
 impl Admin {
@@ -100,11 +105,14 @@ impl Admin {
     }
 
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        let known = matches!(path, "/live" | "/ready" | "/metrics" | "/trust");
+        let known = matches!(
+            path,
+            "/live" | "/ready" | "/metrics" | "/trust" | "/programmed"
+        );
         if !known {
             return text(
                 StatusCode::NOT_FOUND,
-                "expected /live, /ready, /metrics or /trust\n",
+                "expected /live, /ready, /metrics, /trust or /programmed\n",
             );
         }
         if method != Method::GET && method != Method::HEAD {
@@ -117,6 +125,7 @@ impl Admin {
         match path {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => self.ready(),
+            "/programmed" => self.programmed(),
             "/trust" => text(
                 StatusCode::OK,
                 self.trusted
@@ -135,6 +144,12 @@ impl Admin {
                 format!("not ready: {reason}\n"),
             ),
         }
+    }
+
+    fn programmed(&self) -> Response<Full<Bytes>> {
+        let body = self.programmed.as_ref().map(|programmed| programmed());
+        let body = body.unwrap_or_else(|| "{}".to_owned());
+        respond(StatusCode::OK, body, "application/json")
     }
 
     fn scrape(&self) -> Response<Full<Bytes>> {
@@ -177,6 +192,7 @@ mod tests {
                 authority: SharedAuthority::new(),
                 fleet: Fleet::new(metrics),
             },
+            programmed: None,
         };
         let status = |method, path| admin.answer(&method, path).status().as_u16();
         assert_eq!(status(Method::GET, "/live"), 200);

@@ -2,11 +2,14 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Args, LogFormat};
+
+/// The client of the API server.
+const CLIENT: &str = "kube_client";
 
 /// Installs the log that `args` ask for, on standard error.
 ///
@@ -15,7 +18,12 @@ use crate::args::{Args, LogFormat};
 /// # Errors
 /// The filter could not be read.
 pub(crate) fn init(args: &Args) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter: Targets = args.log_level.parse()?;
+    let mut filter: Targets = args.log_level.parse()?;
+    if !args.log_level.contains(CLIENT) {
+        // It warns of every kind that does not exist, which is nothing to warn of.
+        let level = filter.default_level().unwrap_or(LevelFilter::OFF);
+        filter = filter.with_target(CLIENT, level.min(LevelFilter::ERROR));
+    }
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

@@ -146,12 +146,11 @@ impl Reloader {
             judged => judged,
         };
         match mesh {
-            Ok(mesh) => self.apply(Arc::new(mesh), noticed, seen.len()).await,
-            Err(problems) => {
-                self.refuse(&problems);
-                Ok(())
-            }
+            Ok(mesh) => self.apply(Arc::new(mesh), noticed, seen.len()).await?,
+            Err(problems) => self.refuse(&problems),
         }
+        seen.settle();
+        Ok(())
     }
 
     async fn found(&self, mesh: &Mesh) -> Result<(), ReloadError> {
@@ -201,6 +200,14 @@ impl Reloader {
             .last_success
             .set(unix_seconds(SystemTime::now()));
         self.reloaded("applied");
+        if version == before && self.own_certificate.is_none() && changed == 0 {
+            tracing::debug!(
+                version,
+                seen,
+                "the configuration was applied, and changes nothing"
+            );
+            return Ok(());
+        }
         tracing::info!(
             version,
             changed,

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{Admin, Readiness, Trusted};
+use crate::admin::{Admin, Programmed, Readiness, Trusted};
 use crate::args::{Args, Mode};
 use crate::discovery::{DiscoveryService, Fleet};
 use crate::identity::{IdentityService, SharedAuthority, Tokens};
@@ -66,6 +66,8 @@ struct Parts {
     source: Source,
     authorities: Authorities,
     tokens: Tokens,
+    /// How far sidecars are with each object of a cluster.
+    programmed: Option<Programmed>,
     /// Further tasks, which end when they hear of the shutdown.
     ending: Vec<JoinHandle<()>>,
     /// Those that are ended.
@@ -107,6 +109,7 @@ impl ControlPlane {
         base.start(Parts {
             authorities: Authorities::Files(authority_files(args, &state_dir)),
             tokens: Tokens::Signed(tokens.verifier()),
+            programmed: None,
             source: Source::Directory(DirectoryWatch::new(config_dir, state_dir)),
             ending: Vec::new(),
             background: Vec::new(),
@@ -124,12 +127,18 @@ impl ControlPlane {
             metrics: base.metrics.clone(),
         };
         let (source, view) = kubernetes::Source::new(context.clone(), base.readiness.clone());
+        let progress = kubernetes::Progress {
+            view: view.clone(),
+            store: Arc::clone(&base.store),
+            fleet: Arc::clone(&base.fleet),
+        };
         let identity = cluster::Identity {
             context: &context,
             cluster: &args.cluster,
             given: given_authority(args),
             meshed: view.meshed.clone(),
             admin: admin.port(),
+            progress: progress.clone(),
         };
         let (authorities, ending, is_leader) = identity.start(&base);
         let webhooks = cluster::webhooks(&context, &args.cluster, &base, view, is_leader).await?;
@@ -137,6 +146,7 @@ impl ControlPlane {
         base.start(Parts {
             authorities,
             tokens: cluster::tokens(&context, &args.cluster),
+            programmed: Some(Arc::new(move || progress.answer())),
             source: Source::Kubernetes(Box::new(source)),
             ending,
             background: webhooks.start().await,
@@ -242,6 +252,7 @@ impl Base {
             metrics: self.metrics,
             readiness: self.readiness.subscribe(),
             trusted,
+            programmed: parts.programmed,
         };
         let mut background = vec![
             tokio::spawn(answering.run(self.admin)),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use outrider_api::names::ServiceName;
 use outrider_certs::bundle::TrustBundle;
 use tokio::sync::{oneshot, watch};
 
@@ -33,7 +34,19 @@ struct State {
     ids: HashSet<u64>,
     /// Whom the sidecars trust, of those streams whose sidecars have said so.
     trust: HashMap<u64, Arc<TrustBundle>>,
+    /// What each stream's sidecar goes by.
+    applied: HashMap<u64, HashMap<Resource, u64>>,
     withdrawals: Vec<Withdrawal>,
+}
+
+/// How far the connected sidecars are.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The workloads whose sidecars go by what is published of them now.
+    pub(crate) workloads: BTreeSet<WorkloadName>,
+    /// Of each Service how many sidecars follow it, and how many of them go by what is published of
+    /// it now.
+    pub(crate) services: HashMap<ServiceName, (usize, usize)>,
 }
 
 /// An endpoint that is gone from what is published.
@@ -131,6 +144,32 @@ impl Fleet {
         Some(common)
     }
 
+    /// Of a workload that has several streams the youngest counts: the others are its predecessors'.
+    pub(crate) fn progress(&self, store: &Store) -> Progress {
+        let state = self.state();
+        let mut progress = Progress::default();
+        for (workload, streams) in &state.streams {
+            let Some(applied) = streams.last().and_then(|id| state.applied.get(id)) else {
+                continue;
+            };
+            let own = applied.get(&Resource::Workload);
+            if own.is_some_and(|version| Some(*version) >= store.workload_version(workload)) {
+                progress.workloads.insert(workload.clone());
+            }
+            for (resource, version) in applied {
+                let Resource::Destination(service) = resource else {
+                    continue;
+                };
+                let (all, there) = progress.services.entry(service.clone()).or_default();
+                *all += 1;
+                if Some(*version) >= store.destination_version(service) {
+                    *there += 1;
+                }
+            }
+        }
+        progress
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,6 +215,20 @@ impl Member {
             .acknowledged_version
             .with_label_values(&self.labels())
             .set(gauge_value(version));
+    }
+
+    /// The sidecar goes by this version from now on.
+    pub(crate) fn applied(&self, resource: Resource, version: u64) {
+        let mut state = self.fleet.state();
+        let applied = state.applied.entry(self.id).or_default();
+        applied.insert(resource, version);
+    }
+
+    /// The sidecar no longer follows it.
+    pub(crate) fn forgot(&self, resource: &Resource) {
+        if let Some(applied) = self.fleet.state().applied.get_mut(&self.id) {
+            applied.remove(resource);
+        }
     }
 
     /// The sidecar has applied a snapshot that says whom to trust.
@@ -256,6 +309,7 @@ impl Drop for Member {
         let mut state = self.fleet.state();
         state.ids.remove(&self.id);
         state.trust.remove(&self.id);
+        state.applied.remove(&self.id);
         for withdrawal in &mut state.withdrawals {
             withdrawal.waiting.remove(&self.id);
         }

@@ -186,6 +186,7 @@ impl Stream {
 
     fn forget(&mut self, resource: &Resource) {
         self.ledger.forget(resource);
+        self.member.forgot(resource);
         self.member.settle(&self.ledger);
     }
 
@@ -221,6 +222,7 @@ impl Stream {
             self.metrics.observe_propagation(taken);
         }
         tracing::debug!(workload = %self.name, ?resource, version, "acknowledged");
+        self.member.applied(resource, version);
         Ok(())
     }
 

@@ -6,11 +6,11 @@ use outrider_api::kinds::RateLimitPolicy;
 use outrider_api::manifest::{Cause, Located, Object, Problem};
 use outrider_api::model::traffic::InboundLimits;
 
-use super::WorkloadName;
 use super::endpoints::Endpoints;
 use super::objects::{Objects, oldest_first};
 use super::policies::{check_port_list, workloads};
 use super::selection::{self, Selection};
+use super::{Targets, WorkloadName};
 
 /// Of each workload that has some.
 pub(super) type WorkloadLimits = BTreeMap<WorkloadName, InboundLimits>;
@@ -18,6 +18,7 @@ pub(super) type WorkloadLimits = BTreeMap<WorkloadName, InboundLimits>;
 pub(super) fn resolve(
     objects: &Objects<'_>,
     selection: &Selection<'_>,
+    about: &mut Targets,
     problems: &mut Vec<Problem>,
 ) -> WorkloadLimits {
     let mut limits = WorkloadLimits::new();
@@ -38,6 +39,15 @@ pub(super) fn resolve(
             (field, limit.ports.as_slice())
         });
         check_port_list(policy, ports, &targets, objects, selection, problems);
+        let metadata = &policy.metadata;
+        about.insert(
+            (
+                "RateLimitPolicy",
+                metadata.namespace.clone(),
+                metadata.name.clone(),
+            ),
+            targets.clone(),
+        );
         for workload in targets {
             let sum = limits.entry(workload.clone()).or_default();
             sum.rates.extend(policy.rates());

@@ -98,8 +98,12 @@ pub struct Mesh {
     addresses: AddressTable,
     cluster_ips: BTreeMap<ServiceName, Vec<IpAddr>>,
     identities: BTreeSet<SpiffeId>,
+    targets: Targets,
     warnings: Vec<Problem>,
 }
+
+/// The workloads that each policy is about: by kind, namespace and name.
+pub(crate) type Targets = BTreeMap<(&'static str, String, String), BTreeSet<WorkloadName>>;
 
 impl Mesh {
     /// What holds for all of it.
@@ -141,6 +145,11 @@ impl Mesh {
     /// The addresses of a Service; none where it is headless.
     pub fn cluster_ips(&self, name: &ServiceName) -> &[IpAddr] {
         self.cluster_ips.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The workloads that each AuthorizationPolicy and RateLimitPolicy is about.
+    pub(crate) fn targets(&self) -> &Targets {
+        &self.targets
     }
 
     /// What does less than it says, at its line.
@@ -197,11 +206,12 @@ pub(crate) fn fold<'o>(
     let selection = selection::select(&objects, endpoints, &mut problems);
     assemble::check_upstreams(&objects, &mut problems);
     probes::check(&objects, &selection, &mut problems);
-    let policies = policies::resolve(&objects, &selection, &mut problems);
+    let mut targets = Targets::new();
+    let policies = policies::resolve(&objects, &selection, &mut targets, &mut problems);
     let routes = routes::resolve(&objects, &mut problems);
     let traffic = traffic::resolve(&objects, &mut problems);
     routes::timeouts::check(&objects.routes, &routes, &traffic, &mut problems);
-    let limits = limits::resolve(&objects, &selection, &mut problems);
+    let limits = limits::resolve(&objects, &selection, &mut targets, &mut problems);
     problems.sort_by(|a, b| a.location.cmp(&b.location));
     let (warnings, errors): (Vec<_>, Vec<_>) = problems
         .into_iter()
@@ -240,6 +250,7 @@ pub(crate) fn fold<'o>(
         workloads,
         destinations,
         settings,
+        targets,
         warnings,
     })
 }

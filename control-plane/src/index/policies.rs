@@ -9,10 +9,10 @@ use outrider_api::kinds::TargetRef;
 use outrider_api::manifest::{Cause, Located, Problem};
 use outrider_api::names::ServiceName;
 
-use super::WorkloadName;
 use super::assemble::app_port_numbers;
 use super::objects::Objects;
 use super::selection::{Selection, has_labels};
+use super::{Targets, WorkloadName};
 
 /// The policies of each workload, in the order of their names.
 pub(super) type Policies = BTreeMap<WorkloadName, Vec<Arc<Policy>>>;
@@ -21,6 +21,7 @@ pub(super) type Policies = BTreeMap<WorkloadName, Vec<Arc<Policy>>>;
 pub(super) fn resolve(
     objects: &Objects<'_>,
     selection: &Selection<'_>,
+    about: &mut Targets,
     problems: &mut Vec<Problem>,
 ) -> Policies {
     let mut policies = Policies::new();
@@ -39,6 +40,14 @@ pub(super) fn resolve(
         });
         check_port_list(policy, ports, &targets, objects, selection, problems);
         let compiled = Arc::new(policy.to_policy());
+        about.insert(
+            (
+                "AuthorizationPolicy",
+                compiled.namespace.clone(),
+                compiled.name.clone(),
+            ),
+            targets.clone(),
+        );
         for workload in targets {
             policies
                 .entry(workload)

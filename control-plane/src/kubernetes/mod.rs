@@ -12,6 +12,7 @@ mod objects;
 mod pods;
 mod services;
 mod source;
+mod status;
 pub(crate) mod tokens;
 mod watches;
 
@@ -24,6 +25,7 @@ use crate::metrics::Metrics;
 pub(crate) use self::degrade::{MESH_CONFIG, TOLERATED};
 pub(crate) use self::pods::{Pod, Pods};
 pub(crate) use self::source::{Held, Source, View};
+pub(crate) use self::status::{Progress, StatusWriter};
 
 /// Who writes, for the API server.
 pub(crate) const MANAGER: &str = "outrider-control-plane";

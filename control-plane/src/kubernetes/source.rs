@@ -1,7 +1,7 @@
 //! Watches the API server and says what it holds whenever that has changed.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use outrider_api::manifest::Problem;
@@ -56,6 +56,11 @@ pub(crate) struct Held {
     namespace: String,
     last_good: Arc<Mutex<LastGood>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
+    judged: Mutex<Arc<Verdicts>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Source {
@@ -147,6 +152,7 @@ impl Source {
             namespace: self.context.namespace.clone(),
             last_good: Arc::clone(&self.last_good),
             verdicts: self.verdicts.clone(),
+            judged: Mutex::default(),
         });
         self.held.send_replace(Some(Arc::clone(&held)));
         self.meshed.send_if_modified(|before| {
@@ -177,11 +183,13 @@ impl Held {
     /// settings cannot be known is an error.
     pub(crate) fn judge(&self, trust: Option<&TrustBundle>) -> Result<Mesh, Vec<Problem>> {
         let (mesh, verdicts) = degrade(self, trust);
-        // Without an authority it is judged once more, and nothing is applied until then.
-        if trust.is_some() || mesh.is_err() {
-            self.verdicts.send_replace(Arc::new(verdicts));
-        }
+        *lock(&self.judged) = Arc::new(verdicts);
         mesh
+    }
+
+    /// What was judged last is applied, or refused: now the verdicts are true.
+    pub(crate) fn settle(&self) {
+        self.verdicts.send_replace(Arc::clone(&lock(&self.judged)));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -206,6 +214,7 @@ impl Held {
             namespace: "outrider-system".to_owned(),
             last_good: before.map_or_else(Arc::default, |held| Arc::clone(&held.last_good)),
             verdicts: watch::Sender::default(),
+            judged: Mutex::default(),
         }
     }
 }

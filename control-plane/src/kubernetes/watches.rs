@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::{Stream, StreamExt};
@@ -51,6 +52,7 @@ pub(super) fn start(context: &Context) -> (mpsc::Receiver<Update>, Vec<JoinHandl
             kind,
             context: context.clone(),
             updates: updates.clone(),
+            failing: AtomicBool::new(false),
         };
         tokio::spawn(watch.run())
     });
@@ -62,7 +64,16 @@ struct Watch {
     kind: Kind,
     context: Context,
     updates: mpsc::Sender<Update>,
+    failing: AtomicBool,
 }
+
+/// One of our own kinds is not there.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is no such kind in the version that is read: expected its CustomResourceDefinition, which \
+     `outrider install` makes"
+)]
+struct Absent;
 
 /// Why a watch is over.
 enum End {
@@ -179,12 +190,7 @@ impl Watch {
     /// one that it needs stays.
     async fn absent(&self) -> Duration {
         if !self.kind.may_be_absent() {
-            tracing::warn!(
-                kind = self.kind.name(),
-                "there is no such kind in the version that is read; expected its \
-                 CustomResourceDefinition, which `outrider install` makes"
-            );
-            self.metrics_of_error();
+            self.failed(&Absent);
             return REQUIRED;
         }
         let kind = self.kind;
@@ -232,6 +238,9 @@ impl Watch {
         read: impl Fn(&K) -> Option<Item>,
     ) -> Option<Update> {
         let kind = self.kind;
+        if !matches!(event, Event::Init) {
+            self.heard();
+        }
         let told = &self.context.metrics.watches.last_event;
         let told = told.with_label_values(&[kind.name()]);
         told.set(unix_seconds(SystemTime::now()));
@@ -249,14 +258,26 @@ impl Watch {
         }
     }
 
+    /// Once for each time that it begins to fail.
     fn failed(&self, error: &(dyn std::error::Error + 'static)) {
         self.metrics_of_error();
-        let error = one_line(&chain(error), MAX_LOGGED_BYTES);
-        tracing::warn!(
-            kind = self.kind.name(),
-            error,
-            "a watch has failed: what is known stays, and it is tried again"
-        );
+        let error = one_line(&described(error), MAX_LOGGED_BYTES);
+        let kind = self.kind.name();
+        if self.failing.swap(true, Ordering::Relaxed) {
+            tracing::debug!(kind, error, "a watch has failed again");
+        } else {
+            tracing::warn!(
+                kind,
+                error,
+                "a watch has failed: what is known stays, and it is tried again"
+            );
+        }
+    }
+
+    fn heard(&self) {
+        if self.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!(kind = self.kind.name(), "a watch that had failed goes on");
+        }
     }
 
     fn metrics_of_error(&self) {
@@ -274,10 +295,18 @@ fn namespace(namespace: &v1::Namespace) -> Namespace {
     }
 }
 
-/// With its causes: most errors of a client only say that something has failed.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+/// What the API server says, or the error with its causes: most of a client only say that something
+/// has failed.
+fn described(error: &(dyn std::error::Error + 'static)) -> String {
+    let chain = || std::iter::successors(Some(error), |error| error.source());
+    let said = chain().find_map(|error| match error.downcast_ref() {
+        Some(kube::Error::Api(status)) => Some(format!("{}: {}", status.code, status.message)),
+        _ => None,
+    });
+    said.unwrap_or_else(|| {
+        let texts: Vec<String> = chain().map(ToString::to_string).collect();
+        texts.join(": ")
+    })
 }
 
 fn is_gone(error: &watcher::Error) -> bool {

@@ -19,7 +19,7 @@ use crate::kubernetes::authority::{Keeper, Kept, Timing};
 use crate::kubernetes::bundle::Bundles;
 use crate::kubernetes::leader::Candidate;
 use crate::kubernetes::tokens::{PeerAddresses, TokenReviewer};
-use crate::kubernetes::{Context, MANAGER, View};
+use crate::kubernetes::{Context, MANAGER, Progress, StatusWriter, View};
 use crate::reload::{Authorities, AuthorityFiles};
 use crate::webhook;
 
@@ -32,6 +32,7 @@ pub(super) struct Identity<'a> {
     pub(super) meshed: watch::Receiver<Arc<BTreeSet<String>>>,
     /// The port of everybody's admin address.
     pub(super) admin: u16,
+    pub(super) progress: Progress,
 }
 
 impl Identity<'_> {
@@ -48,7 +49,15 @@ impl Identity<'_> {
             meshed: self.meshed.clone(),
             leads: is_leader.clone(),
         };
+        let status = StatusWriter {
+            context: self.context.clone(),
+            progress: self.progress.clone(),
+            meshed: self.meshed.clone(),
+            leads: is_leader.clone(),
+            port: self.admin,
+        };
         let mut tasks = vec![
+            tokio::spawn(status.run(base.shutdown.subscribe())),
             tokio::spawn(self.candidate(leads).run(base.shutdown.subscribe())),
             tokio::spawn(bundles.run(base.shutdown.subscribe())),
         ];

@@ -58,6 +58,14 @@ impl Seen {
         }
     }
 
+    /// What was judged last is applied, or refused.
+    pub(crate) fn settle(&self) {
+        match self {
+            Self::Files(_) => {}
+            Self::Objects(held) => held.settle(),
+        }
+    }
+
     /// How many files or objects there are.
     pub(crate) fn len(&self) -> usize {
         match self {

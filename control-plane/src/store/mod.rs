@@ -161,6 +161,16 @@ impl Store {
         withdrawn.clone()
     }
 
+    /// The version of what is published of a workload.
+    pub(crate) fn workload_version(&self, name: &WorkloadName) -> Option<u64> {
+        self.tables().workloads.version(name)
+    }
+
+    /// The version of what is published of a Service.
+    pub(crate) fn destination_version(&self, name: &ServiceName) -> Option<u64> {
+        self.tables().destinations.version(name)
+    }
+
     /// Follows a workload; `None`: there is no such workload.
     pub(crate) fn workload(
         &self,

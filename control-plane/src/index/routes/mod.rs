@@ -11,7 +11,7 @@ mod written;
 use std::collections::{BTreeMap, BTreeSet};
 
 use outrider_api::kinds::gateway::httproutes::HttpRouteParentRefs;
-use outrider_api::manifest::Problem;
+use outrider_api::manifest::{Cause, Problem};
 use outrider_api::model::{HttpRoutes, Protocol, RouteGroup, Routes, TcpRule};
 use outrider_api::names::ServiceName;
 
@@ -215,7 +215,7 @@ fn merge(
     };
     let (winners, losers): (Vec<_>, Vec<_>) = candidates.iter().copied().partition(wins);
     for loser in losers {
-        let mut report = Report::new(of(loser).route.object, problems);
+        let object = of(loser).route.object;
         let message = format!(
             "is not looked at for port {port} of Service {}/{}, which {} {} has",
             service.namespace,
@@ -223,7 +223,8 @@ fn merge(
             winner.object.kind(),
             winner.name()
         );
-        report.warning(format!("spec.parentRefs[{}]", loser.parent), message);
+        let problem = object.problem(format!("spec.parentRefs[{}]", loser.parent), message);
+        problems.push(problem.because(Cause::Conflicted).as_warning());
     }
     if let Some(why) = unfit(winner.kind, declared(objects, service, port)) {
         // One that names no port is meant for the others.

@@ -39,7 +39,7 @@ impl Replicas {
         if !self.own.bundle().is_some_and(|own| own.includes(wanted)) {
             return false;
         }
-        let addresses = match self.addresses().await {
+        let addresses = match addresses(&self.context).await {
             Ok(addresses) => addresses,
             Err(error) => {
                 tracing::warn!(%error, "the replicas of the control plane cannot be listed");
@@ -47,7 +47,7 @@ impl Replicas {
             }
         };
         let asked = addresses.into_iter().map(|address| async move {
-            let trusted = timeout(ANSWER, ask(SocketAddr::new(address, self.port))).await;
+            let trusted = timeout(ANSWER, ask(SocketAddr::new(address, self.port), "/trust", MAX_BYTES)).await;
             let text = trusted.ok().flatten().unwrap_or_default();
             let bundle = TrustBundle::from_pem(wanted.trust_domain().clone(), &text);
             let all = bundle.is_ok_and(|bundle| bundle.includes(wanted));
@@ -58,28 +58,35 @@ impl Replicas {
         });
         join_all(asked).await.into_iter().all(|all| all)
     }
-
-    async fn addresses(&self) -> Result<Vec<IpAddr>, kube::Error> {
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.context.namespace);
-        let pods = api.list(&ListParams::default().labels(SELECTOR)).await?;
-        let statuses = pods.items.into_iter().filter_map(|pod| pod.status);
-        let running = statuses.filter(|status| status.phase.as_deref() == Some("Running"));
-        let addresses = running.filter_map(|status| status.pod_ip?.parse().ok());
-        Ok(addresses.collect())
-    }
 }
 
-/// What `/trust` of a replica says.
-async fn ask(address: SocketAddr) -> Option<Bytes> {
+/// Of every replica that runs, this one too.
+pub(in crate::kubernetes) async fn addresses(
+    context: &Context,
+) -> Result<Vec<IpAddr>, kube::Error> {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &context.namespace);
+    let pods = api.list(&ListParams::default().labels(SELECTOR)).await?;
+    let statuses = pods.items.into_iter().filter_map(|pod| pod.status);
+    let running = statuses.filter(|status| status.phase.as_deref() == Some("Running"));
+    let addresses = running.filter_map(|status| status.pod_ip?.parse().ok());
+    Ok(addresses.collect())
+}
+
+/// What a replica's admin address answers, if it is no longer than `most` bytes.
+pub(in crate::kubernetes) async fn ask(
+    address: SocketAddr,
+    path: &str,
+    most: usize,
+) -> Option<Bytes> {
     let stream = TcpStream::connect(address).await.ok()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
-    let request = Request::get("/trust")
+    let request = Request::get(path)
         .header("host", address.to_string())
         .body(Empty::<Bytes>::new())
         .ok()?;
     let answered = async {
         let response = sender.send_request(request).await.ok()?;
-        let body = Limited::new(response.into_body(), MAX_BYTES);
+        let body = Limited::new(response.into_body(), most);
         Some(body.collect().await.ok()?.to_bytes())
     };
     tokio::select! {
