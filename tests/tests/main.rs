@@ -29,6 +29,7 @@ mod init;
 mod init_faults;
 mod init_iptables;
 mod kubernetes_cluster;
+mod kubernetes_identity;
 mod lifecycle;
 mod limits;
 mod live;
