@@ -195,7 +195,7 @@ impl AuthorityMetrics {
             )?,
             step: make.gauge(
                 "ca_rotation_step",
-                "As the leader knows it: 0 no rotation, 1 the next authority is trusted, 2 it signs \
+                "0 no rotation, 1 the next authority is trusted, 2 it signs \
                  and the previous is to be forgotten.",
             )?,
             bundles: make.counters(

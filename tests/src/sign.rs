@@ -25,13 +25,7 @@ pub struct Signed {
 pub fn sign(mesh: &Mesh, token: Option<&str>, request: &[u8]) -> Result<Signed> {
     let folder = tempfile::tempdir_in(mesh.logs())?;
     let path = |name: &str| folder.path().join(name);
-    let mut message = vec![0x0a];
-    varint(request.len(), &mut message);
-    message.extend(request);
-    let mut frame = vec![0];
-    frame.extend(u32::try_from(message.len())?.to_be_bytes());
-    frame.extend(message);
-    fs::write(path("request"), frame)?;
+    fs::write(path("request"), frame(request)?)?;
     let bearer = token.map(|token| format!("authorization: Bearer {token}"));
     let body = format!("@{}", path("request").display());
     let (answer, heads) = (
@@ -79,6 +73,17 @@ pub fn sign(mesh: &Mesh, token: Option<&str>, request: &[u8]) -> Result<Signed> 
     })
 }
 
+/// The body of a call of `Identity.Sign` with this request (DER).
+pub fn frame(request: &[u8]) -> Result<Vec<u8>> {
+    let mut message = vec![0x0a];
+    varint(request.len(), &mut message);
+    message.extend(request);
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(message.len())?.to_be_bytes());
+    frame.extend(message);
+    Ok(frame)
+}
+
 fn varint(mut number: usize, bytes: &mut Vec<u8>) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
@@ -87,8 +92,9 @@ fn varint(mut number: usize, bytes: &mut Vec<u8>) {
     bytes.push(number as u8);
 }
 
-/// Field 1 of every message of the answer: `certificate_chain_der`.
-fn certificates(answer: &[u8]) -> Result<Vec<Vec<u8>>> {
+/// The certificates in the body of an answer of `Identity.Sign`, the leaf first: field 1,
+/// `certificate_chain_der`.
+pub fn certificates(answer: &[u8]) -> Result<Vec<Vec<u8>>> {
     let mut rest = answer.get(5..).unwrap_or_default();
     let mut chain = Vec::new();
     while let [tag, after @ ..] = rest {

@@ -19,6 +19,9 @@ use crate::kubernetes::bundle;
 /// How often it is asked whether everybody trusts the new one.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
+/// The lifetime of certificates where none is written: before there is a mesh, too.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// What is held beside the [`Keeper`].
 #[derive(Default)]
 pub(super) struct Elsewhere {
@@ -26,8 +29,8 @@ pub(super) struct Elsewhere {
     signs: Option<Secret>,
     /// What is to sign, and since when.
     pending: Option<(Secret, Instant)>,
-    /// When only the one that signs is trusted.
-    forget_at: Option<Instant>,
+    /// Since when the ones that signed before are only trusted.
+    forgetting: Option<Instant>,
     /// The version that was complained about.
     bad: Option<String>,
 }
@@ -44,7 +47,7 @@ impl Elsewhere {
             self.take(keeper, secret, domain).await?;
         }
         let metrics = &keeper.context.metrics.authority;
-        metrics.step.set(match (&self.pending, self.forget_at) {
+        metrics.step.set(match (&self.pending, self.forgetting) {
             (Some(_), _) => 1,
             (None, Some(_)) => 2,
             (None, None) => 0,
@@ -52,14 +55,17 @@ impl Elsewhere {
         if let Some((secret, since)) = self.pending.clone() {
             return self.wait(keeper, domain, secret, since).await;
         }
-        match self.forget_at {
-            Some(at) if at <= Instant::now() => {
-                self.forget(keeper, domain)?;
-                Ok(LONG)
-            }
-            Some(at) => Ok(LONG.min(at - Instant::now())),
-            None => Ok(LONG),
+        let Some(since) = self.forgetting else {
+            return Ok(LONG);
+        };
+        // The lifetime as it is by now: it may not have been known before.
+        let lifetime = keeper.certificate_lifetime().unwrap_or(DAY);
+        let over = lifetime.saturating_add(SLACK);
+        if since.elapsed() >= over {
+            self.forget(keeper, domain)?;
+            return Ok(LONG);
         }
+        Ok(LONG.min(over - since.elapsed()))
     }
 
     /// Looks at the Secret as it is now.
@@ -93,7 +99,7 @@ impl Elsewhere {
                 .as_ref()
                 .is_some_and(|before| !own.includes(before))
             {
-                self.forget_at = Some(self.end(keeper));
+                self.forgetting = Some(Instant::now());
             }
             keeper.authority.replace(match remembered {
                 Some(before) => new.trusting(&before)?,
@@ -158,24 +164,17 @@ impl Elsewhere {
         tracing::info!(secret = keeper.name, all, "the next authority signs");
         self.signs = Some(secret);
         self.pending = None;
-        self.forget_at = Some(self.end(keeper));
+        self.forgetting = Some(Instant::now());
         Ok(Duration::ZERO)
     }
 
     fn forget(&mut self, keeper: &Keeper, domain: &TrustDomain) -> Result<(), StepError> {
-        self.forget_at = None;
+        self.forgetting = None;
         if let Some(secret) = &self.signs {
             keeper.authority.replace(Reader { secret, domain }.given()?);
             tracing::info!(secret = keeper.name, "the previous authority is forgotten");
         }
         Ok(())
-    }
-
-    /// When no certificate that was issued by now lives any more.
-    fn end(&self, keeper: &Keeper) -> Instant {
-        let longest = keeper.certificate_lifetime().saturating_add(SLACK);
-        let now = Instant::now();
-        now.checked_add(longest).unwrap_or(now)
     }
 
     fn complain(&mut self, keeper: &Keeper, secret: &Secret, error: &SecretError) {

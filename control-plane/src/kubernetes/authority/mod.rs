@@ -130,9 +130,9 @@ impl Keeper {
 }
 
 impl Keeper {
-    fn certificate_lifetime(&self) -> Duration {
-        let mesh = self.store.mesh();
-        mesh.map_or(Duration::ZERO, |mesh| mesh.settings().certificate_lifetime)
+    /// `None`: there is no mesh yet.
+    fn certificate_lifetime(&self) -> Option<Duration> {
+        Some(self.store.mesh()?.settings().certificate_lifetime)
     }
 }
 
@@ -215,12 +215,18 @@ impl State {
     /// Has the authority of `secret` sign; whether it can.
     fn load(&mut self, secret: &Secret, domain: &TrustDomain) -> bool {
         let metrics = &self.keeper.context.metrics.authority;
+        let reader = Reader { secret, domain };
+        metrics.step.set(match reader.stage() {
+            Stage::Steady => 0,
+            Stage::Trusting => 1,
+            Stage::Forgetting => 2,
+        });
         if self.good.is_some() && self.good == secret.data {
             metrics.valid.set(1);
             return true;
         }
         let version = secret.metadata.resource_version.clone();
-        match (Reader { secret, domain }).authority() {
+        match reader.authority() {
             Ok(authority) => {
                 metrics.valid.set(1);
                 tracing::info!(
@@ -255,20 +261,15 @@ impl State {
     ) -> Result<Duration, StepError> {
         let reader = Reader { secret, domain };
         let now = SystemTime::now();
-        let lifetime = self.keeper.certificate_lifetime();
-        let longest = reader.longest().unwrap_or_default().max(lifetime);
-        let Some(authority) = self.keeper.authority.current() else {
-            return Ok(LONG);
+        let authority = self.keeper.authority.current();
+        let (Some(authority), Some(lifetime)) = (authority, self.keeper.certificate_lifetime())
+        else {
+            return Ok(AGAIN);
         };
-        let stage = reader.stage();
-        self.keeper.context.metrics.authority.step.set(match stage {
-            Stage::Steady => 0,
-            Stage::Trusting => 1,
-            Stage::Forgetting => 2,
-        });
+        let longest = reader.longest().unwrap_or_default().max(lifetime);
         let mut facts = Facts {
             now,
-            stage,
+            stage: reader.stage(),
             since: reader.since(),
             begins: authority.not_before(),
             ends: authority.not_after(),
@@ -288,7 +289,9 @@ impl State {
             }
         }
         let change = match next {
-            Step::Wait(_) if reader.longest() != Some(longest) => Change::lifetime(longest),
+            Step::Wait(_) if reader.longest() != Some(longest) => {
+                return self.write(Change::lifetime(longest), secret).await;
+            }
             Step::Wait(rest) => return Ok(rest),
             Step::Date => Change::dated(now),
             Step::Begin => Change::begin(&reader, &self.generate(domain)?, now)?,
