@@ -103,7 +103,7 @@ fn read(request: &Request) -> Result<Object, Vec<Problem>> {
             "creationTimestamp",
             "generation",
         ];
-        metadata.retain(|field, _| known.contains(&field.as_str()));
+        metadata.retain(|field, value| known.contains(&field.as_str()) && !value.is_null());
         if metadata.get("name").is_none_or(|name| name == "") {
             // The server makes one of `generateName` later.
             metadata.insert("name".to_owned(), Value::from("generated"));
@@ -114,7 +114,6 @@ fn read(request: &Request) -> Result<Object, Vec<Problem>> {
                 Value::from(request.namespace.as_str()),
             );
         }
-        metadata.retain(|_, value| !value.is_null());
     }
     if let Some(fields) = object.as_object_mut() {
         fields.remove("status");
