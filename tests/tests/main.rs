@@ -31,6 +31,7 @@ mod init_iptables;
 mod kubernetes_cluster;
 mod kubernetes_injection;
 mod kubernetes_command;
+mod kubernetes_install;
 mod lifecycle;
 mod limits;
 mod live;
