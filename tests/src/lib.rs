@@ -18,6 +18,7 @@
 //! - [`kubernetes`] is a real cluster of one node, with pods of images that are made out of files;
 //! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
 
+pub mod api_server;
 pub mod app;
 pub mod capture;
 pub mod catcher;

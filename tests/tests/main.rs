@@ -32,6 +32,7 @@ mod kubernetes_cluster;
 mod kubernetes_command;
 mod kubernetes_injection;
 mod kubernetes_identity;
+mod kubernetes_install;
 mod lifecycle;
 mod limits;
 mod live;
