@@ -61,7 +61,7 @@ pub(crate) fn account(name: &str) -> String {
 /// say.
 pub(crate) fn machine(fields: &str) -> String {
     let block = |cidr: &str| format!("{{type: IPBlock, ipBlock: {{cidr: \"{cidr}\"}}}}");
-    let (v4, v6) = (block("10.88.0.1/32"), block("fd4f:7574:7269:88::1/128"));
+    let (v4, v6) = (block("10.201.0.1/32"), block("fd4f:7574:7269:88::1/128"));
     format!("{{sources: [{v4}, {v6}]{fields}}}")
 }
 

@@ -61,7 +61,7 @@ spec:
   - name: client
     sources: [{{type: ServiceAccount, serviceAccount: {{name: client}}}}]
   - name: machine
-    sources: [{{type: IPBlock, ipBlock: {{cidr: 10.88.0.1/32}}}}]
+    sources: [{{type: IPBlock, ipBlock: {{cidr: 10.201.0.1/32}}}}]
     http: [{{paths: [{{type: PathPrefix, value: /from-the-machine}}]}}]
 ---
 apiVersion: outrider.mesh/v1alpha1

@@ -36,7 +36,7 @@ fn the_app_sees_the_address_of_plaintext_clients() -> Result<()> {
         // Of the bridge, which is the first host of the range.
         let (own, at) = match instance.contains(':') {
             true => ("fd4f:7574:7269:88::1", format!("[{instance}]")),
-            false => ("10.88.0.1", instance),
+            false => ("10.201.0.1", instance),
         };
         for port in [8080, 9090] {
             let answer = mesh.curl_from_outside(&[&format!("http://{at}:{port}/")])?;

@@ -11,7 +11,7 @@ use mesh_tests::programs::find;
 use mesh_tests::wait::{PATIENCE, until};
 
 /// What the bridge has, where the machine is to a workload.
-const MACHINE: &str = "10.88.0.1";
+const MACHINE: &str = "10.201.0.1";
 const MACHINE_V6: &str = "fd4f:7574:7269:88::1";
 
 fn mesh(label: &str, unknown: &str) -> Result<Placed> {

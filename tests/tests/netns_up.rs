@@ -95,7 +95,7 @@ fn a_second_mesh_of_a_directory_says_so() -> Result<()> {
     assert!(
         second
             .stderr
-            .contains("10.88.0.0/16 of the mesh: choose another range in spec.network.workloads"),
+            .contains("10.201.0.0/16 of the mesh: choose another range in spec.network.workloads"),
         "{}",
         second.stderr
     );
@@ -144,7 +144,7 @@ fn the_table_is_there_for_programs() -> Result<()> {
     let mut up = Process::start("up", &mesh.logs(), &mut shell)?.stopped_by(Signal::TERM);
     up.wait_for_log("Ctrl-C ends it", PATIENCE)?;
     let told: Value = serde_json::from_str(&fs::read_to_string(&out)?)?;
-    assert_eq!(told["controlPlane"], "10.88.0.1:15012");
+    assert_eq!(told["controlPlane"], "10.201.0.1:15012");
     let workloads = told["workloads"].as_array().context("workloads")?;
     assert_eq!(workloads.len(), 3);
     let web = workloads
@@ -184,10 +184,10 @@ fn what_cannot_be_run_says_what_to_do() -> Result<()> {
         .ip(&["link", "add", "vpn0", "type", "bridge"])?;
     mesh.machine.ip(&["link", "set", "vpn0", "up"])?;
     mesh.machine
-        .ip(&["route", "add", "10.88.7.0/24", "dev", "vpn0"])?;
+        .ip(&["route", "add", "10.201.7.0/24", "dev", "vpn0"])?;
     fails(
         &["up", &folder, "--netns"],
-        "this machine routes 10.88.7.0/24 by vpn0, which overlaps 10.88.0.0/16 of the mesh",
+        "this machine routes 10.201.7.0/24 by vpn0, which overlaps 10.201.0.0/16 of the mesh",
     )?;
     mesh.machine.ip(&["link", "del", "vpn0"])?;
     let loopback = WORKLOADS.replace(

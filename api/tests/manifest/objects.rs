@@ -96,9 +96,9 @@ fn the_network_of_a_mesh() {
     };
     let least = mesh("");
     let expected = [
-        "10.88.0.0/16",
+        "10.201.0.0/16",
         "fd4f:7574:7269:88::/64",
-        "10.89.0.0/16",
+        "10.202.0.0/16",
         "fd4f:7574:7269:89::/112",
     ];
     assert_eq!(nets(&least), expected);
@@ -111,7 +111,7 @@ fn the_network_of_a_mesh() {
     let expected = [
         "192.168.7.0/24",
         "fd00::/64",
-        "10.89.0.0/16",
+        "10.202.0.0/16",
         "fd4f:7574:7269:89::/112",
     ];
     assert_eq!(nets(&spec), expected);

@@ -210,7 +210,7 @@ mod tests {
         let mut workload = crate::mesh::workload::tests::order();
         let mut place = Place {
             netns: "outr-123456-order-1".to_owned(),
-            addresses: vec!["10.88.0.5".parse().unwrap()],
+            addresses: vec!["10.201.0.5".parse().unwrap()],
             interception: Interception::default(),
         };
         workload.mesh_port = 15008;

@@ -48,11 +48,11 @@ impl Default for Network {
         };
         Self {
             workloads: Ranges {
-                v4: v4(88),
+                v4: v4(201),
                 v6: v6(0x88, 64),
             },
             services: Ranges {
-                v4: v4(89),
+                v4: v4(202),
                 v6: v6(0x89, 112),
             },
         }
@@ -63,11 +63,11 @@ impl Default for Network {
 #[serde(default, deny_unknown_fields)]
 struct Written {
     /// Of Workloads, one block of each family at most; the first host of each is the bridge's of
-    /// `outrider up --netns`. Default 10.88.0.0/16, fd4f:7574:7269:88::/64.
+    /// `outrider up --netns`. Default 10.201.0.0/16, fd4f:7574:7269:88::/64.
     #[schemars(with = "Vec<text::Block>", length(max = 2))]
     #[serde(deserialize_with = "ranges")]
     workloads: Ranges,
-    /// Of Services, one block of each family at most. Default 10.89.0.0/16,
+    /// Of Services, one block of each family at most. Default 10.202.0.0/16,
     /// fd4f:7574:7269:89::/112.
     #[schemars(with = "Vec<text::Block>", length(max = 2))]
     #[serde(deserialize_with = "ranges")]

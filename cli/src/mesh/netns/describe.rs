@@ -99,7 +99,7 @@ pub fn numbered(number: u8) -> kinds::Network {
     }
 }
 
-/// "10.88.0.1/16": the bridge's own address in a range. The first of a range of IPv6 is that of any
+/// "10.201.0.1/16": the bridge's own address in a range. The first of a range of IPv6 is that of any
 /// router (RFC 4291, 2.6.1), so it is the next one in either family.
 fn first_host(net: IpNet) -> Option<IpNet> {
     let address = match net.network() {
@@ -116,8 +116,8 @@ mod tests {
     #[test]
     fn the_bridge_has_the_first_address_of_a_host() {
         let first = |net: &str| first_host(net.parse().unwrap()).unwrap().to_string();
-        assert_eq!(first("10.88.0.0/16"), "10.88.0.1/16");
-        assert_eq!(first("10.88.7.4/30"), "10.88.7.5/30");
+        assert_eq!(first("10.201.0.0/16"), "10.201.0.1/16");
+        assert_eq!(first("10.201.7.4/30"), "10.201.7.5/30");
         assert_eq!(first("fd4f:7574:7269:88::/64"), "fd4f:7574:7269:88::1/64");
     }
 

@@ -178,14 +178,14 @@ mod tests {
     }
 
     fn shop() -> Names {
-        let one = workload("shop", "store-0", &["10.88.0.7", "fd00::7"]);
-        let two = workload("shop", "store-1", &["10.88.0.8"]);
-        let other = workload("bank", "billing", &["10.88.0.9"]);
+        let one = workload("shop", "store-0", &["10.201.0.7", "fd00::7"]);
+        let two = workload("shop", "store-1", &["10.201.0.8"]);
+        let other = workload("bank", "billing", &["10.201.0.9"]);
         Names {
             machine: "laptop".to_owned(),
             services: vec![
-                service("bank", "billing", &["10.89.0.3"], &[&other]),
-                service("shop", "order", &["10.89.0.2", "fd01::2"], &[]),
+                service("bank", "billing", &["10.202.0.3"], &[&other]),
+                service("shop", "order", &["10.202.0.2", "fd01::2"], &[]),
                 service("shop", "store", &[], &[&one, &two]),
             ],
             workloads: vec![other, one, two],
@@ -195,38 +195,38 @@ mod tests {
     #[test]
     fn a_workload_knows_every_service_and_workload() {
         assert_eq!(
-            shop().hosts("shop", &["10.88.0.7".parse().unwrap()]),
+            shop().hosts("shop", &["10.201.0.7".parse().unwrap()]),
             "# Written by outrider up.\n\
              127.0.0.1 localhost\n\
              ::1 localhost\n\
-             10.88.0.7 laptop\n\
+             10.201.0.7 laptop\n\
              # Services\n\
-             10.89.0.3 billing.bank billing.bank.svc billing.bank.svc.cluster.local\n\
-             10.89.0.2 order order.shop order.shop.svc order.shop.svc.cluster.local\n\
+             10.202.0.3 billing.bank billing.bank.svc billing.bank.svc.cluster.local\n\
+             10.202.0.2 order order.shop order.shop.svc order.shop.svc.cluster.local\n\
              fd01::2 order order.shop order.shop.svc order.shop.svc.cluster.local\n\
-             10.88.0.7 store store.shop store.shop.svc store.shop.svc.cluster.local\n\
+             10.201.0.7 store store.shop store.shop.svc store.shop.svc.cluster.local\n\
              fd00::7 store store.shop store.shop.svc store.shop.svc.cluster.local\n\
-             10.88.0.8 store store.shop store.shop.svc store.shop.svc.cluster.local\n\
+             10.201.0.8 store store.shop store.shop.svc store.shop.svc.cluster.local\n\
              # Workloads\n\
-             10.88.0.7 store-0 store-0.store store-0.store.shop store-0.store.shop.svc store-0.store.shop.svc.cluster.local\n\
+             10.201.0.7 store-0 store-0.store store-0.store.shop store-0.store.shop.svc store-0.store.shop.svc.cluster.local\n\
              fd00::7 store-0 store-0.store store-0.store.shop store-0.store.shop.svc store-0.store.shop.svc.cluster.local\n\
-             10.88.0.8 store-1 store-1.store store-1.store.shop store-1.store.shop.svc store-1.store.shop.svc.cluster.local\n"
+             10.201.0.8 store-1 store-1.store store-1.store.shop store-1.store.shop.svc store-1.store.shop.svc.cluster.local\n"
         );
     }
 
     #[test]
     fn short_names_are_of_the_own_namespace_and_services_go_first() {
         let hosts = shop().hosts("bank", &[]);
-        assert!(hosts.contains("10.89.0.3 billing billing.bank"), "{hosts}");
-        assert!(hosts.contains("10.89.0.2 order.shop "), "{hosts}");
-        assert!(!hosts.contains("10.88.0.9 billing"), "{hosts}");
+        assert!(hosts.contains("10.202.0.3 billing billing.bank"), "{hosts}");
+        assert!(hosts.contains("10.202.0.2 order.shop "), "{hosts}");
+        assert!(!hosts.contains("10.201.0.9 billing"), "{hosts}");
     }
 
     #[test]
     fn a_service_is_found() {
         let address = |service| shop().address_of("shop", service).map(|ip| ip.to_string());
-        assert_eq!(address("order").as_deref(), Some("10.89.0.2"));
-        assert_eq!(address("store").as_deref(), Some("10.88.0.7"));
+        assert_eq!(address("order").as_deref(), Some("10.202.0.2"));
+        assert_eq!(address("store").as_deref(), Some("10.201.0.7"));
         assert_eq!(address("billing"), None);
     }
 }

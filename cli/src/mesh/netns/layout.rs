@@ -240,11 +240,11 @@ mod tests {
         Layout {
             namespaces: namespaces.collect(),
             bridge: vec![
-                "10.88.0.1/16".parse().unwrap(),
+                "10.201.0.1/16".parse().unwrap(),
                 "fd4f:7574:7269:88::1/64".parse().unwrap(),
             ],
             services: vec![
-                "10.89.0.0/16".parse().unwrap(),
+                "10.202.0.0/16".parse().unwrap(),
                 "fd4f:7574:7269:89::/112".parse().unwrap(),
             ],
             id,
@@ -267,13 +267,13 @@ mod tests {
 
     #[test]
     fn the_host_has_the_bridge_and_a_link_for_each_namespace() {
-        let layout = layout(&[("a-1", &["10.88.0.5"]), ("b-1", &["10.88.0.6"])]);
+        let layout = layout(&[("a-1", &["10.201.0.5"]), ("b-1", &["10.201.0.6"])]);
         let id = layout.id.as_str();
         assert_eq!(
             layout.create(),
             format!(
                 "link add name outr-{id} type bridge mcast_snooping 0\n\
-                 address add 10.88.0.1/16 dev outr-{id}\n\
+                 address add 10.201.0.1/16 dev outr-{id}\n\
                  address add fd4f:7574:7269:88::1/64 dev outr-{id} nodad\n\
                  link set outr-{id} up\n\
                  netns add outr-{id}-a-1\n\
@@ -288,16 +288,16 @@ mod tests {
 
     #[test]
     fn a_namespace_has_its_addresses_and_routes() {
-        let both = layout(&[("a-1", &["10.88.0.5", "fd4f:7574:7269:88::5"])]);
+        let both = layout(&[("a-1", &["10.201.0.5", "fd4f:7574:7269:88::5"])]);
         assert_eq!(
             both.furnish(&both.namespaces[0]),
             "link set lo up\n\
-             address add 10.88.0.5/16 dev eth0\n\
+             address add 10.201.0.5/16 dev eth0\n\
              address add fd4f:7574:7269:88::5/64 dev eth0 nodad\n\
              link set eth0 up\n\
-             route add default via 10.88.0.1\n\
+             route add default via 10.201.0.1\n\
              route add default via fd4f:7574:7269:88::1\n\
-             route add 10.89.0.0/16 dev eth0\n\
+             route add 10.202.0.0/16 dev eth0\n\
              route add fd4f:7574:7269:89::/112 dev eth0\n"
         );
         let mut four = both.clone();
@@ -309,14 +309,14 @@ mod tests {
     #[test]
     fn what_has_no_place_is_named() {
         let long = "x".repeat(250);
-        let error = layout(&[(&long, &["10.88.0.5"])]).check().unwrap_err();
+        let error = layout(&[(&long, &["10.201.0.5"])]).check().unwrap_err();
         assert!(error.to_string().contains("shorter name"), "{error}");
         let error = layout(&[("a-1", &["10.99.0.5"])]).check().unwrap_err();
         assert_eq!(
             error.to_string(),
             "Workload shop/a-1 has the address 10.99.0.5, which is in no range of spec.network.workloads \
-             of the MeshConfig (10.88.0.0/16, fd4f:7574:7269:88::/64): leave spec.address out, or take another"
+             of the MeshConfig (10.201.0.0/16, fd4f:7574:7269:88::/64): leave spec.address out, or take another"
         );
-        layout(&[("a-1", &["10.88.0.5"])]).check().unwrap();
+        layout(&[("a-1", &["10.201.0.5"])]).check().unwrap();
     }
 }

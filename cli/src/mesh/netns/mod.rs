@@ -304,8 +304,8 @@ mod tests {
 
     #[test]
     fn a_range_that_the_machine_routes_elsewhere_is_refused() {
-        let workloads = ["10.88.0.1/16".parse().unwrap()];
-        let services = ["10.89.0.0/16".parse().unwrap()];
+        let workloads = ["10.201.0.1/16".parse().unwrap()];
+        let services = ["10.202.0.0/16".parse().unwrap()];
         let check = |routes: &[Route]| check_ranges(&workloads, &services, routes);
         let routes = |to: &str| {
             vec![Route {
@@ -317,10 +317,10 @@ mod tests {
         let error = |to| check(&routes(to)).unwrap_err().to_string();
         assert_eq!(
             error("10.0.0.0/8"),
-            "this machine routes 10.0.0.0/8 by vpn0, which overlaps 10.88.0.0/16 of the mesh: choose \
+            "this machine routes 10.0.0.0/8 by vpn0, which overlaps 10.201.0.0/16 of the mesh: choose \
              another range in spec.network.workloads of the MeshConfig"
         );
-        assert!(error("10.88.7.0/24").contains("spec.network.workloads"));
-        assert!(error("10.89.0.1/32").contains("spec.network.services"));
+        assert!(error("10.201.7.0/24").contains("spec.network.workloads"));
+        assert!(error("10.202.0.1/32").contains("spec.network.services"));
     }
 }

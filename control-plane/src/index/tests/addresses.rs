@@ -69,7 +69,7 @@ fn an_address_that_is_not_written_is_assigned_one_of_each_family() {
     assert_eq!(
         of(&mesh, "a"),
         [
-            ip("10.88.51.82"),
+            ip("10.201.51.82"),
             ip("fd4f:7574:7269:88:d890:e39d:e248:b45f")
         ]
     );
