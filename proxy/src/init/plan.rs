@@ -18,6 +18,7 @@ pub(super) struct Plan {
     pub(super) sidecar: Sidecar,
     pub(super) mesh_port: u16,
     pub(super) telemetry_port: u16,
+    pub(super) admin_port: u16,
     pub(super) inbound: Exclusions,
     pub(super) outbound: Exclusions,
     pub(super) uids: Vec<u32>,
@@ -64,6 +65,7 @@ impl TryFrom<&InitArgs> for Plan {
             ("inbound-port", args.inbound_port),
             ("mesh-port", args.mesh_port),
             ("telemetry-port", args.telemetry_port),
+            ("admin-port", args.admin_port),
         ])?;
         let plan = Self {
             mode: args.mode,
@@ -74,6 +76,7 @@ impl TryFrom<&InitArgs> for Plan {
             },
             mesh_port: args.mesh_port,
             telemetry_port: args.telemetry_port,
+            admin_port: args.admin_port,
             inbound: Exclusions {
                 ports: sorted(&args.exclude_inbound_ports),
                 cidrs: sorted(&args.exclude_inbound_cidrs),

@@ -188,12 +188,18 @@ fn marks(plan: &Plan) -> Chain {
 fn redirect_outbound(plan: &Plan) -> Chain {
     let mut rules = vec![
         rule([Match::NotTcp], Action::Return, "only TCP"),
-        rule([Match::ToLoopback], Action::Return, "loopback"),
         rule(
             [Match::SocketUid(plan.sidecar.uid)],
             Action::Return,
             "the sidecar itself",
         ),
+        // The sidecar, which finds that it was meant itself, refuses it and counts that.
+        rule(
+            [Match::ToLoopback, Match::ToPort(plan.admin_port)],
+            Action::Redirect(plan.sidecar.outbound_port),
+            "admin, for the sidecar alone",
+        ),
+        rule([Match::ToLoopback], Action::Return, "loopback"),
         rule([Match::ToLocal], Action::Return, "own addresses"),
         pass_port(DNS_PORT, "DNS"),
     ];
@@ -249,8 +255,10 @@ mod tests {
     fn what_passes_comes_before_what_is_intercepted() {
         for mode in [Mode::Redirect, Mode::Tproxy] {
             for chain in Ruleset::from(&plan(mode)).chains {
-                let catches =
-                    |rule: &Rule| matches!(rule.action, Action::Redirect(_) | Action::HandOver(_));
+                let catches = |rule: &Rule| {
+                    let leads = matches!(rule.action, Action::Redirect(_) | Action::HandOver(_));
+                    leads && rule.matches == [Match::Tcp]
+                };
                 let first = chain.rules.iter().position(catches);
                 let passes = |rule: &Rule| rule.action == Action::Return;
                 let last = chain.rules.iter().rposition(passes);
