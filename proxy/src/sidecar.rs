@@ -191,7 +191,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let mut replaced = None;
+    let mut why = Ending::Terminated;
     tokio::select! {
         result = all_listen(&mut listened, args.workers) => {
             result?;
@@ -205,18 +205,21 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
             tracing::info!("ready");
             tokio::select! {
                 _ = terminated.recv() => {}
-                _ = interrupted.recv() => {}
-                () = successor => replaced = Some(Ending::Replaced),
-                () = others_ended(args.end_with) => tracing::info!("the app has ended"),
+                _ = interrupted.recv() => why = Ending::Alone,
+                () = successor => why = Ending::Replaced,
+                () = others_ended(args.end_with) => {
+                    why = Ending::Alone;
+                    tracing::info!("the app has ended");
+                }
             }
         }
         _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
+        _ = interrupted.recv() => why = Ending::Alone,
     }
     if let Some(lookout) = lookout {
         lookout.abort();
     }
-    if replaced.is_none() {
+    if why != Ending::Replaced {
         // A second signal does not wait.
         tokio::select! {
             () = departure.announced() => {}
@@ -224,7 +227,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
             _ = interrupted.recv() => {}
         }
     }
-    ending.send_replace(replaced.unwrap_or(Ending::Terminated));
+    ending.send_replace(why);
     tokio::select! {
         joined = tokio::task::spawn_blocking(move || join(workers)) => joined??,
         _ = terminated.recv() => {}
