@@ -114,8 +114,15 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         (args.telemetry, Arc::clone(&telemetry)),
         (args.admin, Arc::clone(&admin)),
     ];
-    tokio::spawn(server::serve(telemetry, Surface::Telemetry, view.clone()));
-    tokio::spawn(server::serve(admin, Surface::Admin, view));
+    let surfaces = || {
+        [
+            (Arc::clone(&telemetry), Surface::Telemetry),
+            (Arc::clone(&admin), Surface::Admin),
+        ]
+        .map(|(listener, surface)| tokio::spawn(server::serve(listener, surface, view.clone())))
+    };
+    // As long as there is a sidecar before, that one is asked how the sidecar is.
+    let mut answering = predecessor.is_none().then(&surfaces);
 
     let anchors = AnchorFile {
         path: args.trust_bundle,
@@ -197,19 +204,24 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
             result?;
             inherited.close();
             if let Some(predecessor) = predecessor.take() {
-                // One that has gone already needs no word.
-                let _ = predecessor.relieve();
+                tokio::task::spawn_blocking(|| predecessor.relieve())
+                    .await?
+                    .context("cannot replace the sidecar before")?;
             }
+            let answering = answering.get_or_insert_with(&surfaces);
             let successor = successor(handover, own, sockets);
             listening.send_replace(true);
             tracing::info!("ready");
             tokio::select! {
                 _ = terminated.recv() => {}
                 _ = interrupted.recv() => why = Ending::Alone,
-                () = successor => why = Ending::Replaced,
                 () = others_ended(args.end_with) => {
                     why = Ending::Alone;
                     tracing::info!("the app has ended");
+                }
+                () = successor => {
+                    why = Ending::Replaced;
+                    answering.iter().for_each(|surface| surface.abort());
                 }
             }
         }
