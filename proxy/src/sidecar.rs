@@ -18,6 +18,7 @@ use crate::control::WorkloadState;
 use crate::control::anchors::AnchorFile;
 use crate::control::discovery::{Discovery, DiscoverySource, Leaving, Seen};
 use crate::control::identity::{self, IdentitySource};
+use crate::control::subjects::Subjects;
 use crate::handover::{self, Inherited, Predecessor};
 use crate::inbound::limits;
 use crate::intercept::Interception;
@@ -85,7 +86,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
     let (workload, workload_state) = watch::channel(None);
     let (credentials, credentials_state) = watch::channel(None);
     let (last_heard, last_heard_state) = watch::channel::<Option<Instant>>(None);
-    let (destinations, destinations_state) = watch::channel(Vec::new());
+    let known = Subjects::default();
     let (listening, listening_state) = watch::channel(false);
     let (ending, ending_state) = watch::channel(Ending::No);
     let (draining, draining_state) = watch::channel(false);
@@ -100,7 +101,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         listening: listening_state,
         shutdown: draining_state.clone(),
         last_heard: last_heard_state,
-        destinations: destinations_state,
+        known: known.clone(),
         log_level,
     };
     let handover = args.handover.as_deref();
@@ -152,10 +153,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         subscribed,
         workload,
         Arc::clone(&metrics),
-        Seen {
-            last_heard,
-            destinations,
-        },
+        Seen { last_heard, known },
         Leaving {
             draining: draining_state,
             withdrawn,

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
+use crate::control::subjects::Subjects;
 use crate::control::{Credentials, DestinationState, Inventoried, WorkloadState};
 use crate::inbound::probe;
 use crate::listen;
@@ -43,7 +44,7 @@ pub struct View {
     pub listening: watch::Receiver<bool>,
     pub shutdown: watch::Receiver<bool>,
     pub last_heard: watch::Receiver<Option<Instant>>,
-    pub destinations: watch::Receiver<Vec<Inventoried>>,
+    pub known: Subjects,
     pub log_level: LogLevel,
 }
 
@@ -183,7 +184,7 @@ impl View {
                 "policies": workload.authorization.policies().iter()
                     .map(|policy| format!("{}/{}", policy.namespace, policy.name)).collect::<Vec<_>>(),
             })),
-            "destinations": self.destinations.borrow().iter().map(destination).collect::<Vec<_>>(),
+            "destinations": self.known.inventory().iter().map(destination).collect::<Vec<_>>(),
         });
         respond(StatusCode::OK, JSON, format!("{config:#}\n"))
     }
