@@ -193,16 +193,25 @@ fn redirect_outbound(plan: &Plan) -> Chain {
             Action::Return,
             "the sidecar itself",
         ),
+    ];
+    let to_admin = [Match::ToLoopback, Match::ToPort(plan.admin_port)];
+    let admins = plan.admin_uids.iter();
+    rules.extend(admins.map(|uid| {
+        let [to_loopback, to_port] = to_admin;
+        let matches = [to_loopback, to_port, Match::SocketUid(*uid)];
+        rule(matches, Action::Return, "admin, for this user too")
+    }));
+    rules.extend([
         // The sidecar, which finds that it was meant itself, refuses it and counts that.
         rule(
-            [Match::ToLoopback, Match::ToPort(plan.admin_port)],
+            to_admin,
             Action::Redirect(plan.sidecar.outbound_port),
             "admin, for the sidecar alone",
         ),
         rule([Match::ToLoopback], Action::Return, "loopback"),
         rule([Match::ToLocal], Action::Return, "own addresses"),
         pass_port(DNS_PORT, "DNS"),
-    ];
+    ]);
     let uids = plan.uids.iter();
     rules.extend(uids.map(|uid| rule([Match::SocketUid(*uid)], Action::Return, "excluded user")));
     let ports = plan.outbound.ports.iter();
