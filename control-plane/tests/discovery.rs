@@ -289,6 +289,7 @@ async fn messages_out_of_order_end_the_stream() {
             namespace: "shop".to_owned(),
             workload: "order-1".to_owned(),
             version: String::new(),
+            draining: false,
         })),
     ];
     for kind in wrong {

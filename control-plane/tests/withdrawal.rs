@@ -216,3 +216,22 @@ async fn a_successor_that_has_died_leaves_the_endpoint_to_its_predecessor() {
     assert_eq!(about(&order.take().await), "destination billing with 1");
     assert_eq!(about(&old.next().await), "withdrawn");
 }
+
+#[tokio::test]
+async fn who_drains_already_brings_nothing_back_with_a_hello() {
+    let mesh = shop().await;
+    let mut order = caller(&mesh, "order").await;
+    let mut drains = mesh.silent("billing").await;
+    // To a control plane that has never heard of it, as after a restart.
+    drains.greet("billing-1", true).await;
+    drains.take().await;
+    assert_eq!(about(&order.take().await), "destination billing with 1");
+    assert_eq!(about(&drains.next().await), "withdrawn");
+    drop(drains);
+    // And to one that has.
+    let mut again = mesh.silent("billing").await;
+    again.greet("billing-1", true).await;
+    again.take().await;
+    assert_eq!(about(&again.next().await), "withdrawn");
+    assert_silent(&mut order).await;
+}

@@ -15,6 +15,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -22,8 +24,12 @@ use rustix::net::{
 
 /// Room for an address as text, padded with spaces. One that is empty ends the list.
 const NAME: usize = 64;
-/// What the one that starts says when it serves.
+/// What the one that starts says when it serves, and hears.
 const READY: u8 = b'R';
+/// What it hears when another one has come after it.
+const SUPERSEDED: u8 = b'S';
+/// The one that runs has so long to answer that.
+const ANSWER: Duration = Duration::from_secs(5);
 /// The one that starts has so long for one word.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,11 +45,19 @@ pub struct Named {
 pub struct Inherited(Mutex<Vec<Named>>);
 
 impl Inherited {
-    /// A socket that is bound to `address` and listens already.
+    /// A socket that is bound to `address` and listens already. There may be more workers now than
+    /// before: they share the last one.
     pub fn take(&self, address: SocketAddr) -> Option<std::net::TcpListener> {
         let mut sockets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = sockets.iter().position(|named| named.address == address)?;
-        Some(sockets.swap_remove(index).socket.into())
+        let is_it = |named: &Named| named.address == address;
+        let index = sockets.iter().position(is_it)?;
+        let is_last = !sockets[index + 1..].iter().any(is_it);
+        let copied = is_last.then(|| sockets[index].socket.try_clone().ok());
+        let socket = match copied.flatten() {
+            Some(copy) => copy,
+            None => sockets.swap_remove(index).socket,
+        };
+        Some(socket.into())
     }
 
     /// Closes those that nobody had use for.
@@ -60,12 +74,18 @@ impl Inherited {
 pub struct Predecessor(UnixStream);
 
 impl Predecessor {
-    /// Tells it that it may end.
+    /// Tells it that it may end. One that has died needs no word.
     ///
     /// # Errors
-    /// It has gone already.
+    /// It waits no longer for this process but for another one, or that one has replaced it already.
     pub fn relieve(mut self) -> io::Result<()> {
-        self.0.write_all(&[READY])
+        self.0.set_read_timeout(Some(ANSWER))?;
+        // What it has said to this process can be read even where it no longer listens.
+        let _ = self.0.write_all(&[READY]);
+        match read_word(&self.0) {
+            Ok(SUPERSEDED) => Err(io::Error::other("another process has come after this one")),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -97,7 +117,8 @@ pub fn take_over(path: &Path) -> io::Result<Option<(Inherited, Predecessor)>> {
 }
 
 /// Waits at `path` for the process that comes next, gives it what `sockets` are at that moment, and
-/// returns when it serves. One that dies before that changes nothing.
+/// returns when it serves. One that dies before that changes nothing, and one that gets stuck does not
+/// hold up the next one, which takes its place.
 ///
 /// # Errors
 /// `path` cannot be listened at.
@@ -109,20 +130,57 @@ pub fn wait_for_successor(path: &Path, sockets: impl Fn() -> Vec<Named>) -> io::
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let mut successor: Option<UnixStream> = None;
     loop {
-        let (stream, _) = listener.accept()?;
-        // Between its making and its mode the socket may have been open to others.
-        if let Err(error) = check_peer(&stream) {
-            tracing::warn!(%error, "refused to hand over");
-            continue;
-        }
-        match give(stream, sockets()) {
-            Ok(()) => return Ok(()),
-            Err(error) => {
-                tracing::warn!(%error, "the process that was to replace this one has ended");
+        let (comes, speaks) = wait(&listener, successor.as_ref())?;
+        if let Some(mut stream) = successor.take_if(|_| speaks) {
+            match read_word(&stream) {
+                Ok(READY) => {
+                    // One that has gone in the meantime has served, too.
+                    let _ = stream.write_all(&[READY]);
+                    return Ok(());
+                }
+                said => {
+                    tracing::warn!(?said, "the process that was to replace this one has ended");
+                }
+            }
+        } else if comes {
+            // The one before is told before the new one has anything.
+            if let Some(mut stuck) = successor.take() {
+                let _ = stuck.write_all(&[SUPERSEDED]);
+            }
+            let (stream, _) = listener.accept()?;
+            // Between its making and its mode the socket may have been open to others.
+            match check_peer(&stream).and_then(|()| give(&stream, sockets())) {
+                Ok(()) => successor = Some(stream),
+                Err(error) => tracing::warn!(%error, "did not hand over"),
             }
         }
     }
+}
+
+/// Until somebody new comes, or the successor says something: which of them. It has as long for that as
+/// it takes: until then both serve.
+fn wait(listener: &UnixListener, successor: Option<&UnixStream>) -> io::Result<(bool, bool)> {
+    let mut ends = vec![PollFd::new(listener, PollFlags::IN)];
+    ends.extend(successor.map(|stream| PollFd::new(stream, PollFlags::IN)));
+    loop {
+        match poll(&mut ends, None) {
+            Err(Errno::INTR) => {}
+            polled => {
+                polled?;
+                break;
+            }
+        }
+    }
+    let happened = |end: Option<&PollFd<'_>>| end.is_some_and(|end| !end.revents().is_empty());
+    Ok((happened(ends.first()), happened(ends.get(1))))
+}
+
+fn read_word(mut stream: &UnixStream) -> io::Result<u8> {
+    let mut word = [0];
+    stream.read_exact(&mut word)?;
+    Ok(word[0])
 }
 
 /// The path may be in a folder that others write to: sockets come from and go to the user that this
@@ -141,19 +199,13 @@ fn check_peer(stream: &UnixStream) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
-fn give(mut stream: UnixStream, sockets: Vec<Named>) -> io::Result<()> {
+fn give(stream: &UnixStream, sockets: Vec<Named>) -> io::Result<()> {
+    // It takes what it gets at once.
+    stream.set_write_timeout(Some(PATIENCE))?;
     for named in &sockets {
-        send(&stream, &named.address.to_string(), Some(&named.socket))?;
+        send(stream, &named.address.to_string(), Some(&named.socket))?;
     }
-    send(&stream, "", None)?;
-    // As long as it takes: until then both serve.
-    let mut word = [0];
-    stream.read_exact(&mut word)?;
-    if word == [READY] {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::InvalidData.into())
-    }
+    send(stream, "", None)
 }
 
 fn send(stream: &UnixStream, name: &str, socket: Option<&OwnedFd>) -> io::Result<()> {
@@ -230,6 +282,11 @@ mod tests {
         };
         let (inherited, predecessor) = taken;
         let taken = inherited.take(address).expect("the socket");
+        let another = inherited
+            .take(address)
+            .expect("the same for another worker");
+        assert_eq!(another.local_addr().expect("its address"), address);
+        inherited.close();
         assert!(inherited.take(address).is_none());
         predecessor.relieve().expect("relieved");
         before.join().expect("no panic").expect("handed over");
@@ -258,6 +315,28 @@ mod tests {
                 predecessor.relieve().expect("relieved");
             }
         }
+        before.join().expect("no panic").expect("handed over");
+    }
+
+    #[test]
+    fn one_that_is_stuck_does_not_hold_up_the_next() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("handover.sock");
+        let before = {
+            let path = path.clone();
+            std::thread::spawn(move || wait_for_successor(&path, Vec::new))
+        };
+        let taken = || loop {
+            match take_over(&path).expect("no failure") {
+                Some((_, predecessor)) => break predecessor,
+                None => std::thread::yield_now(),
+            }
+        };
+        let (stuck, next) = (taken(), taken());
+        stuck
+            .relieve()
+            .expect_err("it woke up too late: another one has its place");
+        next.relieve().expect("relieved");
         before.join().expect("no panic").expect("handed over");
     }
 

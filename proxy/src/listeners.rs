@@ -301,16 +301,13 @@ impl Listeners {
     }
 
     /// An app that knows nothing of its sidecar may call out until its very end: resolves when nobody
-    /// listens on any of its ports any more. An app without ports counts as gone when it has no
-    /// connection open.
+    /// listens on any of its ports any more. Of an app without ports nothing tells: it has all the time
+    /// that there is.
     async fn app_has_gone(&self) {
-        loop {
-            let addresses: Vec<SocketAddr> = self.worker.workload().map_or_else(Vec::new, |us| {
-                let ports = us.ports.iter().map(|port| port.port);
-                ports.map(|port| (us.app_address, port).into()).collect()
-            });
-            let mut listens = false;
-            for address in addresses {
+        while let Some(us) = self.worker.workload() {
+            let mut listens = us.ports.is_empty();
+            for port in &us.ports {
+                let address = SocketAddr::new(us.app_address, port.port);
                 listens |= TcpStream::connect(address).await.is_ok();
             }
             if !listens {

@@ -18,6 +18,7 @@ use crate::control::WorkloadState;
 use crate::control::anchors::AnchorFile;
 use crate::control::discovery::{Discovery, DiscoverySource, Leaving, Seen};
 use crate::control::identity::{self, IdentitySource};
+use crate::control::subjects::Subjects;
 use crate::handover::{self, Inherited, Predecessor};
 use crate::inbound::limits;
 use crate::intercept::Interception;
@@ -85,7 +86,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
     let (workload, workload_state) = watch::channel(None);
     let (credentials, credentials_state) = watch::channel(None);
     let (last_heard, last_heard_state) = watch::channel::<Option<Instant>>(None);
-    let (destinations, destinations_state) = watch::channel(Vec::new());
+    let known = Subjects::default();
     let (listening, listening_state) = watch::channel(false);
     let (ending, ending_state) = watch::channel(Ending::No);
     let (draining, draining_state) = watch::channel(false);
@@ -100,7 +101,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         listening: listening_state,
         shutdown: draining_state.clone(),
         last_heard: last_heard_state,
-        destinations: destinations_state,
+        known: known.clone(),
         log_level,
     };
     let handover = args.handover.as_deref();
@@ -114,8 +115,15 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         (args.telemetry, Arc::clone(&telemetry)),
         (args.admin, Arc::clone(&admin)),
     ];
-    tokio::spawn(server::serve(telemetry, Surface::Telemetry, view.clone()));
-    tokio::spawn(server::serve(admin, Surface::Admin, view));
+    let surfaces = || {
+        [
+            (Arc::clone(&telemetry), Surface::Telemetry),
+            (Arc::clone(&admin), Surface::Admin),
+        ]
+        .map(|(listener, surface)| tokio::spawn(server::serve(listener, surface, view.clone())))
+    };
+    // As long as there is a sidecar before, that one is asked how the sidecar is.
+    let mut answering = predecessor.is_none().then(&surfaces);
 
     let anchors = AnchorFile {
         path: args.trust_bundle,
@@ -145,10 +153,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         subscribed,
         workload,
         Arc::clone(&metrics),
-        Seen {
-            last_heard,
-            destinations,
-        },
+        Seen { last_heard, known },
         Leaving {
             draining: draining_state,
             withdrawn,
@@ -191,32 +196,40 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let mut replaced = None;
+    let mut why = Ending::Terminated;
     tokio::select! {
         result = all_listen(&mut listened, args.workers) => {
             result?;
             inherited.close();
             if let Some(predecessor) = predecessor.take() {
-                // One that has gone already needs no word.
-                let _ = predecessor.relieve();
+                tokio::task::spawn_blocking(|| predecessor.relieve())
+                    .await?
+                    .context("cannot replace the sidecar before")?;
             }
+            let answering = answering.get_or_insert_with(&surfaces);
             let successor = successor(handover, own, sockets);
             listening.send_replace(true);
             tracing::info!("ready");
             tokio::select! {
                 _ = terminated.recv() => {}
-                _ = interrupted.recv() => {}
-                () = successor => replaced = Some(Ending::Replaced),
-                () = others_ended(args.end_with) => tracing::info!("the app has ended"),
+                _ = interrupted.recv() => why = Ending::Alone,
+                () = others_ended(args.end_with) => {
+                    why = Ending::Alone;
+                    tracing::info!("the app has ended");
+                }
+                () = successor => {
+                    why = Ending::Replaced;
+                    answering.iter().for_each(|surface| surface.abort());
+                }
             }
         }
         _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
+        _ = interrupted.recv() => why = Ending::Alone,
     }
     if let Some(lookout) = lookout {
         lookout.abort();
     }
-    if replaced.is_none() {
+    if why != Ending::Replaced {
         // A second signal does not wait.
         tokio::select! {
             () = departure.announced() => {}
@@ -224,7 +237,7 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
             _ = interrupted.recv() => {}
         }
     }
-    ending.send_replace(replaced.unwrap_or(Ending::Terminated));
+    ending.send_replace(why);
     tokio::select! {
         joined = tokio::task::spawn_blocking(move || join(workers)) => joined??,
         _ = terminated.recv() => {}

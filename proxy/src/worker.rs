@@ -66,8 +66,10 @@ pub struct Shared {
 pub enum Ending {
     #[default]
     No,
-    /// It was told to: its app ends, too, or has ended.
+    /// It was told to (SIGTERM): its app ends, too.
     Terminated,
+    /// The same (SIGINT), and there is no app any more.
+    Alone,
     /// Another process has its ports.
     Replaced,
 }

@@ -208,9 +208,16 @@ impl Placed {
         netns::within(&self.netns(workload)?, work)
     }
 
+    /// Where a workload's sidecar tells how it is.
+    pub fn telemetry(&self, workload: &str) -> Result<String> {
+        let own = self.addresses(workload, workload)?;
+        Ok(format!("http://{}:15020", own[0]))
+    }
+
     /// The metrics of a workload's sidecar.
     pub fn metrics(&self, workload: &str) -> Result<Metrics> {
-        let answer = self.curl(workload, &["--fail", "http://127.0.0.1:15000/metrics"])?;
+        let url = format!("{}/metrics", self.telemetry(workload)?);
+        let answer = self.curl(workload, &["--fail", &url])?;
         ensure!(answer.status == 200, "no metrics: {answer:?}");
         Metrics::parse(&answer.body)
     }

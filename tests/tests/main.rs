@@ -52,6 +52,7 @@ mod netns_plaintext;
 mod netns_probes;
 mod netns_restart;
 mod netns_servers;
+mod netns_strangers;
 mod netns_tproxy;
 mod netns_unknown;
 mod netns_up;

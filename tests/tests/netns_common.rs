@@ -131,9 +131,7 @@ fn command(words: &[&str]) -> String {
 
 /// What a workload's sidecar counts.
 pub(crate) fn metrics(mesh: &Placed, workload: &str) -> Result<Metrics> {
-    let mut scrape = mesh.inside(workload, "curl", "curl")?;
-    scrape.args(["--silent", "http://127.0.0.1:15000/metrics"]);
-    Metrics::parse(&run(&mut scrape, CLIENT_LIMIT)?.success()?.stdout)
+    mesh.metrics(workload)
 }
 
 /// The lines of JSON that a program prints.

@@ -133,10 +133,7 @@ fn clients_of_four_languages_call_a_service_by_its_name() -> Result<()> {
 
     // Both instances were called, each by its identity.
     for instance in ["echo-1", "echo-2"] {
-        let mut scrape = mesh.inside("client-1", "curl", "curl")?;
-        scrape.args(["--silent", "http://127.0.0.1:15000/metrics"]);
-        let metrics = run(&mut scrape, CLIENT_LIMIT)?.success()?.stdout;
-        let metrics = mesh_tests::metrics::Metrics::parse(&metrics)?;
+        let metrics = mesh.metrics("client-1")?;
         let labels = [
             ("destination_workload", instance),
             ("request_protocol", "grpc"),

@@ -9,7 +9,7 @@ use mesh_tests::metrics::Metrics;
 use mesh_tests::process::run;
 use mesh_tests::programs::find;
 use mesh_tests::shop::{Settings, Shop, is_gone};
-use mesh_tests::wait::{PATIENCE, becomes, until};
+use mesh_tests::wait::{PATIENCE, becomes, holds, until};
 use rustix::process::Signal;
 
 const CALLS: u64 = 200;
@@ -93,4 +93,32 @@ fn no_call_fails_while_one_of_two_instances_ends() -> Result<()> {
     let name = "outrider_control_plane_withdrawal_seconds_count";
     assert_eq!(metrics.value(name)?, 1.0);
     Ok(())
+}
+
+#[test]
+fn an_app_without_ports_may_call_while_its_sidecar_drains() -> Result<()> {
+    let settings = Settings {
+        mesh: ", drainTimeout: 60s",
+        ..Settings::default()
+    };
+    let shop = Shop::start("portless", settings)?;
+    let mesh = &shop.mesh;
+    let sidecar = mesh.sidecar("other-1")?;
+    let _held = shop.hold_up()?;
+    shop.signal("other-1", Signal::TERM)?;
+    let ready = format!("{}/ready", mesh.telemetry("other-1")?);
+    becomes("it drains", &503, || {
+        Ok(mesh.curl("other-1", &[&ready])?.status)
+    })?;
+    // Longer than the withdrawal may take.
+    holds("its app may call", Duration::from_secs(6), || {
+        Ok(mesh.curl("other-1", &["http://web/"])?.status == 200)
+    })?;
+    assert!(!is_gone(sidecar));
+    // Its app has ended: there is nothing to wait for.
+    let web = mesh.sidecar("web-1")?;
+    shop.signal("web-1", Signal::INT)?;
+    until("it is gone though its app listens", PATIENCE, || {
+        Ok(is_gone(web))
+    })
 }

@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::Result;
-use mesh_tests::metrics::Metrics;
 use mesh_tests::peers::CLIENT_LIMIT;
 use mesh_tests::placed::Placed;
 use mesh_tests::process::{Process, run};
@@ -91,10 +90,7 @@ fn address(mesh: &Placed, workload: &str) -> Result<String> {
 }
 
 fn counted(mesh: &Placed, workload: &str, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
-    let mut scrape = mesh.inside(workload, "curl", "curl")?;
-    scrape.args(["--silent", "http://127.0.0.1:15000/metrics"]);
-    let text = run(&mut scrape, CLIENT_LIMIT)?.success()?.stdout;
-    Ok(Metrics::parse(&text)?.sum(name, labels))
+    Ok(mesh.metrics(workload)?.sum(name, labels))
 }
 
 #[test]
@@ -258,6 +254,38 @@ fn a_sidecar_is_no_way_to_itself_or_to_another() -> Result<()> {
 }
 
 #[test]
+fn the_admin_port_is_for_the_sidecars_own_user() -> Result<()> {
+    let mesh = mesh("admin", "", "")?;
+    let url = "http://127.0.0.1:15000/config";
+    // Apps in containers often run as root, and so does curl here.
+    for arguments in [
+        &[url][..],
+        &["-X", "POST", "http://127.0.0.1:15000/log?level=debug"],
+    ] {
+        let answer = mesh.curl("client-1", arguments)?;
+        let got = (answer.status, answer.header("proxy-status"));
+        assert_eq!(got, (403, Some(FORBIDDEN)), "{answer:?}");
+    }
+    let labels = [
+        ("direction", "outbound"),
+        ("reason", "forbidden_destination"),
+    ];
+    let refused = counted(&mesh, "client-1", "outrider_refusals_total", &labels)?;
+    assert_eq!(refused, 2.0);
+    let mut operator = mesh.inside("client-1", "setpriv", "util-linux")?;
+    operator
+        .args(["--reuid=2102", "--regid=2102", "--clear-groups", "--"])
+        .arg(find("curl", "curl")?)
+        .args(["--silent", "--fail", url]);
+    let config = run(&mut operator, CLIENT_LIMIT)?.success()?.stdout;
+    assert!(
+        config.contains("spiffe://shop.example/ns/shop/sa/"),
+        "{config}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_second_sidecar_in_a_namespace_ends_with_one_clear_line() -> Result<()> {
     let mesh = mesh("second", "", "")?;
     let program = outrider()?.display().to_string();
@@ -328,7 +356,8 @@ fn an_app_may_call_until_it_ends_though_its_sidecar_was_told_to() -> Result<()> 
     until("it drains", PATIENCE, || {
         let mut ready = mesh.inside("cache-1", "curl", "curl")?;
         ready.args(["-s", "-o", "/dev/null", "-w", "%{http_code}"]);
-        let status = run(ready.arg("http://127.0.0.1:15000/ready"), CLIENT_LIMIT)?;
+        let url = format!("{}/ready", mesh.telemetry("cache-1")?);
+        let status = run(ready.arg(url), CLIENT_LIMIT)?;
         Ok(status.stdout == "503")
     })?;
     // Redis listens still: what it calls goes through the sidecar that it has had all along.

@@ -31,7 +31,9 @@ fn refused(mesh: &Placed, workload: &str) -> Result<f64> {
 #[test]
 fn each_kind_of_probe_reaches_the_app_where_it_is_declared() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let sites = "server { listen 8080; listen 8081; location = /healthz { return 204; } \
+    // An app may heed a header rather than the path.
+    let sites = "server { listen 8080; listen 8081; \
+                 location = /healthz { return 200 '$http_host $http_x_original_url $http_cookie'; } \
                  location / { return 200 'secret'; } }";
     let web = nginx(folder.path(), "web", sites)?;
     let probe = "{httpGet: {path: \"/healthz?full=1\", port: web}}";
@@ -73,7 +75,20 @@ fn http(mesh: &Placed) -> Result<()> {
         ))
     };
     let healthy = format!("{}/healthz?full=1", at(8080)?);
-    assert_eq!(mesh.curl_from_outside(&[&healthy])?.status, 204);
+    let answer = mesh.curl_from_outside(&[
+        &healthy,
+        "-H",
+        "Host: admin.internal",
+        "-H",
+        "X-Original-URL: /admin",
+        "-H",
+        "Cookie: role=admin",
+    ])?;
+    let host = at(8080)?.replace("http://", "");
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (200, &*format!("{host}  "))
+    );
     for url in [
         format!("{}/healthz", at(8080)?),
         format!("{}/healthz?full=1&more", at(8080)?),
@@ -110,10 +125,17 @@ fn tcp(mesh: &Placed) -> Result<()> {
     let ended = reads(&mut probe, PATIENCE)?;
     assert_eq!(ended, Err(ErrorKind::ConnectionReset));
     assert_eq!(refused(mesh, "cache-1")?, 1.0);
+    // The sidecar is asked whether the app listens.
+    let telemetry = mesh.telemetry("cache-1")?;
+    for (port, status) in [(6379, 200), (6380, 503), (6381, 404)] {
+        let answer = mesh.curl_from_outside(&[&format!("{telemetry}/probe/tcp/{port}")])?;
+        assert_eq!(answer.status, status, "{port}: {answer:?}");
+    }
+    assert_eq!(probed(mesh, "cache-1", "tcp")?, 2.0);
     // Nobody listens there, and so the probe fails.
     let ended = reads(&mut connect(6380)?, PATIENCE)?;
     assert_eq!(ended, Err(ErrorKind::ConnectionReset));
-    assert_eq!(probed(mesh, "cache-1", "tcp")?, 1.0);
+    assert_eq!(probed(mesh, "cache-1", "tcp")?, 2.0);
     Ok(())
 }
 
@@ -129,5 +151,29 @@ fn grpc_health(mesh: &Placed) -> Result<()> {
     assert!(details.contains("plaintext_refused"), "{details}");
     assert_eq!(probed(mesh, "echo-1", "grpc")?, 1.0);
     assert_eq!(refused(mesh, "echo-1")?, 1.0);
+    // The same health check, of the declared service and of another one.
+    let host = mesh.addresses("echo-1", "echo-1")?[0].clone();
+    for (message, status) in [
+        (&b"\0\0\0\0\0"[..], None),
+        (b"\0\0\0\0\x03\x0a\x01x", Some("7")),
+    ] {
+        let file = mesh.logs().join("message");
+        std::fs::write(&file, message)?;
+        let answer = mesh.curl_from_outside(&[
+            "--http2-prior-knowledge",
+            "-H",
+            "Content-Type: application/grpc",
+            "-H",
+            "TE: trailers",
+            "--data-binary",
+            &format!("@{}", file.display()),
+            &format!("http://{host}:50051/grpc.health.v1.Health/Check"),
+        ])?;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        // What the app answers has its status in trailers.
+        assert_eq!(answer.header("grpc-status"), status, "{answer:?}");
+    }
+    assert_eq!(probed(mesh, "echo-1", "grpc")?, 2.0);
+    assert_eq!(refused(mesh, "echo-1")?, 2.0);
     Ok(())
 }

@@ -80,10 +80,7 @@ fn client(mesh: &Placed, program: (&str, &str), arguments: &[&str]) -> Result<Fi
 }
 
 fn metrics(mesh: &Placed, workload: &str) -> Result<Metrics> {
-    let scraped = mesh.inside(workload, "curl", "curl")?;
-    let mut scraped = scraped;
-    scraped.args(["--silent", "http://127.0.0.1:15000/metrics"]);
-    Metrics::parse(&run(&mut scraped, CLIENT_LIMIT)?.success()?.stdout)
+    mesh.metrics(workload)
 }
 
 fn postgres(folder: &Path) -> Result<String> {

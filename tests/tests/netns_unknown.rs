@@ -3,7 +3,6 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use mesh_tests::metrics::Metrics;
 use mesh_tests::peers::CLIENT_LIMIT;
 use mesh_tests::placed::Placed;
 use mesh_tests::process::{Process, command, run};
@@ -66,10 +65,7 @@ fn pages(mesh: &Placed) -> Result<Process> {
 }
 
 fn counted(mesh: &Placed, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
-    let mut scrape = mesh.inside("client-1", "curl", "curl")?;
-    scrape.args(["--silent", "http://127.0.0.1:15000/metrics"]);
-    let text = run(&mut scrape, CLIENT_LIMIT)?.success()?.stdout;
-    Ok(Metrics::parse(&text)?.sum(name, labels))
+    Ok(mesh.metrics("client-1")?.sum(name, labels))
 }
 
 #[test]

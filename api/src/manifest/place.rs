@@ -9,15 +9,26 @@ use serde::Serialize;
 
 use super::tree::Node;
 
-/// A place in a file. Displays as `FILE:LINE:COLUMN`.
+/// A place in a file, displayed as `FILE:LINE:COLUMN`, or all of it, displayed as `FILE`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Location {
     #[serde(serialize_with = "displayed")]
     pub file: Arc<Path>,
-    /// From 1 on.
+    /// From 1 on; 0: all of it.
     pub line: u32,
-    /// In characters, from 1 on.
+    /// In characters, from 1 on; 0: all of it.
     pub column: u32,
+}
+
+impl Location {
+    /// No place in the file: the file itself, which may be a folder, or not be there.
+    pub fn whole(file: Arc<Path>) -> Self {
+        Self {
+            file,
+            line: 0,
+            column: 0,
+        }
+    }
 }
 
 fn displayed<S: serde::Serializer>(file: &Arc<Path>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -26,7 +37,11 @@ fn displayed<S: serde::Serializer>(file: &Arc<Path>, serializer: S) -> Result<S:
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+        let file = self.file.display();
+        match self.line {
+            0 => write!(f, "{file}"),
+            line => write!(f, "{file}:{line}:{}", self.column),
+        }
     }
 }
 

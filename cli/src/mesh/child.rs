@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::event::{ChildName, Event};
+use super::event::{ChildName, Event, Role};
 
 /// How long the first restart waits; each further one twice as long, up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -43,6 +43,14 @@ pub(super) struct Spec {
 }
 
 impl Spec {
+    /// What asks it to end. The app of a sidecar has ended by then, and SIGINT says so.
+    fn farewell(&self) -> Signal {
+        match self.name.role() {
+            Role::Sidecar => Signal::INT,
+            Role::App | Role::ControlPlane => Signal::TERM,
+        }
+    }
+
     /// The same inside of a network namespace.
     pub(super) fn inside(self, ip: &Path, namespace: &str) -> Self {
         let mut args: Vec<OsString> = ["netns", "exec", namespace].map(OsString::from).into();
@@ -79,7 +87,7 @@ enum Order {
     Kill,
     /// Start again after `Kill`.
     Start,
-    /// SIGTERM, and SIGKILL when that takes longer.
+    /// SIGTERM or SIGINT, and SIGKILL when that takes longer.
     Stop(Duration),
 }
 
@@ -143,7 +151,7 @@ impl Child {
         self.until(|state| !matches!(state, State::Down)).await;
     }
 
-    /// SIGTERM, and SIGKILL after `deadline`. Resolves when it is gone.
+    /// Asks it to end, and SIGKILL after `deadline`. Resolves when it is gone.
     pub(super) async fn stop(&self, deadline: Duration) {
         let _ = self.orders.send(Order::Stop(deadline));
         self.until(|state| *state == State::Gone).await;
@@ -230,7 +238,10 @@ impl Keeper {
             },
             order = next_order(&mut self.orders) => match order {
                 None => end(&mut process, pid, None, Next::Gone).await,
-                Some(Order::Stop(deadline)) => end(&mut process, pid, Some((deadline, &mut self.orders)), Next::Gone).await,
+                Some(Order::Stop(deadline)) => {
+                    let farewell = Farewell { signal: self.spec.farewell(), deadline };
+                    end(&mut process, pid, Some((farewell, &mut self.orders)), Next::Gone).await
+                }
                 Some(Order::Kill | Order::Start) => end(&mut process, pid, None, Next::Down).await,
             },
         };
@@ -334,18 +345,24 @@ async fn next_order(orders: &mut mpsc::UnboundedReceiver<Order>) -> Option<Order
     }
 }
 
-/// Ends the process: with SIGTERM first when there is a deadline, which a `Kill` cuts short.
+/// How a process is asked to end, and how long it may take.
+struct Farewell {
+    signal: Signal,
+    deadline: Duration,
+}
+
+/// Ends the process: asks it first when there is a farewell, which a `Kill` cuts short.
 async fn end(
     process: &mut Process,
     pid: Pid,
-    graceful: Option<(Duration, &mut mpsc::UnboundedReceiver<Order>)>,
+    graceful: Option<(Farewell, &mut mpsc::UnboundedReceiver<Order>)>,
     next: Next,
 ) -> Next {
-    if let Some((deadline, orders)) = graceful {
-        let _ = kill_process_group(pid, Signal::TERM);
+    if let Some((farewell, orders)) = graceful {
+        let _ = kill_process_group(pid, farewell.signal);
         tokio::select! {
             _ = process.wait() => return next,
-            () = sleep(deadline) => {}
+            () = sleep(farewell.deadline) => {}
             () = killed(orders) => {}
         }
     }

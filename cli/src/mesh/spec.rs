@@ -117,6 +117,8 @@ pub(super) fn init_args(workload: &WorkloadPlan, place: &Place) -> Vec<OsString>
         workload.mesh_port.to_string().into(),
         "--telemetry-port".into(),
         workload.telemetry_port.to_string().into(),
+        "--admin-port".into(),
+        workload.admin_port.to_string().into(),
         "--proxy-uid".into(),
         sidecar::UID.to_string().into(),
     ];
@@ -215,6 +217,7 @@ mod tests {
         };
         workload.mesh_port = 15008;
         workload.telemetry_port = 15020;
+        workload.admin_port = 15000;
         let told = |place: &Place| {
             let args: Vec<String> = init_args(&workload, place)
                 .into_iter()
@@ -222,7 +225,7 @@ mod tests {
                 .collect();
             args.join(" ")
         };
-        let always = "--mesh-port 15008 --telemetry-port 15020 --proxy-uid 2102";
+        let always = "--mesh-port 15008 --telemetry-port 15020 --admin-port 15000 --proxy-uid 2102";
         assert_eq!(told(&place), format!("proxy-init --mode redirect {always}"));
         place.interception = Interception {
             mode: Mode::TProxy,

@@ -110,11 +110,17 @@ impl Session {
             version = one_line(&hello.version, MAX_LOGGED_BYTES),
             "hello"
         );
-        self.restore(&name).await?;
-        Ok(Stream::new(self, name, member, workload))
+        if !hello.draining {
+            self.restore(&name).await?;
+        }
+        let mut stream = Stream::new(self, name, member, workload);
+        if hello.draining {
+            stream.drain();
+        }
+        Ok(stream)
     }
 
-    /// Who says Hello takes calls, whatever its predecessor said.
+    /// Who says Hello takes calls, whatever its predecessor said, unless it says that it does not.
     async fn restore(&self, name: &WorkloadName) -> Result<(), End> {
         self.fleet.cancel(name);
         if !self.store.restore(name) {

@@ -192,7 +192,7 @@ impl Stream {
 
     /// Its endpoint is to be nobody's. Said again, it says nothing new; said by a predecessor, nothing
     /// about this one.
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         if !matches!(self.withdrawal, Withdrawal::No) || !self.member.withdraw_from(&self.store) {
             return;
         }

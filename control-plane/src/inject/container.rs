@@ -37,7 +37,8 @@ pub(super) fn init(sidecar: &Sidecar<'_>) -> Value {
 }
 
 fn init_arguments(annotations: &Annotations) -> Vec<String> {
-    let mut arguments = vec!["init".to_owned()];
+    // Whoever may forward a port of the pod comes as root: the kubelet's runtime.
+    let mut arguments = vec!["init".to_owned(), "--admin-uids=0".to_owned()];
     if mode(annotations) == Mode::TProxy {
         arguments.push("--mode=tproxy".to_owned());
     }

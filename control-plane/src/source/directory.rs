@@ -193,12 +193,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn unreadable(path: &Arc<Path>, message: &str) -> Problem {
-    let location = Location {
-        file: Arc::clone(path),
-        line: 1,
-        column: 1,
-    };
-    Problem::new(location, "", message)
+    Problem::new(Location::whole(Arc::clone(path)), "", message)
 }
 
 #[cfg(test)]

@@ -115,10 +115,15 @@ impl Mesh {
 
     /// The sidecar of a workload, which has said Hello.
     pub async fn sidecar(&self, account: &str, workload: &str) -> Sidecar {
-        let svid = self.svid(account).await;
-        let mut sidecar = Sidecar::connect(self.channel(Some(&svid))).await.unwrap();
+        let mut sidecar = self.silent(account).await;
         sidecar.hello(workload).await;
         sidecar
+    }
+
+    /// A sidecar that has said nothing yet.
+    pub async fn silent(&self, account: &str) -> Sidecar {
+        let svid = self.svid(account).await;
+        Sidecar::connect(self.channel(Some(&svid))).await.unwrap()
     }
 }
 
@@ -145,10 +150,15 @@ impl Sidecar {
     }
 
     pub async fn hello(&mut self, workload: &str) {
+        self.greet(workload, false).await;
+    }
+
+    pub async fn greet(&mut self, workload: &str, draining: bool) {
         self.send(Some(Kind::Hello(Hello {
             namespace: "shop".to_owned(),
             workload: workload.to_owned(),
             version: "test".to_owned(),
+            draining,
         })))
         .await;
     }

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::anchors::AnchorFile;
 use super::channel::{self, ChannelError};
 use super::subjects::{Rejection, Subjects, Subscription, newer};
-use super::{Credentials, DestinationState, Inventoried, Subject, WorkloadState};
+use super::{Credentials, DestinationState, Subject, WorkloadState};
 use crate::telemetry::metrics::Metrics;
 
 /// How often destinations that nobody uses any more are let go.
@@ -79,7 +79,7 @@ pub struct Leaving {
 #[derive(Debug)]
 pub struct Seen {
     pub last_heard: watch::Sender<Option<Instant>>,
-    pub destinations: watch::Sender<Vec<Inventoried>>,
+    pub known: Subjects,
 }
 
 /// What a message is about; neither: the workload itself.
@@ -106,7 +106,7 @@ impl Discovery {
             workload,
             workload_version: 0,
             newest: 0,
-            known: Subjects::default(),
+            known: seen.known.clone(),
             metrics,
             seen,
             leaving,
@@ -205,7 +205,9 @@ impl Discovery {
                     }
                 }
                 _ = sweep.tick() => self.sweep(&requests).await?,
-                changed = self.credentials.changed() => {
+                // While it drains, the certificate that it has shown does: another stream would mean
+                // another Hello.
+                changed = self.credentials.changed(), if !asked => {
                     return Err(if changed.is_ok() { StreamError::Renewed } else { StreamError::Closed });
                 }
             }
@@ -240,9 +242,10 @@ impl Discovery {
             namespace: self.source.namespace.clone(),
             workload: self.source.workload.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            draining: *self.leaving.draining.borrow(),
         };
         send(requests, Kind::Hello(hello)).await?;
-        let known: Vec<Kind> = self.known.all().map(ask).collect();
+        let known: Vec<Kind> = self.known.all().iter().map(ask).collect();
         let requests = requests.clone();
         // More than the queue holds may be known: they follow while the stream is being opened.
         tokio::spawn(async move {
@@ -284,7 +287,6 @@ impl Discovery {
             }
             None => Err(Rejection::Empty),
         };
-        self.seen.destinations.send_replace(self.known.inventory());
         Some(self.reply(version, about, result))
     }
 

@@ -2,6 +2,7 @@
 //! and each address that a worker follows.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outrider_api::model::ModelError;
 use outrider_api::sidecar::SUBSCRIPTIONS_MAX;
@@ -27,9 +28,9 @@ pub enum Rejection {
     Invalid(#[from] ModelError),
 }
 
-/// See the module.
-#[derive(Debug, Default)]
-pub struct Subjects(HashMap<Subject, Known>);
+/// See the module. Written by discovery alone; whoever asks what is known looks into it.
+#[derive(Clone, Debug, Default)]
+pub struct Subjects(Arc<Mutex<HashMap<Subject, Known>>>);
 
 #[derive(Debug)]
 struct Known {
@@ -38,16 +39,22 @@ struct Known {
 }
 
 impl Subjects {
+    /// Of the control thread: nobody waits for it.
+    fn all_known(&self) -> MutexGuard<'_, HashMap<Subject, Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What to ask the control plane about, if it was not known yet.
     /// Where there is no room, whoever wants to know is told so by the other half being dropped: one
     /// more would have the control plane end the stream, and every policy with it.
     pub fn subscribe(&mut self, subscription: Subscription) -> Option<Subject> {
         let Subscription { subject, reply } = subscription;
-        if !self.0.contains_key(&subject) && self.is_full() {
+        let mut all = self.all_known();
+        if !all.contains_key(&subject) && all.len() >= SUBSCRIPTIONS_MAX {
             return None;
         }
         let mut fresh = None;
-        let known = self.0.entry(subject).or_insert_with_key(|subject| {
+        let known = all.entry(subject).or_insert_with_key(|subject| {
             fresh = Some(subject.clone());
             Known {
                 state: watch::Sender::new(DestinationState::Pending),
@@ -62,25 +69,25 @@ impl Subjects {
     /// Whether there is no room for another subject. The control plane counts Services and addresses
     /// apart, and so has room for whatever there is room for here.
     pub fn is_full(&self) -> bool {
-        self.0.len() >= SUBSCRIPTIONS_MAX
+        self.all_known().len() >= SUBSCRIPTIONS_MAX
     }
 
     /// Takes out what nobody follows any more.
     pub fn sweep(&mut self) -> Vec<Subject> {
         let unused = |known: &Known| known.state.receiver_count() == 0;
-        self.0
+        self.all_known()
             .extract_if(|_, known| unused(known))
             .map(|(subject, _)| subject)
             .collect()
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Subject> {
-        self.0.keys()
+    pub fn all(&self) -> Vec<Subject> {
+        self.all_known().keys().cloned().collect()
     }
 
     /// A stream begins, whose versions have nothing to do with those of the last.
     pub fn begin(&mut self) {
-        for known in self.0.values_mut() {
+        for known in self.all_known().values_mut() {
             known.version = 0;
         }
     }
@@ -92,7 +99,8 @@ impl Subjects {
         version: u64,
         said: Result<DestinationState, Rejection>,
     ) -> Result<(), Rejection> {
-        let Some(known) = self.0.get_mut(subject) else {
+        let mut all = self.all_known();
+        let Some(known) = all.get_mut(subject) else {
             // No longer subscribed to.
             return said.map(|_| ());
         };
@@ -117,7 +125,8 @@ impl Subjects {
     }
 
     pub fn inventory(&self) -> Vec<Inventoried> {
-        let known = self.0.iter().map(|(subject, known)| Inventoried {
+        let all = self.all_known();
+        let known = all.iter().map(|(subject, known)| Inventoried {
             subject: subject.clone(),
             version: known.version,
             state: known.state.borrow().clone(),
@@ -156,7 +165,7 @@ mod tests {
     fn versions_count_within_one_stream() {
         let mut subjects = Subjects::default();
         let _followed = subscribe(&mut subjects, 1).expect("room");
-        let subject = subjects.all().next().cloned().expect("one");
+        let subject = subjects.all().pop().expect("one");
         let learn = |subjects: &mut Subjects, version| {
             subjects.learn(&subject, version, Ok(DestinationState::Missing))
         };

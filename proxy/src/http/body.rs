@@ -24,6 +24,8 @@ pub enum RequestBody {
     Replayed(Attempt),
     /// A mirror's.
     Copied(Copied),
+    /// All of it, until it has been sent.
+    Whole(Bytes),
     Empty,
 }
 
@@ -57,6 +59,8 @@ impl Body for RequestBody {
                 .map(|polled| polled.map(|frame| passed_on(frame?))),
             Self::Replayed(attempt) => attempt.poll_next(cx),
             Self::Copied(copied) => copied.poll_next(cx),
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
     }
 
@@ -66,6 +70,7 @@ impl Body for RequestBody {
             Self::Streaming(body) => body.is_end_stream(),
             Self::Replayed(attempt) => attempt.is_end_stream(),
             Self::Copied(_) => false,
+            Self::Whole(bytes) => bytes.is_empty(),
         }
     }
 
@@ -75,6 +80,7 @@ impl Body for RequestBody {
             Self::Streaming(body) => body.size_hint(),
             Self::Replayed(attempt) => attempt.size_hint(),
             Self::Copied(_) => SizeHint::default(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }

@@ -16,7 +16,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::Protocol as Upgrade;
 use hyper::service::service_fn;
-use outrider_api::model::{Mtls, Probe, Protocol, Workload};
+use outrider_api::model::{Mtls, Protocol, Workload};
 use tokio::net::TcpStream;
 
 use super::peer::Peer;
@@ -49,10 +49,11 @@ pub struct Door {
     pub port: u16,
     from: SocketAddr,
     /// Where the connection was meant to go.
-    to: SocketAddr,
-    mtls: Mtls,
+    pub to: SocketAddr,
+    pub mtls: Mtls,
     protocol: Protocol,
-    pub probes: Vec<Probe>,
+    /// Whether the port declares a probe that only connects.
+    tcp_probe: bool,
     /// `x-outrider-target` for the app's port, in each version.
     targets: Option<[HeaderValue; 2]>,
 }
@@ -115,16 +116,11 @@ impl Door {
         if interception.is_own(&workload, port) {
             return Err(Refusal::ForbiddenDestination);
         }
-        let probes: Vec<Probe> = workload
-            .probes
-            .iter()
-            .filter(|probe| probe.port == port)
-            .cloned()
-            .collect();
+        let mut probes = probe::of_port(&workload, port).peekable();
         let mtls = intercept::mtls(&workload, port);
         let protocol = protocol(&workload, port);
         let is_opaque = matches!(protocol, Protocol::Tcp | Protocol::Tls);
-        if mtls == Mtls::Strict && is_opaque && probes.is_empty() {
+        if mtls == Mtls::Strict && is_opaque && probes.peek().is_none() {
             return Err(Refusal::PlaintextRefused);
         }
         let peer = Peer::Unverified(from.ip());
@@ -136,7 +132,7 @@ impl Door {
             to,
             mtls,
             protocol,
-            probes,
+            tcp_probe: probes.any(probe::is_tcp),
             targets: target(AppVersion::Http1)
                 .zip(target(AppVersion::Http2))
                 .map(|(http1, http2)| [http1, http2]),
@@ -145,7 +141,7 @@ impl Door {
 
     async fn answer(self, mut stream: TcpStream) {
         let worker = Rc::clone(&self.connection.worker);
-        if self.mtls == Mtls::Strict && self.probes.iter().any(probe::is_tcp) {
+        if self.mtls == Mtls::Strict && self.tcp_probe {
             // Whether the app listens is all that such a probe asks.
             if !probe::app_listens(&self).await {
                 return intercept::reset(stream);
@@ -219,10 +215,10 @@ impl Door {
         if request.method() == Method::CONNECT {
             return refused(Refusal::MethodNotAllowed);
         }
-        // A GET with content means something to few, and to no probe.
-        let is_probe = probe::matching(&self.probes, &request)
-            .filter(|kind| *kind != "http" || request.body().is_end_stream());
-        if is_probe.is_none() && self.mtls == Mtls::Strict {
+        // What is declared now: the connection may be older.
+        let asked = self.connection.worker.workload();
+        let asked = asked.and_then(|workload| probe::asked(&workload, self.port, &request));
+        if asked.is_none() && self.mtls == Mtls::Strict {
             return refused(Refusal::PlaintextRefused);
         }
         let asks_upgrade = request.headers().contains_key(UPGRADE);
@@ -230,8 +226,8 @@ impl Door {
             Ok(request) => request,
             Err(refusal) => return refused(refusal),
         };
-        let mut response = match is_probe {
-            Some(kind) => probe::answer(self, request, kind).await,
+        let mut response = match asked {
+            Some(asked) => probe::answer(self, request, asked).await,
             None => self.pass(request, upgrade).await,
         };
         if let Some(gate) = gate.filter(|_| asks_upgrade) {

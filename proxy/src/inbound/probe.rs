@@ -1,9 +1,18 @@
 //! Health probes of the workload's host, which have no identity: they reach the app on exactly the
-//! ports and paths that the workload declares, and nothing else does by way of them.
+//! ports and paths that the workload declares, and nothing else does by way of them. What the app gets
+//! is the probe as it is declared, whoever has sent it: of the request's own nothing remains that could
+//! mean something else to the app.
 
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT,
+};
+use http::uri::Authority;
 use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use outrider_api::model::{Probe, ProbeKind};
+use outrider_api::model::{Mtls, Probe, ProbeKind, Workload};
 
 use super::app::{self, Answered};
 use super::http::for_app;
@@ -11,20 +20,51 @@ use super::plaintext::Door;
 use crate::http::body::{RequestBody, ResponseBody};
 use crate::http::headers;
 use crate::http::wire::Target;
+use crate::outbound::route;
 use crate::refusal::Refusal;
 
-/// The kind of the probe that a request is, for metrics; `None`: it is none.
-pub fn matching<B>(probes: &[Probe], request: &Request<B>) -> Option<&'static str> {
+/// Of a probe's headers these reach the app: they say who asks and what it reads, and not what is asked.
+const KEPT: [HeaderName; 3] = [USER_AGENT, ACCEPT, ACCEPT_ENCODING];
+/// The most that the message of a gRPC health check may hold, bytes.
+const MAX_MESSAGE: usize = 1024;
+/// Field 1 of a protobuf message, of which the length comes next: `HealthCheckRequest.service`.
+const SERVICE: u8 = 0x0a;
+
+/// The probes that a request may be, by its head.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    Http,
+    /// Of one of these services, which only its message tells.
+    Grpc(Vec<String>),
+}
+
+pub fn of_port(workload: &Workload, port: u16) -> impl Iterator<Item = &Probe> {
+    let probes = workload.probes.iter();
+    probes.filter(move |probe| probe.port == port)
+}
+
+/// Which of the declared probes of a port a request is; `None`: it is none.
+pub fn asked<B: Body>(workload: &Workload, port: u16, request: &Request<B>) -> Option<Asked> {
+    matching(of_port(workload, port), request)
+}
+
+fn matching<'p, B: Body>(
+    probes: impl Iterator<Item = &'p Probe>,
+    request: &Request<B>,
+) -> Option<Asked> {
     let method = request.method().as_str();
     let target = request.uri().path_and_query()?.as_str();
     let grpc = headers::is_grpc(request.headers());
-    let mut kinds = probes.iter().map(|probe| &probe.kind);
-    let kind = kinds.find(|kind| kind.is(method, target, grpc))?;
-    Some(match kind {
-        ProbeKind::Http { .. } => "http",
-        ProbeKind::Grpc { .. } => "grpc",
-        ProbeKind::Tcp => "tcp",
-    })
+    let mut services = Vec::new();
+    for probe in probes.filter(|probe| probe.kind.is(method, target, grpc)) {
+        match &probe.kind {
+            // A GET with content means something to few, and to no probe.
+            ProbeKind::Http { .. } if request.body().is_end_stream() => return Some(Asked::Http),
+            ProbeKind::Grpc { service } => services.push(service.clone()),
+            ProbeKind::Http { .. } | ProbeKind::Tcp => {}
+        }
+    }
+    (!services.is_empty()).then_some(Asked::Grpc(services))
 }
 
 pub fn is_tcp(probe: &Probe) -> bool {
@@ -43,11 +83,19 @@ pub async fn app_listens(door: &Door) -> bool {
 
 /// Has the app answer a probe. It is no request of the workload's callers: neither policy, nor limits,
 /// nor their metrics are about it.
-pub async fn answer(door: &Door, request: Request<Incoming>, kind: &str) -> Response<ResponseBody> {
+pub async fn answer(
+    door: &Door,
+    request: Request<Incoming>,
+    asked: Asked,
+) -> Response<ResponseBody> {
     let grpc = headers::is_grpc(request.headers());
     let version = request.version();
     let worker = &door.connection.worker;
-    match forward(door, request).await {
+    let kind = match asked {
+        Asked::Http => "http",
+        Asked::Grpc(_) => "grpc",
+    };
+    match forward(door, request, asked).await {
         Ok(response) => {
             worker.metrics.probes.with_label_values(&[kind]).inc();
             response
@@ -62,15 +110,29 @@ pub async fn answer(door: &Door, request: Request<Incoming>, kind: &str) -> Resp
 async fn forward(
     door: &Door,
     mut request: Request<Incoming>,
+    asked: Asked,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let worker = &door.connection.worker;
     let target = Target::take(request.headers_mut()).map_err(|_| Refusal::BadRequest)?;
     let address = door.connection.app(target.port);
-    let request = for_app(
-        &door.connection,
-        request.map(RequestBody::Streaming),
-        target,
-    )?;
+    let (parts, body) = request.into_parts();
+    let body = match &asked {
+        Asked::Http => RequestBody::Empty,
+        Asked::Grpc(services) => {
+            RequestBody::Whole(message(body, services).await.ok_or(match door.mtls {
+                Mtls::Strict => Refusal::PlaintextRefused,
+                Mtls::Permissive => Refusal::AuthorizationDenied,
+            })?)
+        }
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method;
+    // By which name it was called is the caller's word as well.
+    let authority = Authority::try_from(door.to.to_string());
+    let authority = authority.map_err(|_| Refusal::BadAuthority)?;
+    *request.uri_mut() = route::absolute(parts.uri, authority)?;
+    *request.headers_mut() = declared(&parts.headers, &asked);
+    let request = for_app(&door.connection, request, target)?;
     let Answered {
         mut response,
         lease,
@@ -80,18 +142,68 @@ async fn forward(
     Ok(response.map(|body| ResponseBody::uncounted(body, lease)))
 }
 
+/// The headers of the probe.
+fn declared(sent: &HeaderMap, asked: &Asked) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for name in KEPT {
+        if let Some(value) = sent.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    if matches!(asked, Asked::Grpc(_)) {
+        let grpc = HeaderValue::from_static("application/grpc");
+        headers.insert(CONTENT_TYPE, grpc);
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    headers
+}
+
+/// The message of a health check of one of `services`; `None`: it is not.
+async fn message<B>(body: B, services: &[String]) -> Option<Bytes>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let message = Limited::new(body, MAX_MESSAGE).collect().await.ok()?;
+    let message = message.to_bytes();
+    let is_declared = services.iter().any(|service| encoded(service) == message);
+    is_declared.then_some(message)
+}
+
+/// A `HealthCheckRequest` as the one message of a gRPC call, not compressed.
+fn encoded(service: &str) -> Bytes {
+    let mut message = BytesMut::new();
+    if !service.is_empty() {
+        message.put_u8(SERVICE);
+        let mut length = service.len();
+        while length >= 0x80 {
+            message.put_u8((length as u8 & 0x7f) | 0x80);
+            length >>= 7;
+        }
+        message.put_u8(length as u8);
+        message.put_slice(service.as_bytes());
+    }
+    let mut framed = BytesMut::with_capacity(5 + message.len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.put(message);
+    framed.freeze()
+}
+
 #[cfg(test)]
 mod tests {
+    use http_body_util::{Empty, Full};
+
     use super::*;
 
     const GRPC_HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
-    fn request(method: &str, path: &str, grpc: bool) -> Request<()> {
+    fn request(method: &str, path: &str, grpc: bool) -> Request<Empty<Bytes>> {
         let mut request = Request::builder().method(method).uri(path);
         if grpc {
             request = request.header("content-type", "application/grpc");
         }
-        request.body(()).expect("a request")
+        request.body(Empty::new()).expect("a request")
     }
 
     fn probe(kind: ProbeKind) -> Probe {
@@ -102,8 +214,8 @@ mod tests {
     fn only_what_is_declared_is_a_probe() {
         let path = "/healthz?full=1".to_owned();
         let probes = [probe(ProbeKind::Http { path }), probe(ProbeKind::Tcp)];
-        let is = |method, path| matching(&probes, &request(method, path, false));
-        assert_eq!(is("GET", "/healthz?full=1"), Some("http"));
+        let is = |method, path| matching(probes.iter(), &request(method, path, false));
+        assert_eq!(is("GET", "/healthz?full=1"), Some(Asked::Http));
         for (method, path) in [
             ("POST", "/healthz?full=1"),
             ("GET", "/healthz"),
@@ -113,18 +225,68 @@ mod tests {
             assert_eq!(is(method, path), None, "{method} {path}");
         }
         assert_eq!(
-            matching(&probes, &request("POST", GRPC_HEALTH_CHECK, true)),
+            matching(probes.iter(), &request("POST", GRPC_HEALTH_CHECK, true)),
             None
         );
+        let with_content = Request::get("/healthz?full=1");
+        let with_content = with_content.body(Full::new(Bytes::from("x")));
+        let with_content = with_content.expect("a request");
+        assert_eq!(matching(probes.iter(), &with_content), None);
     }
 
     #[test]
     fn a_grpc_probe_is_a_health_check() {
         let service = String::new();
         let probes = [probe(ProbeKind::Grpc { service })];
-        let is = |path, grpc| matching(&probes, &request("POST", path, grpc));
-        assert_eq!(is(GRPC_HEALTH_CHECK, true), Some("grpc"));
+        let is = |path, grpc| matching(probes.iter(), &request("POST", path, grpc));
+        let asked = Some(Asked::Grpc(vec![String::new()]));
+        assert_eq!(is(GRPC_HEALTH_CHECK, true), asked);
         assert_eq!(is(GRPC_HEALTH_CHECK, false), None);
         assert_eq!(is("/shop.Billing/Charge", true), None);
+    }
+
+    #[tokio::test]
+    async fn the_service_is_compared() {
+        let of = async |message: &'static [u8]| {
+            let services = ["shop.Billing".to_owned(), "x".repeat(200)];
+            let body = Full::new(Bytes::from_static(message));
+            message_of(body, &services).await.is_some()
+        };
+        use super::message as message_of;
+        assert!(of(b"\0\0\0\0\x0e\x0a\x0cshop.Billing").await);
+        for other in [
+            &b""[..],
+            b"\0\0\0\0\0",
+            b"\0\0\0\0\x0c\x0a\x0ashop.Order",
+            b"\x01\0\0\0\x0e\x0a\x0cshop.Billing",
+            b"\0\0\0\0\x0e\x0a\x0cshop.Billing\0\0\0\0\0",
+        ] {
+            assert!(!of(other).await, "{other:?}");
+        }
+        assert_eq!(&encoded("")[..], [0; 5]);
+        // A length of two bytes: protobuf's varint.
+        assert_eq!(
+            &encoded(&"x".repeat(200))[..9],
+            b"\0\0\0\0\xcb\x0a\xc8\x01x"
+        );
+        let large = Full::new(Bytes::from(vec![0; MAX_MESSAGE + 1]));
+        assert!(message_of(large, &[String::new()]).await.is_none());
+    }
+
+    #[test]
+    fn of_its_headers_little_remains() {
+        let mut sent = HeaderMap::new();
+        for name in [
+            "user-agent",
+            "x-original-url",
+            "x-http-method-override",
+            "cookie",
+        ] {
+            sent.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
+        }
+        let headers = declared(&sent, &Asked::Http);
+        assert_eq!(headers.len(), 1);
+        assert!(headers.contains_key(USER_AGENT));
+        assert_eq!(declared(&sent, &Asked::Grpc(Vec::new())).len(), 3);
     }
 }

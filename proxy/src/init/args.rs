@@ -35,6 +35,17 @@ pub struct InitArgs {
     /// The sidecar's port for metrics and health: passes
     #[arg(long, env = "OUTRIDER_INIT_TELEMETRY_PORT", value_name = "PORT", default_value_t = 15020, value_parser = port())]
     pub telemetry_port: u16,
+    /// The sidecar's admin port, on loopback: refused to everyone but the sidecar's user
+    #[arg(long, env = "OUTRIDER_INIT_ADMIN_PORT", value_name = "PORT", default_value_t = 15000, value_parser = port())]
+    pub admin_port: u16,
+    /// Users besides the sidecar's that reach the admin port
+    #[arg(
+        long,
+        env = "OUTRIDER_INIT_ADMIN_UIDS",
+        value_name = "UID,..",
+        value_delimiter = ','
+    )]
+    pub admin_uids: Vec<u32>,
     /// The user that the sidecar runs as: its own connections pass
     #[arg(long, env = "OUTRIDER_INIT_PROXY_UID", value_name = "UID", default_value_t = 2102, value_parser = clap::value_parser!(u32).range(1..=i64::from(u32::MAX - 1)))]
     pub proxy_uid: u32,

@@ -18,6 +18,8 @@ pub(super) struct Plan {
     pub(super) sidecar: Sidecar,
     pub(super) mesh_port: u16,
     pub(super) telemetry_port: u16,
+    pub(super) admin_port: u16,
+    pub(super) admin_uids: Vec<u32>,
     pub(super) inbound: Exclusions,
     pub(super) outbound: Exclusions,
     pub(super) uids: Vec<u32>,
@@ -64,6 +66,7 @@ impl TryFrom<&InitArgs> for Plan {
             ("inbound-port", args.inbound_port),
             ("mesh-port", args.mesh_port),
             ("telemetry-port", args.telemetry_port),
+            ("admin-port", args.admin_port),
         ])?;
         let plan = Self {
             mode: args.mode,
@@ -74,6 +77,8 @@ impl TryFrom<&InitArgs> for Plan {
             },
             mesh_port: args.mesh_port,
             telemetry_port: args.telemetry_port,
+            admin_port: args.admin_port,
+            admin_uids: sorted(&args.admin_uids),
             inbound: Exclusions {
                 ports: sorted(&args.exclude_inbound_ports),
                 cidrs: sorted(&args.exclude_inbound_cidrs),
@@ -84,7 +89,8 @@ impl TryFrom<&InitArgs> for Plan {
             },
             uids: sorted(&args.exclude_uids),
         };
-        let count = plan.uids.len() + plan.inbound.count() + plan.outbound.count();
+        let uids = plan.uids.len() + plan.admin_uids.len();
+        let count = uids + plan.inbound.count() + plan.outbound.count();
         if count > MOST_EXCLUSIONS {
             return Err(PlanError::TooMany { count });
         }
@@ -158,7 +164,7 @@ pub(super) mod tests {
             Mode::Tproxy => "tproxy",
         };
         parse(&format!(
-            "--mode {mode} --exclude-inbound-ports 22,2222 --exclude-outbound-ports 3306 \
+            "--mode {mode} --admin-uids 0 --exclude-inbound-ports 22,2222 --exclude-outbound-ports 3306 \
              --exclude-inbound-cidrs 10.1.0.0/16,fd01::/16 --exclude-uids 33,1001 \
              --exclude-outbound-cidrs 0.0.0.0/0,::/0,10.96.0.1/32,10.128.0.0/9,172.16.0.0/12,fd00::/8,fe80::/10,2001:db8::7,2001:db8::/33"
         ))

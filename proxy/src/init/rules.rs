@@ -188,15 +188,30 @@ fn marks(plan: &Plan) -> Chain {
 fn redirect_outbound(plan: &Plan) -> Chain {
     let mut rules = vec![
         rule([Match::NotTcp], Action::Return, "only TCP"),
-        rule([Match::ToLoopback], Action::Return, "loopback"),
         rule(
             [Match::SocketUid(plan.sidecar.uid)],
             Action::Return,
             "the sidecar itself",
         ),
+    ];
+    let to_admin = [Match::ToLoopback, Match::ToPort(plan.admin_port)];
+    let admins = plan.admin_uids.iter();
+    rules.extend(admins.map(|uid| {
+        let [to_loopback, to_port] = to_admin;
+        let matches = [to_loopback, to_port, Match::SocketUid(*uid)];
+        rule(matches, Action::Return, "admin, for this user too")
+    }));
+    rules.extend([
+        // The sidecar, which finds that it was meant itself, refuses it and counts that.
+        rule(
+            to_admin,
+            Action::Redirect(plan.sidecar.outbound_port),
+            "admin, for the sidecar alone",
+        ),
+        rule([Match::ToLoopback], Action::Return, "loopback"),
         rule([Match::ToLocal], Action::Return, "own addresses"),
         pass_port(DNS_PORT, "DNS"),
-    ];
+    ]);
     let uids = plan.uids.iter();
     rules.extend(uids.map(|uid| rule([Match::SocketUid(*uid)], Action::Return, "excluded user")));
     let ports = plan.outbound.ports.iter();
@@ -249,8 +264,10 @@ mod tests {
     fn what_passes_comes_before_what_is_intercepted() {
         for mode in [Mode::Redirect, Mode::Tproxy] {
             for chain in Ruleset::from(&plan(mode)).chains {
-                let catches =
-                    |rule: &Rule| matches!(rule.action, Action::Redirect(_) | Action::HandOver(_));
+                let catches = |rule: &Rule| {
+                    let leads = matches!(rule.action, Action::Redirect(_) | Action::HandOver(_));
+                    leads && rule.matches == [Match::Tcp]
+                };
                 let first = chain.rules.iter().position(catches);
                 let passes = |rule: &Rule| rule.action == Action::Return;
                 let last = chain.rules.iter().rposition(passes);

@@ -12,16 +12,28 @@ use tokio::net::TcpStream;
 use crate::detect::{Detected, ServerName, detect};
 use crate::intercept;
 use crate::refusal::Refusal;
+use crate::telemetry::names::Names;
 use crate::tunnel;
 use crate::worker::Worker;
 
 /// The app would have waited for longer, and without a word.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection on which nothing moves for so long is given up, as Envoy does: who left it open may be
+/// gone, and nothing tells.
+const IDLE: Duration = Duration::from_secs(3600);
+/// Connections of the app at once, for each worker, beyond which none goes out of the mesh.
+const MAX_CONNECTIONS: usize = 20_000;
 /// First bytes that are looked at for a name.
 const MAX_OBSERVED: usize = 16 * 1024;
 
 /// Carries a connection to where it was meant to go, until one side has ended.
 pub async fn serve(worker: &Worker, stream: TcpStream, to: SocketAddr) {
+    if worker.outbound.count() >= MAX_CONNECTIONS {
+        worker
+            .metrics
+            .refused("outbound", Refusal::TooManyConnections, "");
+        return intercept::reset(stream);
+    }
     let _open = worker.outbound.open();
     let Some(mut upstream) = connect(worker, to).await else {
         return intercept::reset(stream);
@@ -32,20 +44,19 @@ pub async fn serve(worker: &Worker, stream: TcpStream, to: SocketAddr) {
     let mut observed = Observed {
         stream,
         seen: Some(Vec::new()),
-        name: None,
+        names: &worker.names,
     };
     let carrying = tunnel::carry(
         &mut observed,
         &mut upstream,
-        None,
+        Some(IDLE),
         |bytes| handles.received.inc_by(bytes),
         |bytes| handles.sent.inc_by(bytes),
     );
-    let ended = carrying.await;
-    worker.names.count("unknown", observed.name.as_ref());
-    if let Err(error) = ended {
+    if let Err(error) = carrying.await {
         tracing::debug!(%to, %error, "a connection out of the mesh ended");
     }
+    observed.conclude();
     handles.closed.inc();
 }
 
@@ -67,14 +78,14 @@ async fn connect(worker: &Worker, to: SocketAddr) -> Option<TcpStream> {
 }
 
 /// A client whose first bytes are looked at in passing: nothing waits for them.
-struct Observed {
+struct Observed<'w> {
     stream: TcpStream,
-    /// `None`: enough was seen.
+    /// `None`: enough was seen, and its name is counted.
     seen: Option<Vec<u8>>,
-    name: Option<ServerName>,
+    names: &'w Names,
 }
 
-impl Observed {
+impl Observed<'_> {
     fn observe(&mut self, bytes: &[u8]) {
         let Some(seen) = &mut self.seen else {
             return;
@@ -83,12 +94,18 @@ impl Observed {
         if seen.len() < MAX_OBSERVED && detect(seen) == Detected::Undecided {
             return;
         }
-        self.name = ServerName::of(seen);
-        self.seen = None;
+        self.conclude();
+    }
+
+    /// Counts the connection by its name, once.
+    fn conclude(&mut self) {
+        if let Some(seen) = self.seen.take() {
+            self.names.count("unknown", ServerName::of(&seen).as_ref());
+        }
     }
 }
 
-impl AsyncRead for Observed {
+impl AsyncRead for Observed<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -103,7 +120,7 @@ impl AsyncRead for Observed {
     }
 }
 
-impl AsyncWrite for Observed {
+impl AsyncWrite for Observed<'_> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -15,11 +15,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use outrider_api::model::Endpoint;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
+use crate::control::subjects::Subjects;
 use crate::control::{Credentials, DestinationState, Inventoried, WorkloadState};
+use crate::inbound::probe;
 use crate::listen;
 use crate::logging::LogLevel;
 
@@ -27,6 +29,10 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The port comes next.
+const TCP_PROBE: &str = "/probe/tcp/";
+/// A kubelet waits for a second by default, and counts the rest as failure, too.
+const TCP_PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the two servers can see.
 #[derive(Clone, Debug)]
@@ -38,7 +44,7 @@ pub struct View {
     pub listening: watch::Receiver<bool>,
     pub shutdown: watch::Receiver<bool>,
     pub last_heard: watch::Receiver<Option<Instant>>,
-    pub destinations: watch::Receiver<Vec<Inventoried>>,
+    pub known: Subjects,
     pub log_level: LogLevel,
 }
 
@@ -57,8 +63,8 @@ pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
         let view = view.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let answer = view.answer(surface, &request);
-                async move { Ok::<_, Infallible>(answer) }
+                let view = view.clone();
+                async move { Ok::<_, Infallible>(view.answer(surface, &request).await) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder
@@ -77,7 +83,10 @@ pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
 }
 
 impl View {
-    fn answer(&self, surface: Surface, request: &Request<Incoming>) -> Answer {
+    async fn answer(&self, surface: Surface, request: &Request<Incoming>) -> Answer {
+        if let Some(port) = request.uri().path().strip_prefix(TCP_PROBE) {
+            return self.tcp_probe(port).await;
+        }
         match (surface, request.method(), request.uri().path()) {
             (_, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
             (_, &Method::GET, "/ready") => self.ready(),
@@ -115,6 +124,34 @@ impl View {
         }
     }
 
+    /// Whether the app listens on a port for which a TCP probe is declared. What is intercepted is
+    /// accepted by the sidecar whether it does or not, so that a probe that only connects learns
+    /// nothing of the app.
+    async fn tcp_probe(&self, port: &str) -> Answer {
+        let workload = self.workload.borrow().clone();
+        let declared = workload.as_ref().and_then(|workload| {
+            let port = port.parse().ok()?;
+            let mut probes = probe::of_port(workload, port);
+            let is_declared = probes.any(probe::is_tcp);
+            is_declared.then_some(SocketAddr::new(workload.app_address, port))
+        });
+        let Some(app) = declared else {
+            return text(
+                StatusCode::NOT_FOUND,
+                "no TCP probe of this port is declared\n",
+            );
+        };
+        match tokio::time::timeout(TCP_PROBE_LIMIT, TcpStream::connect(app)).await {
+            Ok(Ok(_)) => {
+                self.metrics.probes.with_label_values(&["tcp"]).inc();
+                text(StatusCode::OK, "the app listens\n")
+            }
+            Ok(Err(_)) | Err(_) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "the app does not listen\n")
+            }
+        }
+    }
+
     fn scrape(&self) -> Answer {
         let age = self
             .last_heard
@@ -147,7 +184,7 @@ impl View {
                 "policies": workload.authorization.policies().iter()
                     .map(|policy| format!("{}/{}", policy.namespace, policy.name)).collect::<Vec<_>>(),
             })),
-            "destinations": self.destinations.borrow().iter().map(destination).collect::<Vec<_>>(),
+            "destinations": self.known.inventory().iter().map(destination).collect::<Vec<_>>(),
         });
         respond(StatusCode::OK, JSON, format!("{config:#}\n"))
     }

@@ -9,7 +9,9 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::thread;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use outrider_api::sidecar;
+use rustix::process::Uid;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_res_uid};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
@@ -30,14 +32,22 @@ pub fn run<T: Send + 'static>(
     worker.join().map_err(panicked)?
 }
 
-/// A connection that is made inside.
+/// A connection that is made inside. To loopback it is the sidecar's user who makes it: nobody else
+/// reaches the admin port, and no rule is about other ports there.
 pub async fn connect(namespace: &str, address: SocketAddr) -> io::Result<TcpStream> {
     let (tell, told) = oneshot::channel();
     let namespace = namespace.to_owned();
     thread::Builder::new().spawn(move || {
-        let socket = enter(&namespace).and_then(|()| match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4(),
-            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        let socket = enter(&namespace).and_then(|()| {
+            if address.ip().is_loopback() {
+                // Of this thread only, which ends.
+                let user = Uid::from_raw(sidecar::UID);
+                set_thread_res_uid(user, user, user)?;
+            }
+            match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }
         });
         let _ = tell.send(socket);
     })?;

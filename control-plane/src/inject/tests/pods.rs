@@ -109,7 +109,8 @@ fn a_sidecar_knows_who_it_is_and_whom_to_ask() {
         Some("registry.example/outrider-proxy:1")
     );
     assert_eq!(image(INIT_CONTAINER), image(SIDECAR_CONTAINER));
-    assert_eq!(container(&after, INIT_CONTAINER)["args"], json!(["init"]));
+    let arguments = &container(&after, INIT_CONTAINER)["args"];
+    assert_eq!(*arguments, json!(["init", "--admin-uids=0"]));
 }
 
 #[test]
@@ -132,6 +133,7 @@ fn annotations_change_what_is_added() {
     let arguments = &container(&after, INIT_CONTAINER)["args"];
     let expected = [
         "init",
+        "--admin-uids=0",
         "--exclude-inbound-ports=9090,9091",
         "--exclude-outbound-ports=3306",
         "--exclude-outbound-cidrs=10.0.0.0/8,fd00::1/128",
@@ -166,7 +168,7 @@ fn tproxy_takes_capabilities() {
     ));
     assert_eq!(
         container(&after, INIT_CONTAINER)["args"],
-        json!(["init", "--mode=tproxy"])
+        json!(["init", "--admin-uids=0", "--mode=tproxy"])
     );
     assert_eq!(variable(&after, "OUTRIDER_INTERCEPT"), Some("tproxy"));
     assert_eq!(variable(&after, "OUTRIDER_USER"), Some("2102"));
