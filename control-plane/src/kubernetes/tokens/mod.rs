@@ -2,7 +2,8 @@
 //! the pod that it is bound to must be there, run, be of the mesh, and be the one that calls. Owns the
 //! bounds on what strangers can have the API server do; [`pod`] judges, this asks.
 //!
-//! Nothing is remembered: a token that is revoked now is refused now.
+//! Nothing is remembered here. The API server remembers its own answers for ten seconds, so the pod is read
+//! anew besides.
 
 mod pod;
 
