@@ -45,9 +45,18 @@ pub(crate) struct Bundles {
 struct Found {
     uid: Option<String>,
     text: Option<String>,
-    is_ours: bool,
+    owner: Owner,
     /// Nothing in it can be changed any more.
     immutable: bool,
+}
+
+/// Who has written a ConfigMap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Us,
+    /// The control plane of another namespace.
+    Another,
+    Nobody,
 }
 
 /// What to do in a namespace.
@@ -98,7 +107,7 @@ impl Bundles {
         let mut wanted = BTreeSet::clone(&self.meshed.borrow_and_update());
         wanted.insert(self.context.namespace.clone());
         let text = authority.trust_bundle().to_pem();
-        let actions = plan(&wanted, &text, found);
+        let actions = plan(&wanted, &self.context.namespace, &text, found);
         let (context, text) = (&self.context, text.as_str());
         if actions.is_empty() {
             return begun;
@@ -132,12 +141,17 @@ fn see(event: Event<ConfigMap>, own: &str, found: &mut BTreeMap<String, Found>, 
 /// What is to be done so that every namespace that is `wanted` has the bundle, and no other.
 fn plan(
     wanted: &BTreeSet<String>,
+    own: &str,
     text: &str,
     found: &BTreeMap<String, Found>,
 ) -> Vec<(String, Action)> {
     let there = wanted.iter().filter_map(|namespace| {
         let action = match found.get(namespace) {
-            Some(found) if found.is_ours && found.text.as_deref() == Some(text) => return None,
+            // Two control planes do not undo each other's work: a namespace is the first one's.
+            Some(found) if found.owner == Owner::Another && namespace != own => return None,
+            Some(found) if found.owner == Owner::Us && found.text.as_deref() == Some(text) => {
+                return None;
+            }
             Some(found) if found.immutable => Action::Replace(found.uid.clone()),
             Some(_) | None => Action::Write,
         };
@@ -146,7 +160,7 @@ fn plan(
     let gone = found
         .iter()
         // Somebody else's is not ours to delete.
-        .filter(|(namespace, found)| found.is_ours && !wanted.contains(*namespace))
+        .filter(|(namespace, found)| found.owner == Owner::Us && !wanted.contains(*namespace))
         .map(|(namespace, found)| (namespace.clone(), Action::Delete(found.uid.clone())));
     there.chain(gone).collect()
 }
@@ -223,10 +237,15 @@ impl Found {
     fn of(map: ConfigMap, own: &str) -> Self {
         let labels = map.metadata.labels.unwrap_or_default();
         let has = |(label, value): (&str, &str)| labels.get(label).is_some_and(|is| is == value);
+        let owner = match (has(MANAGED_BY), labels.get(WRITTEN_BY)) {
+            (true, Some(writer)) if writer == own => Owner::Us,
+            (true, Some(_)) => Owner::Another,
+            (true, None) | (false, _) => Owner::Nobody,
+        };
         Self {
             uid: map.metadata.uid,
             text: map.data.and_then(|mut data| data.remove(KEY)),
-            is_ours: has(MANAGED_BY) && has((WRITTEN_BY, own)),
+            owner,
             immutable: map.immutable == Some(true),
         }
     }
@@ -236,64 +255,59 @@ impl Found {
 mod tests {
     use super::*;
 
-    fn found(text: Option<&str>, is_ours: bool, immutable: bool) -> Found {
+    fn found(text: Option<&str>, owner: Owner, immutable: bool) -> Found {
         Found {
             uid: Some("1".to_owned()),
             text: text.map(str::to_owned),
-            is_ours,
+            owner,
             immutable,
         }
     }
 
     #[test]
     fn what_is_done_in_each_namespace() {
+        use Owner::{Another, Nobody, Us};
+
         let uid = Some("1".to_owned());
+        let there = |text, owner, immutable| Some(found(Some(text), owner, immutable));
         // What is there, whether it is wanted, what is done.
         let table = [
             (None, true, Some(Action::Write)),
             (None, false, None),
-            (Some(found(Some("new"), true, false)), true, None),
-            (Some(found(Some("new"), true, true)), true, None),
+            (there("new", Us, false), true, None),
+            (there("new", Us, true), true, None),
+            (there("old", Us, false), true, Some(Action::Write)),
+            (Some(found(None, Us, false)), true, Some(Action::Write)),
+            (there("new", Nobody, false), true, Some(Action::Write)),
+            (there("old", Another, false), true, None),
             (
-                Some(found(Some("old"), true, false)),
-                true,
-                Some(Action::Write),
-            ),
-            (Some(found(None, true, false)), true, Some(Action::Write)),
-            (
-                Some(found(Some("new"), false, false)),
-                true,
-                Some(Action::Write),
-            ),
-            (
-                Some(found(Some("old"), true, true)),
+                there("old", Us, true),
                 true,
                 Some(Action::Replace(uid.clone())),
             ),
-            (
-                Some(found(Some("new"), true, false)),
-                false,
-                Some(Action::Delete(uid)),
-            ),
-            (Some(found(Some("old"), false, false)), false, None),
+            (there("new", Us, false), false, Some(Action::Delete(uid))),
+            (there("old", Nobody, false), false, None),
+            (there("old", Another, false), false, None),
         ];
         for (there, is_wanted, action) in table {
             let name = "shop".to_owned();
             let wanted = is_wanted.then(|| name.clone()).into_iter().collect();
-            let found = there
+            let maps = there
                 .clone()
                 .map(|found| (name.clone(), found))
                 .into_iter()
                 .collect();
+            let actions = plan(&wanted, "outrider-system", "new", &maps);
             let expected: Vec<_> = action
                 .into_iter()
                 .map(|action| (name.clone(), action))
                 .collect();
-            assert_eq!(
-                plan(&wanted, "new", &found),
-                expected,
-                "{there:?}, wanted: {is_wanted}"
-            );
+            assert_eq!(actions, expected, "{there:?}, wanted: {is_wanted}");
         }
+        // Its own namespace is a control plane's own.
+        let name = "outrider-system".to_owned();
+        let maps = [(name.clone(), found(Some("old"), Another, false))].into();
+        let actions = plan(&[name.clone()].into(), &name, "new", &maps);
+        assert_eq!(actions, [(name, Action::Write)]);
     }
 }

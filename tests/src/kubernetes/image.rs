@@ -38,6 +38,11 @@ impl Image {
         self.arguments(&[option, value])
     }
 
+    /// With the shared libraries that its programs need.
+    pub fn libraries(self) -> Self {
+        self.arguments(&["--libraries"])
+    }
+
     fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments
             .extend(arguments.iter().map(|&argument| argument.to_owned()));
@@ -61,7 +66,7 @@ impl Image {
 /// The archive of [`TOOLS`].
 pub(super) fn tools() -> Result<PathBuf> {
     let mut image = Image::new(TOOLS)
-        .arguments(&["--libraries"])
+        .libraries()
         .option("--user", "65532")
         .option("--entrypoint", "/bin/busybox")
         .option("--folder", "/tmp");

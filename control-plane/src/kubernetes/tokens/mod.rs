@@ -2,7 +2,8 @@
 //! the pod that it is bound to must be there, run, be of the mesh, and be the one that calls. Owns the
 //! bounds on what strangers can have the API server do; [`pod`] judges, this asks.
 //!
-//! Nothing is remembered: a token that is revoked now is refused now.
+//! Nothing is remembered here. The API server remembers its own answers for ten seconds, so the pod is read
+//! anew besides.
 
 mod pod;
 
@@ -25,8 +26,8 @@ use crate::identity::limit::{Allowance, RateLimit};
 use crate::index::WorkloadName;
 use crate::logging::one_line;
 
-/// So many reviews are under way at once; the rest waits.
-const MAX_REVIEWS: usize = 64;
+/// So many questions to the API server are under way at once; the rest waits.
+const MAX_CALLS: usize = 64;
 /// Whoever reaches the port can ask: one address may have so many tokens reviewed.
 const ALLOWANCE: Allowance = Allowance {
     burst: 20,
@@ -102,7 +103,7 @@ pub(crate) enum PeerAddresses {
 pub(crate) struct TokenReviewer {
     client: Client,
     addresses: PeerAddresses,
-    reviews: Semaphore,
+    calls: Semaphore,
     limit: Mutex<RateLimit<IpAddr>>,
 }
 
@@ -111,7 +112,7 @@ impl TokenReviewer {
         Self {
             client,
             addresses,
-            reviews: Semaphore::new(MAX_REVIEWS),
+            calls: Semaphore::new(MAX_CALLS),
             limit: Mutex::new(RateLimit::new(ALLOWANCE)),
         }
     }
@@ -133,7 +134,6 @@ impl TokenReviewer {
             return Err(TokenError::Audience.into());
         }
         self.admit(peer)?;
-        let _one = self.reviews.acquire().await.map_err(unavailable)?;
         let bound = match self.ask(token).await {
             // It does not say in a way that can be relied on why not.
             Err(ReviewError::Rejected(_)) if claims.has_expired(SystemTime::now()) => {
@@ -168,8 +168,7 @@ impl TokenReviewer {
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());
         let parameters = PostParams::default();
-        let answer = timeout(ANSWER, api.create(&parameters, &review));
-        let answer = answer.await.map_err(unavailable)?.map_err(unavailable)?;
+        let answer = self.answer(api.create(&parameters, &review)).await?;
         let status = answer.status.unwrap_or_default();
         if status.authenticated != Some(true) {
             let reason = status.error.as_deref().unwrap_or("it is nobody's");
@@ -185,8 +184,7 @@ impl TokenReviewer {
         let until = Instant::now() + ADDRESS;
         let mut rest = ADDRESS_FIRST;
         loop {
-            let pod = timeout(ANSWER, api.get_opt(&bound.pod));
-            let pod = pod.await.map_err(unavailable)?.map_err(unavailable)?;
+            let pod = self.answer(api.get_opt(&bound.pod)).await?;
             match bound.check(pod.as_ref(), peer) {
                 Err(PodError::NoAddress(_)) if Instant::now() + rest < until => {
                     sleep(rest).await;
@@ -196,6 +194,18 @@ impl TokenReviewer {
                 Ok(()) => return Ok(WorkloadName::new(&bound.namespace, &bound.pod)),
             }
         }
+    }
+}
+
+impl TokenReviewer {
+    /// Asks the API server, as one of not too many. Who waits for something else holds up nobody.
+    async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ReviewError> {
+        let _one = self.calls.acquire().await.map_err(unavailable)?;
+        let answer = timeout(ANSWER, call).await.map_err(unavailable)?;
+        answer.map_err(unavailable)
     }
 }
 
