@@ -100,6 +100,7 @@ pub struct KubernetesArgs {
     /// How long sidecars and replicas that do not trust the next authority hold it up
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
     pub ca_patience: Duration,
+
     /// Whose identities these are, where no MeshConfig says it
     #[arg(long, value_name = "DOMAIN", conflicts_with = "config_dir")]
     pub trust_domain: Option<TrustDomain>,

@@ -124,6 +124,7 @@ impl ControlPlane {
         let context = kubernetes::Context {
             client,
             namespace: args.cluster.namespace.clone(),
+            trust_domain: args.cluster.trust_domain.clone(),
             metrics: base.metrics.clone(),
         };
         let (source, view) = kubernetes::Source::new(context.clone(), base.readiness.clone());

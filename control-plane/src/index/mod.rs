@@ -168,6 +168,8 @@ impl Mesh {
 pub(crate) struct Beside<'b> {
     /// Whom workloads trust.
     pub(crate) trust: Option<&'b TrustBundle>,
+    /// Whose identities these are, where the MeshConfig does not say it; else [`DEFAULT_TRUST_DOMAIN`].
+    pub(crate) trust_domain: Option<&'b TrustDomain>,
     /// What is known of endpoints beyond what selectors say.
     pub(crate) endpoints: Option<&'b Endpoints>,
     /// What is wrong for one of these causes is only a warning: its object means what it can.
@@ -197,7 +199,7 @@ pub(crate) fn fold<'o>(
     let trust = beside.trust;
     let mut problems = Vec::new();
     let objects = Objects::sort(objects, &mut problems);
-    let settings = settings(&objects, trust, &mut problems);
+    let settings = settings(&objects, beside, &mut problems);
     let identities = assemble::identities(&objects, &settings.trust_domain, &mut problems);
     let addresses = addresses::resolve(&objects, &settings.network, &mut problems);
     sockets::check(&objects, &addresses, &mut problems);
@@ -255,19 +257,16 @@ pub(crate) fn fold<'o>(
     })
 }
 
-fn settings(
-    objects: &Objects<'_>,
-    trust: Option<&TrustBundle>,
-    problems: &mut Vec<Problem>,
-) -> Settings {
+fn settings(objects: &Objects<'_>, beside: Beside<'_>, problems: &mut Vec<Problem>) -> Settings {
     let spec = objects
         .config
         .map(|config| config.spec.clone())
         .unwrap_or_default();
     let written = spec
         .trust_domain
+        .or_else(|| beside.trust_domain.cloned())
         .or_else(|| DEFAULT_TRUST_DOMAIN.parse().ok());
-    let running = trust.map(|trust| trust.trust_domain().clone());
+    let running = beside.trust.map(|trust| trust.trust_domain().clone());
     if let (Some(written), Some(running)) = (&written, &running)
         && written != running
     {

@@ -75,6 +75,7 @@ pub(super) fn degrade(
         let objects = places.objects().chain(&own_config);
         let beside = Beside {
             trust,
+            trust_domain: held.trust_domain(),
             endpoints: Some(&held.endpoints),
             tolerated: TOLERATED,
         };

@@ -342,3 +342,32 @@ fn one_bad_object_among_a_thousand_changes_nothing_for_the_others() {
         .filter(|one| one.outcome != Outcome::Applied);
     assert_eq!(bad.count(), 1);
 }
+
+#[test]
+fn the_command_says_the_trust_domain_where_no_mesh_config_does() {
+    let domain = |held: &Held| mesh(held).0.settings().trust_domain.to_string();
+    let own = ("outrider-system", "default", 1);
+    let silent = written(Kind::MeshConfig, own, &json!({"defaultDeny": true}));
+    let other = json!({"trustDomain": "bank.example"});
+    let other = written(Kind::MeshConfig, own, &other);
+    assert_eq!(domain(&shop_and(&[])), "cluster.local");
+    for (config, expected) in [
+        (vec![], "shop.example"),
+        (vec![silent.clone()], "shop.example"),
+        (vec![other], "bank.example"),
+    ] {
+        let held = shop_and(&config).of_domain("shop.example");
+        assert_eq!(domain(&held), expected);
+    }
+    // It is the same for the authority that runs: nothing has to be said twice.
+    let dir = tempfile::tempdir().unwrap();
+    let authority = outrider_certs::authority::CertificateAuthority::load_or_create(
+        dir.path(),
+        &"shop.example".parse().unwrap(),
+        std::time::SystemTime::now(),
+    );
+    let trust = authority.unwrap().trust_bundle();
+    let held = shop_and(&[silent]).of_domain("shop.example");
+    let (mesh, _) = degrade(&held, Some(&trust));
+    assert!(mesh.is_ok(), "{:?}", mesh.err());
+}

@@ -19,6 +19,7 @@ mod watches;
 use std::collections::BTreeMap;
 
 use kube::Client;
+use outrider_certs::spiffe::TrustDomain;
 
 use crate::metrics::Metrics;
 
@@ -57,6 +58,8 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     /// The control plane's own namespace.
     pub(crate) namespace: String,
+    /// Whose identities these are, where no MeshConfig says it.
+    pub(crate) trust_domain: Option<TrustDomain>,
     pub(crate) metrics: Metrics,
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use outrider_api::manifest::Problem;
 use outrider_certs::bundle::TrustBundle;
+use outrider_certs::spiffe::TrustDomain;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -54,6 +55,8 @@ pub(crate) struct Held {
     pub(crate) endpoints: Endpoints,
     /// The control plane's own, in which the MeshConfig is.
     namespace: String,
+    /// Whose identities these are, where no MeshConfig says it.
+    trust_domain: Option<TrustDomain>,
     last_good: Arc<Mutex<LastGood>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
     judged: Mutex<Arc<Verdicts>>,
@@ -150,6 +153,7 @@ impl Source {
             entries,
             endpoints,
             namespace: self.context.namespace.clone(),
+            trust_domain: self.context.trust_domain.clone(),
             last_good: Arc::clone(&self.last_good),
             verdicts: self.verdicts.clone(),
             judged: Mutex::default(),
@@ -201,6 +205,20 @@ impl Held {
         &self.namespace
     }
 
+    /// Whose identities these are, where no MeshConfig says it.
+    pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
+        self.trust_domain.as_ref()
+    }
+
+    /// As with `--trust-domain`.
+    #[cfg(test)]
+    pub(super) fn of_domain(self, domain: &str) -> Self {
+        Self {
+            trust_domain: domain.parse().ok(),
+            ..self
+        }
+    }
+
     pub(super) fn last_good(&self) -> &Mutex<LastGood> {
         &self.last_good
     }
@@ -212,6 +230,7 @@ impl Held {
             entries,
             endpoints: Endpoints::default(),
             namespace: "outrider-system".to_owned(),
+            trust_domain: before.and_then(|held| held.trust_domain.clone()),
             last_good: before.map_or_else(Arc::default, |held| Arc::clone(&held.last_good)),
             verdicts: watch::Sender::default(),
             judged: Mutex::default(),

@@ -214,6 +214,7 @@ impl Webhooks {
                 held: &objects,
                 endpoints: held.map(|held| &held.endpoints),
                 trust: trust.as_ref(),
+                trust_domain: held.and_then(|held| held.trust_domain()),
                 namespace: &namespace,
             };
             validate::validate(&request, beside)

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use outrider_api::manifest::{self, Object, Problem};
 use outrider_certs::bundle::TrustBundle;
+use outrider_certs::spiffe::TrustDomain;
 use serde_json::Value;
 
 use super::review::{Answer, Operation, Request};
@@ -26,6 +27,8 @@ pub(super) struct Beside<'b> {
     pub(super) held: &'b [&'b Object],
     pub(super) endpoints: Option<&'b Endpoints>,
     pub(super) trust: Option<&'b TrustBundle>,
+    /// Whose identities these are, where no MeshConfig says it.
+    pub(super) trust_domain: Option<&'b TrustDomain>,
     /// The mesh's own namespace.
     pub(super) namespace: &'b str,
 }
@@ -73,6 +76,7 @@ pub(super) fn validate(request: &Request, beside: Beside<'_>) -> Answer {
         all,
         index::Beside {
             trust: beside.trust,
+            trust_domain: beside.trust_domain,
             endpoints: beside.endpoints,
             tolerated: TOLERATED,
         },
@@ -247,6 +251,7 @@ spec:
             held: &held,
             endpoints: None,
             trust: None,
+            trust_domain: None,
             namespace: "outrider-system",
         };
         validate(&request, beside)
@@ -359,6 +364,7 @@ spec:
             held: &held,
             endpoints: None,
             trust: None,
+            trust_domain: None,
             namespace: "outrider-system",
         };
         assert_eq!(validate(&request, beside), Answer::allowed());
