@@ -33,5 +33,6 @@ mod version;
 pub mod webhook;
 
 pub use args::{Args, KubernetesArgs, LogFormat};
+pub use kubernetes::{ReadError, Reading, read};
 pub use run::{ControlPlane, run};
 pub use server::tls::control_plane_id;

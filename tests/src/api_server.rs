@@ -159,11 +159,12 @@ fn start_etcd(folder: &Path, client: u16, peer: u16) -> Result<Process> {
 fn make_account_keys(folder: &Path) -> Result<()> {
     let mut make = command(&programs::find("openssl", "openssl")?)?;
     make.args([
-        "genpkey",
-        "-algorithm",
-        "EC",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
+        // In the form that the API server reads: a key in PKCS #8 it takes for none.
+        "ecparam",
+        "-genkey",
+        "-noout",
+        "-name",
+        "prime256v1",
     ])
     .arg("-out")
     .arg(folder.join("accounts.key"));

@@ -206,10 +206,82 @@ fn who_may_not_forward_is_told_so() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn explain_and_policy_test_read_the_cluster() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let user = User::administrator(cluster)?;
+    let definitions = user.outrider(&["install", "--crds", "only"])?.success()?;
+    cluster.apply(&definitions.stdout)?;
+    let namespace = cluster.namespace("command")?;
+    namespace.kubectl(&[
+        "label",
+        "namespace",
+        namespace.name(),
+        "outrider.mesh/inject=enabled",
+    ])?;
+    pod(&namespace, "outrider-proxy")?;
+    let policies = "
+apiVersion: v1
+kind: Service
+metadata: {name: app}
+spec: {selector: {app: app}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: outrider.mesh/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: app}
+spec:
+  targetRefs: [{group: '', kind: Service, name: app}]
+  rules: [{name: order, sources: [{type: ServiceAccount, serviceAccount: {name: order}}]}]
+---
+apiVersion: outrider.mesh/v1alpha1
+kind: TrafficPolicy
+metadata: {name: app}
+spec: {targetRefs: [{group: '', kind: Service, name: app}], timeouts: {request: 3s}}
+";
+    namespace.apply(policies)?;
+    let (to, order, other) = (
+        format!("{}/app", namespace.name()),
+        format!("{}/order", namespace.name()),
+        format!("{}/other", namespace.name()),
+    );
+    let ask = |command: &[&str], from: &str| {
+        let about = [
+            "--from", from, "--to", &to, "--path", "/x", "--output", "json",
+        ];
+        user.outrider(&[command, &about].concat())
+    };
+    let told = ask(&["explain"], &order)?.success()?.stdout;
+    let told: Value = serde_json::from_str(&told)?;
+    let authorization = &told["authorization"][0];
+    assert_eq!(authorization["allowed"], true, "{told:#}");
+    assert_eq!(
+        authorization["rule"],
+        format!("{to} rule order"),
+        "{told:#}"
+    );
+    let settings = told["settings"].as_array().context("no settings")?;
+    let timeout = settings
+        .iter()
+        .find(|setting| setting["field"] == "timeouts.request");
+    let timeout = timeout.context("no timeout")?.to_string();
+    assert!(
+        timeout.contains("3s") && timeout.contains(&format!("TrafficPolicy/{to}")),
+        "{timeout}"
+    );
+    let refused = ask(&["policy", "test"], &other)?;
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.output());
+    assert!(
+        refused.stdout.contains("authorization_denied"),
+        "{}",
+        refused.stdout
+    );
+    Ok(())
+}
+
 /// A pod with one container of this name, which sleeps.
 fn pod(namespace: &Namespace, container: &str) -> Result<()> {
     let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app"},
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app", "labels": {"app": "app"}},
         "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
             "name": container, "image": TOOLS, "imagePullPolicy": "Never",
             "command": ["/bin/busybox", "sleep", "3600"],

@@ -1,19 +1,30 @@
 //! The policy of a cluster, read as the control plane reads it.
 
-use outrider_api::manifest::Object;
-use outrider_control_plane::index::Mesh;
+use std::time::Duration;
+
+use outrider_control_plane::{ReadError, Reading};
 
 use super::access::{Cluster, ClusterError};
+use super::names::SYSTEM;
 use crate::args::ClusterArgs;
+
+/// A large cluster takes its time.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Reads all of it.
 ///
 /// # Errors
-/// The cluster does not answer, or does not let this user read it.
-pub(crate) async fn load(args: &ClusterArgs) -> Result<(Vec<Object>, Mesh), ClusterError> {
+/// The cluster does not answer, does not let this user read it, or no mesh can be made of it.
+pub(crate) async fn load(args: &ClusterArgs) -> Result<Reading, ClusterError> {
     let cluster = Cluster::connect(args).await?;
-    Err(ClusterError::Unexpected {
-        server: cluster.server,
-        cause: "its policy cannot be read yet: name a directory".to_owned(),
+    let read = outrider_control_plane::read(cluster.client.clone(), SYSTEM, LIMIT).await;
+    read.map_err(|error| match error {
+        ReadError::Client { error, .. } => cluster.failed(error),
+        error @ (ReadError::Metrics(_) | ReadError::Timeout(..) | ReadError::Problems(_)) => {
+            ClusterError::Unexpected {
+                server: cluster.server,
+                cause: error.to_string(),
+            }
+        }
     })
 }

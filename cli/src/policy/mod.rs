@@ -10,6 +10,7 @@ mod words;
 use std::path::Path;
 
 use outrider_api::manifest::{Object, Problem};
+use outrider_control_plane::Reading;
 use outrider_control_plane::index::{self, Mesh};
 use outrider_control_plane::source::directory;
 
@@ -33,7 +34,7 @@ pub(crate) async fn asked(
             Err(problems) => problems.iter().map(ToString::to_string).collect(),
         },
         None => match kubernetes::mesh::load(cluster).await {
-            Ok(loaded) => return Some(loaded),
+            Ok(Reading { objects, mesh }) => return Some((objects, mesh)),
             Err(error) => vec![format!("outrider: {error}")],
         },
     };

@@ -9,6 +9,7 @@ mod degrade;
 mod kinds;
 pub(crate) mod leader;
 mod objects;
+mod once;
 mod pods;
 mod services;
 mod source;
@@ -24,6 +25,7 @@ use outrider_certs::spiffe::TrustDomain;
 use crate::metrics::Metrics;
 
 pub(crate) use self::degrade::{MESH_CONFIG, TOLERATED};
+pub use self::once::{ReadError, Reading, read};
 pub(crate) use self::pods::{Pod, Pods};
 pub(crate) use self::source::{Held, Source, View};
 pub(crate) use self::status::{Progress, StatusWriter};

@@ -19,15 +19,8 @@ const INSTALL: &str = "outrider install | kubectl apply -f -";
 /// Of this command.
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Kinds of `outrider.mesh` that the control plane reads.
-const KINDS: [&str; 4] = [
-    "authorizationpolicies",
-    "meshconfigs",
-    "ratelimitpolicies",
-    "trafficpolicies",
-];
-/// Their version.
-const SERVED: &str = "v1alpha1";
+/// Where a CRD says which version made it.
+const MADE_BY: &str = "outrider.mesh/version";
 
 /// What was learnt of the installation.
 pub(super) struct Installed {
@@ -92,26 +85,33 @@ pub(super) async fn none_yet(cluster: &Cluster) -> Finding {
 }
 
 async fn crds(cluster: &Cluster) -> Vec<Finding> {
+    let expected = match outrider_api::crd::all() {
+        Ok(expected) => expected,
+        Err(error) => return vec![Finding::unknown(CRDS, error)],
+    };
     let crds: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
     let mut findings = Vec::new();
-    for kind in KINDS {
-        let name = format!("{kind}.outrider.mesh");
-        match crds.get_opt(&name).await {
-            Ok(found) => findings.extend(crd(&name, found.as_ref())),
+    for definition in &expected {
+        match crds.get_opt(&definition.name_any()).await {
+            Ok(found) => findings.extend(crd(definition, found.as_ref())),
             Err(error) => return vec![Finding::unknown(CRDS, cluster.failed(error))],
         }
     }
     if findings.is_empty() {
         findings.push(Finding::ok(
             CRDS,
-            format_args!("all {} are there, and of this version", KINDS.len()),
+            format_args!("all {} are there, and of this version", expected.len()),
         ));
     }
     findings
 }
 
 /// What is wrong with one of them.
-fn crd(name: &str, found: Option<&CustomResourceDefinition>) -> Option<Finding> {
+fn crd(
+    expected: &CustomResourceDefinition,
+    found: Option<&CustomResourceDefinition>,
+) -> Option<Finding> {
+    let name = expected.name_any();
     let Some(crd) = found else {
         return Some(Finding::error(
             CRDS,
@@ -119,14 +119,6 @@ fn crd(name: &str, found: Option<&CustomResourceDefinition>) -> Option<Finding> 
             INSTALL,
         ));
     };
-    let mut versions = crd.spec.versions.iter();
-    if !versions.any(|version| version.name == SERVED && version.served) {
-        return Some(Finding::error(
-            CRDS,
-            format_args!("{name} does not serve {SERVED}"),
-            INSTALL,
-        ));
-    }
     let conditions = crd.status.iter().flat_map(|status| &status.conditions);
     let mut conditions = conditions.flatten();
     let established = conditions.any(|one| one.type_ == "Established" && one.status == "True");
@@ -137,17 +129,29 @@ fn crd(name: &str, found: Option<&CustomResourceDefinition>) -> Option<Finding> 
             format_args!("kubectl describe crd {name}"),
         ));
     }
-    let version = crd.labels().get("app.kubernetes.io/version");
-    match version {
-        Some(version) if version != OWN_VERSION => Some(Finding::warning(
-            CRDS,
-            format_args!(
-                "{name} is of {version}, this command of {OWN_VERSION}: fields may be missing"
-            ),
-            INSTALL,
-        )),
-        Some(_) | None => None,
+    for version in &expected.spec.versions {
+        let mut served = crd.spec.versions.iter().filter(|one| one.served);
+        let Some(found) = served.find(|found| found.name == version.name) else {
+            return Some(Finding::error(
+                CRDS,
+                format_args!("{name} does not serve {}", version.name),
+                INSTALL,
+            ));
+        };
+        if found.schema != version.schema {
+            let made_by = crd.annotations().get(MADE_BY).map(String::as_str);
+            return Some(Finding::warning(
+                CRDS,
+                format_args!(
+                    "{name} is not as this command ({OWN_VERSION}) makes it, but of {}: fields may be missing, or mean \
+                     something else",
+                    made_by.unwrap_or("an unknown version")
+                ),
+                INSTALL,
+            ));
+        }
     }
+    None
 }
 
 fn image_version(deployment: &Deployment) -> Option<String> {
@@ -297,26 +301,35 @@ mod tests {
     }
 
     #[test]
-    fn a_crd_must_serve_this_version() {
-        let of = |version: &str, label: &str, established: &str| {
-            let crd = json!({
-                "metadata": {"name": "x", "labels": {"app.kubernetes.io/version": label}},
-                "spec": {"group": "outrider.mesh", "names": {"kind": "X", "plural": "xs"}, "scope": "Namespaced",
-                    "versions": [{"name": version, "served": true, "storage": true}]},
-                "status": {"conditions": [{"type": "Established", "status": established}]},
-            });
-            let crd: CustomResourceDefinition = serde_json::from_value(crd).unwrap();
-            crd_level(&crd)
+    fn a_crd_must_be_as_this_version_makes_it() {
+        let expected = outrider_api::crd::all().unwrap().remove(0);
+        let level = |change: &dyn Fn(&mut Value)| {
+            let mut found = serde_json::to_value(&expected).unwrap();
+            found["status"] = json!({"conditions": [{"type": "Established", "status": "True"}]});
+            change(&mut found);
+            let found: CustomResourceDefinition = serde_json::from_value(found).unwrap();
+            crd(&expected, Some(&found)).map(|finding| finding.level)
         };
-        assert_eq!(of(SERVED, OWN_VERSION, "True"), None);
-        assert_eq!(of("v1", OWN_VERSION, "True"), Some(Level::Error));
-        assert_eq!(of(SERVED, OWN_VERSION, "False"), Some(Level::Error));
-        assert_eq!(of(SERVED, "0.0.9", "True"), Some(Level::Warning));
-        assert_eq!(crd("x", None).unwrap().level, Level::Error);
-    }
-
-    fn crd_level(found: &CustomResourceDefinition) -> Option<Level> {
-        crd("x", Some(found)).map(|finding| finding.level)
+        assert_eq!(level(&|_| {}), None);
+        let version = "/spec/versions/0";
+        assert_eq!(
+            level(&|crd| crd.pointer_mut(version).unwrap()["name"] = "v1".into()),
+            Some(Level::Error)
+        );
+        assert_eq!(
+            level(&|crd| crd.pointer_mut(version).unwrap()["served"] = false.into()),
+            Some(Level::Error)
+        );
+        let schema = "/spec/versions/0/schema/openAPIV3Schema";
+        assert_eq!(
+            level(&|crd| crd.pointer_mut(schema).unwrap()["description"] = "Other.".into()),
+            Some(Level::Warning)
+        );
+        assert_eq!(
+            level(&|crd| crd["status"] = json!({"conditions": []})),
+            Some(Level::Error)
+        );
+        assert_eq!(crd(&expected, None).unwrap().level, Level::Error);
     }
 
     #[test]

@@ -18,7 +18,7 @@ const CHECK: &str = "permissions";
 const APPLY: [&str; 3] = ["get", "create", "patch"];
 
 /// Kinds that installing makes: group, resource, and whether it is in the control plane's namespace.
-const MADE: [(&str, &str, bool); 14] = [
+const MADE: [(&str, &str, bool); 13] = [
     ("", "namespaces", false),
     ("apiextensions.k8s.io", "customresourcedefinitions", false),
     ("rbac.authorization.k8s.io", "clusterroles", false),
@@ -40,7 +40,6 @@ const MADE: [(&str, &str, bool); 14] = [
     ("apps", "deployments", true),
     ("policy", "poddisruptionbudgets", true),
     ("networking.k8s.io", "networkpolicies", true),
-    ("outrider.mesh", "meshconfigs", true),
 ];
 
 /// Nobody may give away rights that they have not, unless they may escalate.
@@ -171,8 +170,12 @@ async fn may(cluster: &Cluster, what: ResourceAttributes) -> Result<bool, String
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::finding::Level;
     use super::*;
+    use crate::install::settings::{Profile, Settings};
+    use crate::install::{Crds, Objects};
 
     fn right(verb: &'static str, group: &'static str, resource: &'static str) -> Right {
         Right {
@@ -208,6 +211,34 @@ mod tests {
             remedy.ends_with("--verb=create,patch --resource=services"),
             "{remedy}"
         );
+    }
+
+    #[test]
+    fn whatever_is_installed_is_asked_for() {
+        let settings = Settings {
+            profile: Profile::Ha,
+            network_policy: true,
+            ..Settings::default()
+        };
+        let objects = Objects::new(&settings).unwrap().in_order(Crds::Include);
+        let installed: BTreeSet<(String, String, bool)> = objects
+            .iter()
+            .map(|object| {
+                let group = object["apiVersion"].as_str().unwrap().split_once('/');
+                let kind = object["kind"].as_str().unwrap().to_lowercase();
+                let plural = match kind.strip_suffix('y') {
+                    Some(stem) => format!("{stem}ies"),
+                    None => format!("{kind}s"),
+                };
+                let group = group.map_or("", |(group, _)| group);
+                let namespaced = object["metadata"].get("namespace").is_some();
+                (group.to_owned(), plural, namespaced)
+            })
+            .collect();
+        let asked = MADE.map(|(group, resource, namespaced)| {
+            (group.to_owned(), resource.to_owned(), namespaced)
+        });
+        assert_eq!(BTreeSet::from(asked), installed);
     }
 
     #[test]

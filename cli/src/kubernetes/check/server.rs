@@ -16,7 +16,7 @@ use crate::kubernetes::forward;
 
 /// The oldest minor version of Kubernetes 1 that is supported: what tokens say of pods, and what CRDs
 /// can express, is asked of it.
-const OLDEST: u32 = 28;
+const OLDEST: u32 = 27;
 /// From here on init containers with `restartPolicy: Always` are on by default.
 const NATIVE: u32 = 29;
 /// Where the Gateway API's CRDs say which release they are of.
