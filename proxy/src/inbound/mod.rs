@@ -86,7 +86,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
     );
     let peer = Peer::Verified(peer.id);
     let connection = Rc::new(Connection::new(Rc::clone(&worker), peer, from.ip()));
-    let service = service_fn(move |request| handle(Rc::clone(&connection), request));
+    // In a box: tokio moves the future of a task as it begins and twice as it ends, all of it.
+    let service = service_fn(move |request| Box::pin(handle(Rc::clone(&connection), request)));
     let serving =
         mesh_server().serve_connection(TokioIo::new(Blocks::from_client(stream)), service);
     tokio::pin!(serving, expires);
@@ -108,7 +109,7 @@ async fn handle(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let protocol = request.extensions_mut().remove::<Protocol>();
     Ok(match (request.method() == Method::CONNECT, protocol) {
-        (true, None) => opaque::answer(&connection, request).await,
+        (true, None) => Box::pin(opaque::answer(&connection, request)).await,
         (is_upgrade, protocol) => {
             http::answer(&connection, request, protocol.filter(|_| is_upgrade)).await
         }
