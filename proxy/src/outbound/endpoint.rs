@@ -319,7 +319,7 @@ impl Endpoint {
         let stream = TcpStream::connect(address).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let stream = self.secure(stream, config).await?;
-        let handshake = serve::http2_client().handshake(TokioIo::new(Blocks::from_server(stream)));
+        let handshake = serve::mesh_client().handshake(TokioIo::new(Blocks::from_server(stream)));
         let (sender, connection) = handshake.await.map_err(|error| {
             tracing::debug!(endpoint = %address, %error, "the HTTP/2 handshake failed");
             Refusal::ConnectFailed
