@@ -32,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::ahead::Ahead;
 use crate::http::blocks::Blocks;
 use crate::http::body::ResponseBody;
 use crate::http::headers;
@@ -121,7 +122,7 @@ async fn handshake(
     worker: &Rc<Worker>,
     stream: TcpStream,
     from: SocketAddr,
-) -> Option<(TlsStream<TcpStream>, PeerCertificate)> {
+) -> Option<(TlsStream<Ahead<TcpStream>>, PeerCertificate)> {
     let count = |result: &str| {
         worker
             .metrics
@@ -141,7 +142,7 @@ async fn handshake(
         return None;
     };
     let _going_on = worker.peers.begin();
-    let accepting = TlsAcceptor::from(credentials.server.clone()).accept(stream);
+    let accepting = TlsAcceptor::from(credentials.server.clone()).accept(Ahead::new(stream));
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
