@@ -4,6 +4,7 @@
 //! workers for the traffic ([`worker`]). A worker's connections come from [`listen`] and go through
 //! [`outbound`] (from the app to other sidecars) or [`inbound`] (from other sidecars to the app).
 
+pub mod ahead;
 pub mod containers;
 pub mod control;
 pub mod detect;

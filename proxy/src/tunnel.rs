@@ -14,12 +14,11 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::idle::Idle;
-
-/// Large reads and full TLS records: 64 KiB.
-const SCRATCH: usize = 64 * 1024;
+use crate::http::serve::MAX_FRAME;
 
 thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+    /// What one read gives is one frame.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_FRAME].into_boxed_slice());
 }
 
 /// Carries bytes until both directions have ended, one has failed, or neither has moved for `idle`

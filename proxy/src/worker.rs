@@ -238,20 +238,25 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    LocalSet::new().block_on(&runtime, async move {
-        let worker = Rc::new(Worker::new(&shared));
-        let mut listeners = Listeners::new(Rc::clone(&worker), shared.many, shared.inherited);
-        let mut ending = shared.ending.clone();
-        let ended = tokio::select! {
-            () = listeners.keep(&shared.listening, sockets_wanted) => Ending::Terminated,
-            () = sweep(&worker) => Ending::Terminated,
-            ended = ending.wait_for(|ending| *ending != Ending::No) => {
-                ended.map_or(Ending::Terminated, |ended| *ended)
-            }
-        };
-        listeners.drain(ended).await;
+    // In a task of its own: what the set itself waits for is looked at whenever any task wakes.
+    let ended = LocalSet::new().block_on(&runtime, async move {
+        tokio::task::spawn_local(work(shared, sockets_wanted)).await
     });
-    Ok(())
+    ended.map_err(std::io::Error::other)
+}
+
+async fn work(shared: Shared, sockets_wanted: mpsc::Receiver<oneshot::Sender<Vec<Named>>>) {
+    let worker = Rc::new(Worker::new(&shared));
+    let mut listeners = Listeners::new(Rc::clone(&worker), shared.many, shared.inherited);
+    let mut ending = shared.ending.clone();
+    let ended = tokio::select! {
+        () = listeners.keep(&shared.listening, sockets_wanted) => Ending::Terminated,
+        () = sweep(&worker) => Ending::Terminated,
+        ended = ending.wait_for(|ending| *ending != Ending::No) => {
+            ended.map_or(Ending::Terminated, |ended| *ended)
+        }
+    };
+    listeners.drain(ended).await;
 }
 
 async fn sweep(worker: &Worker) {

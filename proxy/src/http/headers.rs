@@ -65,6 +65,10 @@ pub fn is_answer_too_large(headers: &HeaderMap) -> bool {
 
 /// Removes the headers that are about one connection, and those that `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Mostly there is none: to look at all names costs less than to ask for each.
+    if !headers.iter().any(|(name, value)| ends_here(name, value)) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         strip_nominated(headers);
     }
@@ -78,13 +82,25 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+fn ends_here(name: &HeaderName, value: &HeaderValue) -> bool {
+    match name.as_str() {
+        "connection" | "transfer-encoding" | "upgrade" | "keep-alive" | "proxy-connection"
+        | "http2-settings" => true,
+        "te" => value != "trailers",
+        _ => false,
+    }
+}
+
 fn strip_nominated(headers: &mut HeaderMap) {
     let nominated: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        .map(str::trim)
+        // What nearly all messages say. `Keep-Alive` goes in any case, and `Close` is no header.
+        .filter(|name| !is_any_of(name, &["keep-alive", "close"]))
+        .filter_map(|name| HeaderName::try_from(name).ok())
         // They frame or address the message itself: never a hop's business (RFC 9110, 7.6.1).
         .filter(|name| name != TE && name != HOST && name != http::header::CONTENT_LENGTH)
         .collect();
@@ -92,6 +108,10 @@ fn strip_nominated(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.remove(CONNECTION);
+}
+
+fn is_any_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|one| one.eq_ignore_ascii_case(name))
 }
 
 /// Removes identity headers and all of ours, also where `_` stands for `-`.

@@ -22,6 +22,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// Never the bottleneck: the streams of one connection belong to many clients, and some that have
 /// stopped reading must not hold up the others. 1 GiB, reached only if every stream stands still.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
+/// The longest frame between sidecars: with its own head it fills two TLS records. The usual 16 KiB
+/// are one record and another of 9 bytes.
+pub const MAX_FRAME: usize = 2 * 16 * 1024 - 9;
 /// A peer that does not answer a ping in this time is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Streams at once on a connection; the rest waits at the caller.
@@ -33,12 +36,10 @@ pub struct LocalExecutor;
 
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where
-    F: Future + 'static,
+    F: Future<Output = ()> + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        tokio::task::spawn_local(future);
     }
 }
 
@@ -84,6 +85,7 @@ pub fn mesh_server() -> hyper::server::conn::http2::Builder<LocalExecutor> {
     let mut builder = http2_server();
     builder
         .enable_connect_protocol()
+        .max_frame_size(MAX_FRAME as u32)
         // One connection carries all the clients of a sidecar: many may leave at once.
         .max_pending_accept_reset_streams(MAX_STREAMS as usize);
     builder
@@ -114,7 +116,14 @@ pub fn http1_client() -> hyper::client::conn::http1::Builder {
     builder
 }
 
-/// From sidecar to sidecar, and from a sidecar to an app in HTTP/2.
+/// From sidecar to sidecar.
+pub fn mesh_client() -> hyper::client::conn::http2::Builder<LocalExecutor> {
+    let mut builder = http2_client();
+    builder.max_frame_size(MAX_FRAME as u32);
+    builder
+}
+
+/// From a sidecar to an app in HTTP/2.
 pub fn http2_client() -> hyper::client::conn::http2::Builder<LocalExecutor> {
     let mut builder = hyper::client::conn::http2::Builder::new(LocalExecutor);
     builder

@@ -127,7 +127,8 @@ impl App {
             let reused = warm.is_some();
             let mut sender = match warm {
                 Some(sender) => sender,
-                None => connect_http1(address).await?,
+                // In a box: a request is as large as the largest of its ways.
+                None => Box::pin(connect_http1(address)).await?,
             };
             match sender.try_send_request(request).await {
                 Ok(response) => {
@@ -159,7 +160,7 @@ impl App {
             let replay = warm.as_ref().and_then(|_| Replay::of(&request));
             let mut sender = match warm {
                 Some(sender) => sender,
-                None => self.connect_http2(address).await?,
+                None => Box::pin(self.connect_http2(address)).await?,
             };
             match sender.try_send_request(request).await {
                 Ok(response) if headers::is_too_large(response.headers()) => {

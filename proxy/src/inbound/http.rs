@@ -42,7 +42,8 @@ pub async fn answer(
     let result = match upgrade {
         None => plain(connection, request, arrival, exchange, &mut told).await,
         Some(protocol) => {
-            switching(connection, request, protocol, arrival, exchange, &mut told).await
+            let switching = switching(connection, request, protocol, arrival, exchange, &mut told);
+            Box::pin(switching).await
         }
     };
     let mut response = result.unwrap_or_else(|(refusal, exchange)| {

@@ -32,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::ahead::Ahead;
 use crate::http::blocks::Blocks;
 use crate::http::body::ResponseBody;
 use crate::http::headers;
@@ -86,7 +87,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
     );
     let peer = Peer::Verified(peer.id);
     let connection = Rc::new(Connection::new(Rc::clone(&worker), peer, from.ip()));
-    let service = service_fn(move |request| handle(Rc::clone(&connection), request));
+    // In a box: tokio moves the future of a task as it begins and twice as it ends, all of it.
+    let service = service_fn(move |request| Box::pin(handle(Rc::clone(&connection), request)));
     let serving =
         mesh_server().serve_connection(TokioIo::new(Blocks::from_client(stream)), service);
     tokio::pin!(serving, expires);
@@ -108,7 +110,7 @@ async fn handle(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let protocol = request.extensions_mut().remove::<Protocol>();
     Ok(match (request.method() == Method::CONNECT, protocol) {
-        (true, None) => opaque::answer(&connection, request).await,
+        (true, None) => Box::pin(opaque::answer(&connection, request)).await,
         (is_upgrade, protocol) => {
             http::answer(&connection, request, protocol.filter(|_| is_upgrade)).await
         }
@@ -120,7 +122,7 @@ async fn handshake(
     worker: &Rc<Worker>,
     stream: TcpStream,
     from: SocketAddr,
-) -> Option<(TlsStream<TcpStream>, PeerCertificate)> {
+) -> Option<(TlsStream<Ahead<TcpStream>>, PeerCertificate)> {
     let count = |result: &str| {
         worker
             .metrics
@@ -140,7 +142,7 @@ async fn handshake(
         return None;
     };
     let _going_on = worker.peers.begin();
-    let accepting = TlsAcceptor::from(credentials.server.clone()).accept(stream);
+    let accepting = TlsAcceptor::from(credentials.server.clone()).accept(Ahead::new(stream));
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {

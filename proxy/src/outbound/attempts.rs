@@ -356,7 +356,8 @@ async fn connect(
     }
     let service = &outgoing.service;
     let _waits = service.state.usage.pending(&service.traffic().limits)?;
-    endpoint.connection(Purpose::Requests, &worker.tls).await
+    // In a box: a request is as large as the largest of its ways.
+    Box::pin(endpoint.connection(Purpose::Requests, &worker.tls)).await
 }
 
 fn unconnected(refusal: Refusal) -> Tried {

@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::attempt::Attempt;
+use crate::ahead::Ahead;
 use crate::http::blocks::Blocks;
 use crate::http::body::RequestBody;
 use crate::http::serve;
@@ -319,7 +320,7 @@ impl Endpoint {
         let stream = TcpStream::connect(address).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let stream = self.secure(stream, config).await?;
-        let handshake = serve::http2_client().handshake(TokioIo::new(Blocks::from_server(stream)));
+        let handshake = serve::mesh_client().handshake(TokioIo::new(Blocks::from_server(stream)));
         let (sender, connection) = handshake.await.map_err(|error| {
             tracing::debug!(endpoint = %address, %error, "the HTTP/2 handshake failed");
             Refusal::ConnectFailed
@@ -337,7 +338,7 @@ impl Endpoint {
         &self,
         stream: TcpStream,
         config: Arc<ClientConfig>,
-    ) -> Result<TlsStream<TcpStream>, Refusal> {
+    ) -> Result<TlsStream<Ahead<TcpStream>>, Refusal> {
         let count = |result: &str| {
             let handshakes = &self.edge.metrics().handshakes;
             handshakes.with_label_values(&["outbound", result]).inc();
@@ -349,7 +350,7 @@ impl Endpoint {
             Refusal::TlsHandshakeFailed
         };
         let stream = TlsConnector::from(config)
-            .connect(tls::server_name(), stream)
+            .connect(tls::server_name(), Ahead::new(stream))
             .await
             .map_err(|error| refused(tls::handshake_reason(&error), &error))?;
         // A resumed session was not verified again, and its certificate may have ended since.

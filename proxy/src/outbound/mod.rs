@@ -130,7 +130,9 @@ async fn serve_http2(
 ) {
     let drained = worker.outbound.started();
     let connection = Rc::new(Connection::new(worker, listener, source, None));
-    let service = service_fn(move |request| forward::handle(Rc::clone(&connection), request));
+    // In a box: tokio moves the future of a task as it begins and twice as it ends, all of it.
+    let service =
+        service_fn(move |request| Box::pin(forward::handle(Rc::clone(&connection), request)));
     let stream = crate::http::rewind::Rewind::new(stream, first);
     let result = serve::serve_http2(stream, service, drained).await;
     if let Err(error) = result {
