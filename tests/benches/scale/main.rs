@@ -1,0 +1,145 @@
+//! How a control plane does that has much to do: many sidecars on their streams, a large mesh behind a
+//! real API server, endpoints that come and go, and policy that changes meanwhile.
+//!
+//! `cargo bench -p mesh-tests --bench scale -- [--sidecars N] [--services N] …`; the control plane is the
+//! released `outrider`, or what `OUTRIDER_BIN` names.
+//!
+//! - [`objects`]: what is in the API server: Services, pods, EndpointSlices, made in its own way.
+//! - [`fleet`]: the streams, which acknowledge whatever comes, with certificates of the mesh's authority.
+//! - [`plane`]: the control plane, a process of which memory and processor time are read.
+//! - [`report`]: what it came to, and whether the marks are met.
+
+mod fleet;
+mod objects;
+mod plane;
+mod report;
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Parser as _;
+use mesh_tests::api_server::ApiServer;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::fleet::Fleet;
+use crate::objects::Cluster;
+use crate::plane::ControlPlane;
+use crate::report::Report;
+
+/// What a control plane is measured with.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "scale")]
+struct Arguments {
+    /// cargo says so
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// Streams of sidecars
+    #[arg(long, default_value_t = 2_000)]
+    sidecars: usize,
+    /// Services
+    #[arg(long, default_value_t = 500)]
+    services: usize,
+    /// Endpoints of all of them
+    #[arg(long, default_value_t = 10_000)]
+    endpoints: usize,
+    /// Services that each sidecar calls
+    #[arg(long, default_value_t = 5)]
+    calls: usize,
+    /// Endpoints that change in a second, while policy is applied
+    #[arg(long, default_value_t = 100)]
+    churn: u32,
+    /// How often a policy is applied that every sidecar must acknowledge
+    #[arg(long, default_value_t = 20)]
+    policies: u32,
+    /// Seconds between two of them
+    #[arg(long, default_value_t = 2)]
+    pause: u64,
+}
+
+/// Streams need a file each.
+const FILES: u64 = 65_536;
+/// What is begun has had its effect by then.
+const SETTLED: Duration = Duration::from_secs(5);
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let report = runtime.block_on(measure(&arguments))?;
+    std::io::stdout().write_all(report.text().as_bytes())?;
+    anyhow::ensure!(report.is_good(), "a mark is missed");
+    Ok(())
+}
+
+async fn measure(arguments: &Arguments) -> Result<Report> {
+    let server = ApiServer::start()?;
+    server.kubectl("apply --filename -", &plane::definitions()?)?;
+    let cluster = Cluster::connect(&server.kubeconfig()).await?;
+    say("making objects");
+    cluster.make(arguments).await?;
+    let mut plane = ControlPlane::start(&server.kubeconfig())?;
+    let begun = Instant::now();
+    plane.ready().await?;
+    let ready = begun.elapsed();
+    say("connecting sidecars");
+    let bundle = cluster.authority().await?;
+    let fleet = Fleet::connect(arguments, &bundle, plane.listen()).await?;
+    sleep(SETTLED).await;
+    let mut report = Report::new(arguments.clone(), ready, fleet.connected(), plane.usage()?);
+    say("changing endpoints and applying policy");
+    let churning = tokio::spawn(churn(cluster.clone(), arguments.clone()));
+    sleep(SETTLED).await;
+    let before = plane.usage()?;
+    let begun = Instant::now();
+    for number in 1..=arguments.policies {
+        let applied = Instant::now();
+        cluster.apply_policy(number).await?;
+        let taken = fleet.acknowledged(number, applied).await;
+        report.policy(taken.with_context(|| format!("policy {number}: {}", plane.log()))?);
+        sleep(Duration::from_secs(arguments.pause)).await;
+    }
+    report.churned(before, plane.usage()?, begun.elapsed());
+    churning.abort();
+    Ok(report)
+}
+
+/// One endpoint after the other is not ready, and ready again the next time.
+async fn churn(cluster: Cluster, arguments: Arguments) -> Result<()> {
+    let Some(pause) = Duration::from_secs(1).checked_div(arguments.churn) else {
+        return Ok(());
+    };
+    let mut tick = interval(pause);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for number in 0.. {
+        tick.tick().await;
+        let cluster = cluster.clone();
+        let arguments = arguments.clone();
+        tokio::spawn(async move {
+            if let Err(error) = cluster.change_endpoint(&arguments, number).await {
+                say(&format!("an endpoint was not changed: {error:#}"));
+            }
+        });
+    }
+    Ok(())
+}
+
+/// How far it is; what was measured goes to standard output.
+fn say(text: &str) {
+    eprintln!("scale: {text}");
+}
+
+/// As far as it may be.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let wanted = now.maximum.map_or(FILES, |most| most.min(FILES));
+    let limit = Rlimit {
+        current: Some(wanted.max(now.current.unwrap_or(0))),
+        maximum: now.maximum,
+    };
+    // Too few show themselves when streams cannot be opened.
+    let _ = setrlimit(Resource::Nofile, limit);
+}

@@ -1,0 +1,112 @@
+//! What it came to, and whether the marks are met.
+
+use std::time::Duration;
+
+use crate::Arguments;
+use crate::plane::Usage;
+
+/// From a policy being applied to a sidecar's acknowledgement, the slowest of a hundred.
+const SLOWEST: Duration = Duration::from_secs(1);
+/// Of the control plane, bytes.
+const MOST: u64 = 500 << 20;
+
+pub(crate) struct Report {
+    arguments: Arguments,
+    ready: Duration,
+    connected: Duration,
+    at_rest: Usage,
+    churned: Option<(Usage, Duration, Duration)>,
+    /// Of each sidecar and policy.
+    each: Vec<Duration>,
+    /// Until the last sidecar had acknowledged a policy.
+    all: Vec<Duration>,
+}
+
+impl Report {
+    pub(crate) fn new(
+        arguments: Arguments,
+        ready: Duration,
+        connected: Duration,
+        at_rest: Usage,
+    ) -> Self {
+        Self {
+            arguments,
+            ready,
+            connected,
+            at_rest,
+            churned: None,
+            each: Vec::new(),
+            all: Vec::new(),
+        }
+    }
+
+    pub(crate) fn policy(&mut self, taken: Vec<Duration>) {
+        self.all.extend(taken.iter().max());
+        self.each.extend(taken);
+    }
+
+    pub(crate) fn churned(&mut self, before: Usage, after: Usage, time: Duration) {
+        self.churned = Some((after, after.cpu.saturating_sub(before.cpu), time));
+    }
+
+    fn most(&self) -> u64 {
+        self.churned
+            .map_or(self.at_rest.peak, |(usage, ..)| usage.peak)
+    }
+
+    pub(crate) fn is_good(&self) -> bool {
+        quantile(&self.all, 0.99) < SLOWEST && self.most() < MOST
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let Arguments {
+            sidecars,
+            services,
+            endpoints,
+            churn,
+            policies,
+            ..
+        } = self.arguments;
+        let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+        let mut lines = vec![
+            format!("{sidecars} sidecars, {services} Services, {endpoints} endpoints"),
+            row("ready after", format!("{:.1?}", self.ready)),
+            row("all connected after", format!("{:.1?}", self.connected)),
+            row("memory with all connected", mib(self.at_rest.resident)),
+        ];
+        if let Some((usage, cpu, time)) = self.churned {
+            let share = 100.0 * cpu.as_secs_f64() / time.as_secs_f64();
+            lines.push(format!(
+                "with {churn} endpoints changed in a second, and {policies} policies applied:"
+            ));
+            lines.push(row("memory", mib(usage.resident)));
+            lines.push(row("processor", format!("{share:.0} %")));
+        }
+        let most = format!("{} (mark: under {})", mib(self.most()), mib(MOST));
+        lines.push(row("most memory ever", most));
+        for (what, taken) in [("one sidecar", &self.each), ("all sidecars", &self.all)] {
+            let (half, slowest) = (quantile(taken, 0.5), quantile(taken, 0.99));
+            lines.push(row(
+                &format!("acknowledged by {what}"),
+                format!("p50 {half:.0?}, p99 {slowest:.0?}"),
+            ));
+        }
+        lines.push(row(
+            "mark",
+            format!("p99 of all sidecars under {SLOWEST:?}"),
+        ));
+        lines.join("\n") + "\n"
+    }
+}
+
+fn row(what: &str, value: impl std::fmt::Display) -> String {
+    format!("  {what:<28} {value}")
+}
+
+fn quantile(taken: &[Duration], share: f64) -> Duration {
+    let mut sorted = taken.to_vec();
+    sorted.sort_unstable();
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    let found = sorted.get(rank.saturating_sub(1)).or(sorted.last());
+    found.copied().unwrap_or(Duration::MAX)
+}
