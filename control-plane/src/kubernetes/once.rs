@@ -63,6 +63,8 @@ pub async fn read(client: Client, namespace: &str, limit: Duration) -> Result<Re
         client,
         namespace: namespace.to_owned(),
         metrics: Metrics::new()?,
+        // What the control plane was told by its command line, this program was not.
+        trust_domain: None,
     };
     let (readiness, ready) = watch::channel(Readiness::Ready);
     let (mut source, view) = Source::new(context, readiness);
