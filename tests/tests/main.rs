@@ -33,7 +33,6 @@ mod kubernetes_command;
 mod kubernetes_identity;
 mod kubernetes_injection;
 mod kubernetes_install;
-mod kubernetes_injection;
 mod lifecycle;
 mod limits;
 mod live;

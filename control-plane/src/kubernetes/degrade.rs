@@ -156,7 +156,8 @@ impl<'h> Places<'h> {
             })
     }
 
-    /// Without a MeshConfig the mesh has the defaults, but for the trust domain that it has already.
+    /// Without a MeshConfig the mesh has the defaults, but for the trust domain that it has already, and
+    /// but for this: on a cluster nobody is let in unless somebody says so.
     fn config(&self, held: &Held, trust: Option<&TrustBundle>) -> Vec<Object> {
         let is_config = |object: &Object| matches!(object, Object::MeshConfig(_));
         let Some(trust) = trust.filter(|_| !self.objects().any(is_config)) else {
@@ -171,7 +172,7 @@ impl<'h> Places<'h> {
             "apiVersion": API_VERSION,
             "kind": "MeshConfig",
             "metadata": {"name": id.name, "namespace": id.namespace},
-            "spec": {"trustDomain": trust.trust_domain().as_ref()},
+            "spec": {"trustDomain": trust.trust_domain().as_ref(), "defaultDeny": true},
         });
         manifest::parse(&id.file(), &document.to_string()).unwrap_or_default()
     }
