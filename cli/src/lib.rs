@@ -92,7 +92,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }),
         Command::Shop(args) => {
             log_to_stdout();
-            outrider_shop::run(args).map(|()| ExitCode::SUCCESS)
+            outrider_shop::run(args)
         }
         Command::Supervised(args) => supervised::run(&args),
     }

@@ -3,9 +3,9 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+use mesh_tests::kubernetes::outrider::{Outrider, Turn};
 use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE, TOOLS};
 use mesh_tests::metrics::Metrics;
 use mesh_tests::pki::{Authority, Leaf};
@@ -23,9 +23,6 @@ const MUTATING: &str = "outrider-injector";
 /// Says for which of these tests a namespace is.
 const OF_TEST: &str = "tests.outrider.dev/injection";
 
-/// The webhook's configuration has one name in the cluster.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
 /// A control plane that the API server asks about pods of the namespaces that are its own.
 struct Injector {
     process: Option<Process>,
@@ -33,7 +30,8 @@ struct Injector {
     webhook: u16,
     admin: u16,
     home: Namespace,
-    _alone: MutexGuard<'static, ()>,
+    /// The webhook's configuration has one name in the cluster.
+    _alone: Turn,
 }
 
 impl Injector {
@@ -46,7 +44,7 @@ impl Injector {
 
     /// The API server would ask, and nobody answers.
     fn configured() -> Result<Self> {
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = Outrider::absent()?;
         let injector = Self {
             process: None,
             folder: tempfile::tempdir()?,

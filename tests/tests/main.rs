@@ -33,6 +33,7 @@ mod kubernetes_command;
 mod kubernetes_identity;
 mod kubernetes_injection;
 mod kubernetes_install;
+mod kubernetes_mesh;
 mod lifecycle;
 mod limits;
 mod live;

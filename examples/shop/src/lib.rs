@@ -1,9 +1,10 @@
-//! The shop: four small services, each with an identity of its own, that the demo runs as a mesh.
+//! The shop: four small services and their customer, each with an identity of its own, that the demo runs as a mesh.
 //!
 //! - [`order`]: HTTP; takes orders and calls the other three through its sidecar.
 //! - [`user`]: HTTP; knows who may order.
 //! - [`billing`]: gRPC; charges, runs twice.
 //! - [`notification`]: HTTP; tells people, and must never charge them.
+//! - [`shopper`]: places orders, where nothing else does.
 //!
 //! None of them knows about certificates, policy or the mesh: they listen on loopback and call
 //! loopback, or call each other by name where connections are intercepted. `web` owns what the HTTP services share, `accept` what all do,
@@ -17,10 +18,12 @@ pub mod control;
 mod journal;
 pub mod notification;
 pub mod order;
+pub mod shopper;
 pub mod user;
 mod web;
 
 use std::net::SocketAddr;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -77,6 +80,8 @@ enum Service {
     Billing(billing::BillingArgs),
     /// Notifies: POST /notifications, GET /healthz
     Notification(notification::NotificationArgs),
+    /// Places orders: says why one fails, and how many did; exit status 1 if any did
+    Shopper(shopper::ShopperArgs),
 }
 
 /// Where a service listens; `outrider up` sets the variable from the Workload's first port.
@@ -88,18 +93,20 @@ pub struct Listen {
 }
 
 /// Runs the service until SIGTERM or SIGINT, then finishes the requests in flight.
-pub fn run(args: ShopArgs) -> anyhow::Result<()> {
+pub fn run(args: ShopArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         match args.service {
-            Service::Order(args) => order::run(args).await,
-            Service::User(args) => user::run(args).await,
-            Service::Billing(args) => billing::run(args).await,
-            Service::Notification(args) => notification::run(args).await,
+            Service::Order(args) => order::run(args).await?,
+            Service::User(args) => user::run(args).await?,
+            Service::Billing(args) => billing::run(args).await?,
+            Service::Notification(args) => notification::run(args).await?,
+            Service::Shopper(args) => return shopper::run(args).await,
         }
+        Ok(ExitCode::SUCCESS)
     })
 }
 

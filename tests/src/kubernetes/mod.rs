@@ -6,6 +6,8 @@
 
 mod image;
 mod namespace;
+pub mod outrider;
+pub mod shop;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -40,6 +40,14 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// One that an example makes itself.
+    pub(super) fn adopt(cluster: &'static Cluster, name: &str) -> Self {
+        Self {
+            cluster,
+            name: name.to_owned(),
+        }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }

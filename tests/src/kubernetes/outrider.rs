@@ -1,0 +1,182 @@
+//! Outrider in the cluster, installed from what `outrider install` prints, one for all tests. They take
+//! turns: some of them end it, or its control plane, or need the names that it has.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Cluster, Image, Namespace, PATIENCE};
+use crate::process::run;
+use crate::programs::{outrider, target};
+
+/// Where it is installed.
+pub const SYSTEM: &str = "outrider-system";
+const CONTROL_PLANE: &str = "deployment/outrider-control-plane";
+
+/// Whose turn it is.
+pub type Turn = MutexGuard<'static, ()>;
+
+fn turn() -> Turn {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An installed Outrider, until it is dropped the only test's.
+#[derive(Debug)]
+pub struct Outrider {
+    cluster: &'static Cluster,
+    _turn: Turn,
+}
+
+impl Outrider {
+    /// Installs it, with three replicas, where it is not there.
+    pub fn installed() -> Result<Self> {
+        let outrider = Self::in_turn()?;
+        if !outrider.is_there()? {
+            outrider.install()?;
+        }
+        outrider.ready()?;
+        Ok(outrider)
+    }
+
+    /// For a test that has a control plane of its own: there is none while the turn is held.
+    pub fn absent() -> Result<Turn> {
+        let outrider = Self::in_turn()?;
+        if outrider.is_there()? {
+            outrider.uninstall()?;
+        }
+        Ok(outrider._turn)
+    }
+
+    fn in_turn() -> Result<Self> {
+        let turn = turn();
+        Ok(Self {
+            cluster: Cluster::shared()?,
+            _turn: turn,
+        })
+    }
+
+    fn is_there(&self) -> Result<bool> {
+        let there = self
+            .cluster
+            .try_kubectl(&["get", CONTROL_PLANE, "--namespace", SYSTEM])?;
+        Ok(there.status.success())
+    }
+
+    fn install(&self) -> Result<()> {
+        for archive in images()? {
+            self.cluster.load(&archive)?;
+        }
+        let manifests = self.print(&["install", "--profile", "ha"])?;
+        self.cluster.apply(&manifests)
+    }
+
+    /// Deletes what `outrider uninstall` prints, and waits until it is gone.
+    pub fn uninstall(&self) -> Result<()> {
+        let manifests = self.print(&["uninstall"])?;
+        let arguments = ["delete", "--ignore-not-found", "--filename", "-"];
+        self.cluster
+            .try_kubectl_with(&manifests, &arguments)?
+            .success()
+            .context("kubectl delete of what outrider uninstall prints")?;
+        Ok(())
+    }
+
+    fn print(&self, arguments: &[&str]) -> Result<String> {
+        Ok(run(&mut self.command(arguments)?, PATIENCE)?
+            .success()
+            .with_context(|| format!("outrider {}", arguments.join(" ")))?
+            .stdout)
+    }
+
+    /// `outrider` with the kubeconfig of the cluster.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        self.cluster.command_of(&outrider()?, arguments)
+    }
+
+    pub fn cluster(&self) -> &'static Cluster {
+        self.cluster
+    }
+
+    /// Waits until every replica of the control plane is ready.
+    pub fn ready(&self) -> Result<()> {
+        let timeout = format!("{}s", PATIENCE.as_secs() - 10);
+        let arguments = ["rollout", "status", CONTROL_PLANE, "--namespace", SYSTEM];
+        self.cluster
+            .kubectl(&[&arguments[..], &["--timeout", &timeout]].concat())?;
+        Ok(())
+    }
+
+    /// A namespace of the mesh.
+    pub fn meshed_namespace(&self, label: &str) -> Result<Namespace> {
+        let namespace = self.cluster.namespace(label)?;
+        self.cluster.kubectl(&[
+            "label",
+            "namespace",
+            namespace.name(),
+            "outrider.mesh/inject=enabled",
+        ])?;
+        Ok(namespace)
+    }
+
+    /// The names of the control plane's pods.
+    pub fn control_planes(&self) -> Result<Vec<String>> {
+        let pods = self.cluster.read(&[
+            "pods",
+            "--namespace",
+            SYSTEM,
+            "--selector",
+            "app.kubernetes.io/component=control-plane",
+        ])?;
+        let pods = pods["items"].as_array().context("a list")?;
+        let name = |pod: &serde_json::Value| pod["metadata"]["name"].as_str().map(str::to_owned);
+        Ok(pods.iter().filter_map(name).collect())
+    }
+
+    /// Ends pods of the control plane at once, as if their node were gone.
+    pub fn kill(&self, pods: &[&str]) -> Result<()> {
+        ensure!(!pods.is_empty(), "a pod to kill");
+        let arguments = ["delete", "pod", "--namespace", SYSTEM, "--grace-period=0"];
+        self.cluster
+            .kubectl(&[&arguments[..], &["--force"], pods].concat())?;
+        Ok(())
+    }
+
+    /// The certificate of the authority that signs now, as its Secret has it.
+    pub fn issuer(&self) -> Result<String> {
+        let arguments = ["secret", "outrider-ca", "--namespace", SYSTEM];
+        let secret = self.cluster.read(&arguments)?;
+        let certificate = secret["data"]["tls.crt"].as_str();
+        Ok(certificate.context("it has a certificate")?.to_owned())
+    }
+
+    /// Asks for another authority.
+    pub fn rotate(&self) -> Result<()> {
+        self.print(&["certs", "rotate"])?;
+        Ok(())
+    }
+}
+
+/// The images of the mesh, as `manifests/images/build` makes them, and one of the command for the shop.
+fn images() -> Result<Vec<PathBuf>> {
+    let version = env!("CARGO_PKG_VERSION");
+    let folder = target().join("images");
+    let mut archives = Vec::new();
+    for name in ["outrider-proxy", "outrider-control-plane"] {
+        let archive = folder.join(format!("{name}.tar"));
+        ensure!(
+            archive.is_file(),
+            "{} is missing: run tests/run, which makes it",
+            archive.display()
+        );
+        archives.push(archive);
+    }
+    let shop = Image::new(&format!("outrider:{version}"))
+        .file(&outrider()?, "/outrider")
+        .libraries()
+        .option("--entrypoint", "/outrider");
+    archives.push(shop.make()?);
+    Ok(archives)
+}

@@ -1,0 +1,146 @@
+//! The example shop as Deployments, with somebody who places orders all the time.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::outrider::Outrider;
+use super::{Namespace, PATIENCE};
+use crate::programs::root;
+use crate::wait::eventually;
+
+const SHOP: &str = "shop";
+const DEPLOYMENTS: [&str; 5] = ["user", "notification", "billing", "order", "shopper"];
+
+/// An open shop.
+#[derive(Debug)]
+pub struct Shop {
+    namespace: Namespace,
+}
+
+/// What has become of orders so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Totals {
+    pub placed: u64,
+    pub failed: u64,
+}
+
+impl Shop {
+    /// Applies `examples/shop/kubernetes` and waits until orders are placed.
+    pub fn open(outrider: &Outrider) -> Result<Self> {
+        // The last test's may still be on its way out.
+        outrider
+            .cluster()
+            .eventually("there is no shop", &["namespaces"], |list| {
+                let shop = |item: &&Value| item["metadata"]["name"] == SHOP;
+                list["items"]
+                    .as_array()?
+                    .iter()
+                    .find(shop)
+                    .is_none()
+                    .then_some(())
+            })?;
+        let namespace = Namespace::adopt(outrider.cluster(), SHOP);
+        let folder = root().join("examples/shop/kubernetes");
+        let folder = folder.to_str().context("a path in UTF-8")?;
+        outrider
+            .cluster()
+            .kubectl(&["apply", "--filename", folder])?;
+        let shop = Self { namespace };
+        for deployment in DEPLOYMENTS {
+            let deployment = format!("deployment/{deployment}");
+            shop.namespace.rolled_out(&deployment)?;
+        }
+        // Orders fail while the shop is not open, and policy is not there yet: from now on none may.
+        shop.namespace
+            .kubectl(&["rollout", "restart", "deployment/shopper"])?;
+        shop.namespace.rolled_out("deployment/shopper")?;
+        shop.more_orders(10)?;
+        Ok(shop)
+    }
+
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    pub fn pods(&self) -> Result<Vec<Value>> {
+        let pods = self.namespace.read(&["pods", "--selector", "app"])?;
+        Ok(pods["items"].as_array().context("a list")?.clone())
+    }
+
+    /// The names of the pods of one service.
+    pub fn pods_of(&self, app: &str) -> Result<Vec<String>> {
+        let pods = self.pods()?;
+        let of_app = pods
+            .iter()
+            .filter(|pod| pod["metadata"]["labels"]["app"] == app);
+        let names = of_app.filter_map(|pod| pod["metadata"]["name"].as_str());
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// What the shopper has said last.
+    pub fn totals(&self) -> Result<Totals> {
+        let log = self.log()?;
+        let last = log.lines().rev().find_map(totals);
+        last.with_context(|| format!("no totals in the shopper's log:\n{log}"))
+    }
+
+    fn log(&self) -> Result<String> {
+        self.namespace.kubectl(&[
+            "logs",
+            "deployment/shopper",
+            "--container",
+            "shopper",
+            "--tail",
+            "200",
+        ])
+    }
+
+    /// Waits until so many orders have been placed.
+    pub fn more_orders(&self, placed: u64) -> Result<()> {
+        eventually("orders are placed", PATIENCE, || {
+            let log = self.log()?;
+            let last = log.lines().rev().find_map(totals);
+            Ok(last.filter(|totals| totals.placed >= placed).map(|_| ()))
+        })
+    }
+
+    /// Waits for some more orders, none of which may have failed since `before`.
+    pub fn no_more_failed_than(&self, before: &Totals) -> Result<()> {
+        self.more_orders(self.totals()?.placed + 20)?;
+        let now = self.totals()?;
+        ensure!(
+            now.failed == before.failed,
+            "{} orders have failed:\n{}",
+            now.failed - before.failed,
+            self.log()?
+        );
+        Ok(())
+    }
+
+    /// A Job of the shopper's that places so many orders.
+    pub fn job(&self, name: &str, orders: u32) -> String {
+        json!({
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": name},
+            "spec": {"backoffLimit": 0, "template": {"spec": {
+                "serviceAccountName": "shopper",
+                "restartPolicy": "Never",
+                "containers": [{
+                    "name": "shopper",
+                    "image": format!("outrider:{}", env!("CARGO_PKG_VERSION")),
+                    "args": ["shop", "shopper", "--orders", orders.to_string()],
+                }],
+            }}},
+        })
+        .to_string()
+    }
+}
+
+/// Of a line such as `12 placed, 0 failed`.
+fn totals(line: &str) -> Option<Totals> {
+    let (before, after) = line.split_once(" placed, ")?;
+    let placed = before.rsplit(' ').next()?.parse().ok()?;
+    let failed = after.split(' ').next()?.parse().ok()?;
+    Some(Totals { placed, failed })
+}
