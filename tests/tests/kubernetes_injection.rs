@@ -387,18 +387,22 @@ fn the_command_makes_what_the_webhook_makes() -> Result<()> {
         .try_kubectl_with(&injected.stdout, &[&here[..], &create].concat())?
         .success()?;
     let by_command: Value = serde_json::from_str(&stored.stdout)?;
-    // The volume of the API server's own token has a name made of chance.
+    // The API server adds a volume with a token of its own: before the webhook is asked, under a name
+    // made of chance.
     let spec = |pod: &Value| {
-        let mut text = pod["spec"].to_string();
-        for volume in pod["spec"]["volumes"].as_array().into_iter().flatten() {
-            if let Some(name) = volume["name"]
-                .as_str()
-                .filter(|name| name.starts_with("kube-api-access-"))
-            {
-                text = text.replace(name, "kube-api-access");
-            }
+        let mut spec = pod["spec"].clone();
+        let volumes = spec["volumes"].as_array().into_iter().flatten();
+        let name = |volume: &Value| volume["name"].as_str().map(str::to_owned);
+        let added = volumes
+            .filter_map(name)
+            .find(|name| name.starts_with("kube-api-access-"));
+        if let Some(volumes) = spec["volumes"].as_array_mut() {
+            volumes.sort_by_key(name);
         }
-        text
+        let text = spec.to_string();
+        added.map_or(text.clone(), |added| {
+            text.replace(&added, "kube-api-access")
+        })
     };
     assert_eq!(spec(&by_webhook), spec(&by_command));
     // And the webhook leaves alone what the command has done.
@@ -528,7 +532,7 @@ fn an_expired_certificate_keeps_pods_out_until_there_is_a_new_one() -> Result<()
 fn serve_with(injector: &Injector, certificate: &Path, key: &Path) -> Result<Process> {
     let folder = injector.folder.path();
     let configuration = format!(
-        "daemon off; pid {folder}/nginx.pid; error_log stderr info;\nevents {{}}\nhttp {{\naccess_log off;\n\
+        "daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr info;\nevents {{}}\nhttp {{\naccess_log off;\n\
          server {{ listen {HOST}:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {key}; return 418; }}\n}}\n",
         folder = folder.display(),
         port = injector.webhook,
