@@ -9,7 +9,7 @@ use mesh_tests::kubernetes::outrider::{Outrider, Turn};
 use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE, TOOLS};
 use mesh_tests::metrics::Metrics;
 use mesh_tests::pki::{Authority, Leaf};
-use mesh_tests::process::{Finished, Process, command, run_with_input};
+use mesh_tests::process::{Finished, Process, command, run, run_with_input};
 use mesh_tests::programs::{find, outrider};
 use mesh_tests::wait::{eventually, until};
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ impl Injector {
     /// The API server would ask, and nobody answers.
     fn configured() -> Result<Self> {
         let alone = Outrider::absent()?;
+        define()?;
         let injector = Self {
             process: None,
             folder: tempfile::tempdir()?,
@@ -177,6 +178,16 @@ impl Injector {
         }
         Authority::of_mesh(self.folder.path())
     }
+}
+
+/// The kinds of the mesh, without which there is none.
+fn define() -> Result<()> {
+    let mut install = command(&outrider()?)?;
+    let kinds = run(install.args(["install", "--crds", "only"]), PATIENCE)?.success()?;
+    let apply = ["apply", "--server-side", "--filename", "-"];
+    let applied = Cluster::shared()?.try_kubectl_with(&kinds.stdout, &apply)?;
+    applied.success()?;
+    Ok(())
 }
 
 fn free_port() -> Result<u16> {
