@@ -1,9 +1,10 @@
-//! What the control plane makes of what an API server says.
+//! What the control plane makes of what an API server says, and of one that is not well.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::api_server::{ApiServer, program};
+use mesh_tests::faulty_server::{Fault, FaultyServer};
 use mesh_tests::http::{Connection, local};
 use mesh_tests::metrics::Metrics;
 use mesh_tests::pki::seconds;
@@ -16,13 +17,14 @@ use tempfile::TempDir;
 
 /// For a change to be seen, on a busy machine.
 const SEEN: Duration = Duration::from_secs(30);
-/// For a thousand objects.
+/// As long as the longest wait between two attempts of a watch, and more.
 const RECOVERED: Duration = Duration::from_secs(60);
 
-/// A control plane that watches an API server.
+/// A control plane behind a proxy that can be told to fail.
 struct Watched {
     admin: u16,
-    _process: Process,
+    process: Process,
+    faults: FaultyServer,
     _plain: Process,
     api: ApiServer,
     folder: TempDir,
@@ -40,11 +42,12 @@ impl Watched {
             .args(["proxy", "--port", &plain.to_string()])
             .env("KUBECONFIG", api.kubeconfig());
         let proxy = Process::start("kubectl-proxy", folder.path(), &mut proxy)?;
+        let faults = FaultyServer::before(plain)?;
         let kubeconfig = folder.path().join("kubeconfig");
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{"name": "test", "cluster": {
-                "server": format!("http://127.0.0.1:{}", plain),
+                "server": format!("http://127.0.0.1:{}", faults.port()),
             }}],
             "users": [{"name": "test", "user": {}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
@@ -65,7 +68,8 @@ impl Watched {
         let process = Process::start("control-plane", folder.path(), &mut start)?;
         let watched = Self {
             admin,
-            _process: process,
+            process,
+            faults,
             _plain: proxy,
             api,
             folder,
@@ -108,6 +112,11 @@ impl Watched {
     fn concerned(&self, id: &str) -> Result<Option<u64>> {
         let count = self.programmed(id)?;
         Ok(count.and_then(|count| count["concerned"].as_u64()))
+    }
+
+    fn errors(&self) -> Result<f64> {
+        let name = "outrider_control_plane_watch_errors_total";
+        Ok(Metrics::scrape(self.admin)?.sum(name, &[]))
     }
 
     /// The conditions of a policy at its first target.
@@ -208,6 +217,57 @@ fn a_policy_says_what_became_of_it() -> Result<()> {
         "spec": {"selector": {"app": "billing"}, "ports": [{"port": 80, "targetPort": 8080}]},
     })])?;
     reason("Accepted")
+}
+
+#[test]
+fn an_api_server_that_is_not_well_changes_nothing_until_it_is() -> Result<()> {
+    let mut watched = Watched::start()?;
+    watched.apply(&[policy("allow")])?;
+    watched.run("billing-1", "billing", "10.244.0.7")?;
+    until("the pod is seen", SEEN, || {
+        Ok(watched.concerned(ALLOW)? == Some(1))
+    })?;
+    let faults = [
+        Fault::Expired,
+        Fault::ExpiredWithin,
+        Fault::Answer(429),
+        Fault::Answer(500),
+        Fault::Closed,
+    ];
+    for (number, fault) in faults.into_iter().enumerate() {
+        let (before, met) = (watched.errors()?, watched.faults.met());
+        watched.faults.set(fault);
+        let what = format!("watches meet {fault:?}");
+        until(&what, RECOVERED, || Ok(watched.faults.met() >= met + 10))?;
+        // To wait and try again is the client's own answer to 429.
+        if fault != Fault::Answer(429) {
+            until("they are counted", RECOVERED, || {
+                Ok(watched.errors()? > before)
+            })?;
+        }
+        let name = format!("during-{number}");
+        watched.apply(&[policy(&name)])?;
+        // What was known stays.
+        holds(
+            "it is ready, and knows its pod",
+            Duration::from_secs(2),
+            || Ok(watched.get("/ready")?.0 == 200 && watched.concerned(ALLOW)? == Some(1)),
+        )?;
+        ensure!(watched.process.running(), "it has ended: {fault:?}");
+        watched.faults.set(Fault::None);
+        let id = format!("AuthorizationPolicy/shop/{name}");
+        let what = format!("what came during {fault:?} is seen");
+        until(&what, RECOVERED, || Ok(watched.concerned(&id)? == Some(1)))?;
+    }
+    // Cut in the middle, with nothing wrong otherwise.
+    watched.faults.cut();
+    watched
+        .api
+        .kubectl("--namespace shop delete authorizationpolicy during-0", "")?;
+    let gone = "AuthorizationPolicy/shop/during-0";
+    until("a deletion is seen", RECOVERED, || {
+        Ok(watched.programmed(gone)?.is_none())
+    })
 }
 
 #[test]
