@@ -22,6 +22,7 @@ pub mod api_server;
 pub mod app;
 pub mod capture;
 pub mod catcher;
+pub mod faulty_server;
 pub mod http;
 pub mod kubernetes;
 pub mod load;

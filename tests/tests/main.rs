@@ -34,6 +34,7 @@ mod kubernetes_identity;
 mod kubernetes_injection;
 mod kubernetes_install;
 mod kubernetes_mesh;
+mod kubernetes_source;
 mod lifecycle;
 mod limits;
 mod live;

@@ -2,9 +2,8 @@
 //! until the API server has said all there is anew.
 
 use std::fmt::Debug;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{Stream, StreamExt};
 use k8s_openapi::api::core::v1;
@@ -13,7 +12,7 @@ use kube::api::{DynamicObject, ListParams};
 use kube::core::ApiResource;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::{Backoff, ResetTimerBackoff};
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Resource};
 use outrider_api::annotations::INJECT;
@@ -33,6 +32,8 @@ const QUEUE: usize = 1024;
 /// How soon a watch that failed is tried again, at first and at last.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(10);
+/// What goes on failing is said so often.
+const QUIET: Duration = Duration::from_secs(60);
 /// A watch that has lasted for so long begins with the first delay again.
 const GOOD: Duration = Duration::from_secs(30);
 /// How often a kind that does not exist is looked for again.
@@ -52,7 +53,7 @@ pub(super) fn start(context: &Context) -> (mpsc::Receiver<Update>, Vec<JoinHandl
             kind,
             context: context.clone(),
             updates: updates.clone(),
-            failing: AtomicBool::new(false),
+            warned: Mutex::default(),
         };
         tokio::spawn(watch.run())
     });
@@ -64,7 +65,8 @@ struct Watch {
     kind: Kind,
     context: Context,
     updates: mpsc::Sender<Update>,
-    failing: AtomicBool,
+    /// When it was last said that it fails.
+    warned: Mutex<Option<Instant>>,
 }
 
 /// One of our own kinds is not there.
@@ -238,9 +240,6 @@ impl Watch {
         read: impl Fn(&K) -> Option<Item>,
     ) -> Option<Update> {
         let kind = self.kind;
-        if !matches!(event, Event::Init) {
-            self.heard();
-        }
         let told = &self.context.metrics.watches.last_event;
         let told = told.with_label_values(&[kind.name()]);
         told.set(unix_seconds(SystemTime::now()));
@@ -258,26 +257,30 @@ impl Watch {
         }
     }
 
-    /// Once for each time that it begins to fail.
     fn failed(&self, error: &(dyn std::error::Error + 'static)) {
         self.metrics_of_error();
         let error = one_line(&described(error), MAX_LOGGED_BYTES);
         let kind = self.kind.name();
-        if self.failing.swap(true, Ordering::Relaxed) {
-            tracing::debug!(kind, error, "a watch has failed again");
-        } else {
+        if self.may_warn() {
             tracing::warn!(
                 kind,
                 error,
                 "a watch has failed: what is known stays, and it is tried again"
             );
+        } else {
+            tracing::debug!(kind, error, "a watch has failed again");
         }
     }
 
-    fn heard(&self) {
-        if self.failing.swap(false, Ordering::Relaxed) {
-            tracing::info!(kind = self.kind.name(), "a watch that had failed goes on");
+    /// At most once in [`QUIET`].
+    fn may_warn(&self) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let may = warned.is_none_or(|warned| now > warned + QUIET);
+        if may {
+            *warned = Some(now);
         }
+        may
     }
 
     fn metrics_of_error(&self) {
@@ -322,25 +325,53 @@ fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-fn patience() -> ResetTimerBackoff<Doubling> {
-    ResetTimerBackoff::new(Doubling(FIRST_DELAY), GOOD)
+fn patience() -> Doubling {
+    Doubling {
+        delay: FIRST_DELAY,
+        last: None,
+    }
 }
 
-/// Delays that double, each up to a half shorter at random.
-struct Doubling(Duration);
+/// Delays that double, each up to a half shorter at random. Only time makes them short again: a list
+/// that is answered says nothing of the watch that follows, which may fail each time.
+struct Doubling {
+    delay: Duration,
+    last: Option<Instant>,
+}
 
 impl Iterator for Doubling {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let delay = self.0.min(LAST_DELAY);
-        self.0 = (delay * 2).min(LAST_DELAY);
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now > last + GOOD) {
+            self.delay = FIRST_DELAY;
+        }
+        self.last = Some(now);
+        let delay = self.delay;
+        self.delay = (delay * 2).min(LAST_DELAY);
         Some(delay.mul_f64(1.0 - fastrand::f64() / 2.0))
     }
 }
 
 impl Backoff for Doubling {
-    fn reset(&mut self) {
-        self.0 = FIRST_DELAY;
+    fn reset(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_fails_each_time_is_tried_more_and_more_slowly() {
+        let mut patience = patience();
+        let delays = (0..10).map(|_| {
+            // The list before it is answered each time.
+            patience.reset();
+            patience.next().unwrap()
+        });
+        let delays: Vec<Duration> = delays.collect();
+        assert!(delays[0] <= FIRST_DELAY && delays[0] >= FIRST_DELAY / 2);
+        assert!(delays[9] <= LAST_DELAY && delays[9] >= LAST_DELAY / 2);
     }
 }
