@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::kubernetes::outrider::{Outrider, SYSTEM};
+use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::shop::Shop;
-use mesh_tests::kubernetes::{Cluster, Namespace, TOOLS};
+use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE, TOOLS};
+use mesh_tests::wait::until;
 use serde_json::{Value, json};
 
 /// Every pod has a sidecar, an identity, and is called as policy says.
@@ -56,10 +57,8 @@ fn a_policy_lets_in_whom_it_names_and_says_that_it_is_enforced() -> Result<()> {
     namespace.eventually("the policy is gone", &["authorizationpolicies"], |list| {
         list["items"].as_array()?.is_empty().then_some(())
     })?;
-    mesh_tests::wait::eventually("nobody is let in", Duration::from_secs(10), || {
-        Ok(call(&namespace, "friend")?
-            .starts_with("HTTP/1.1 403")
-            .then_some(()))
+    until("nobody is let in", Duration::from_secs(10), || {
+        Ok(call(&namespace, "friend")?.starts_with("HTTP/1.1 403"))
     })
 }
 
@@ -90,10 +89,13 @@ fn no_order_fails_while_pods_come_and_go() -> Result<()> {
 fn a_job_with_a_sidecar_ends() -> Result<()> {
     let outrider = Outrider::installed()?;
     let shop = Shop::open(&outrider)?;
-    shop.namespace()
-        .kubectl(&["delete", "job", "ten-orders", "--ignore-not-found"])?;
-    shop.namespace().apply(&shop.job("ten-orders", 10))?;
-    shop.namespace().wait("job/ten-orders", "Complete")
+    let namespace = shop.namespace();
+    namespace.apply(&shop.job("ten-orders", 10))?;
+    let complete = namespace.wait("job/ten-orders", "Complete");
+    complete.with_context(|| {
+        let log = namespace.kubectl(&["logs", "job/ten-orders", "--container", "shopper"]);
+        format!("its log: {log:?}")
+    })
 }
 
 #[test]
@@ -103,11 +105,10 @@ fn no_order_fails_while_the_issuing_key_is_rotated() -> Result<()> {
     let before = shop.totals()?;
     let old = outrider.issuer()?;
     outrider.rotate()?;
-    outrider.cluster().eventually(
-        "another key signs",
-        &["secret", "outrider-ca", "--namespace", SYSTEM],
-        |secret| (secret["data"]["tls.crt"].as_str()? != old).then_some(()),
-    )?;
+    // The next one is trusted for two minutes before it signs.
+    until("another key signs", 3 * PATIENCE, || {
+        Ok(outrider.issuer()? != old)
+    })?;
     // Everybody who starts now is signed by it, and is understood by everybody else.
     shop.namespace()
         .kubectl(&["rollout", "restart", "deployment/user"])?;

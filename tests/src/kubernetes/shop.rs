@@ -9,7 +9,7 @@ use crate::programs::root;
 use crate::wait::eventually;
 
 const SHOP: &str = "shop";
-const DEPLOYMENTS: [&str; 5] = ["user", "notification", "billing", "order", "shopper"];
+const DEPLOYMENTS: [&str; 4] = ["user", "notification", "billing", "order"];
 
 /// An open shop.
 #[derive(Debug)]
@@ -47,15 +47,26 @@ impl Shop {
             .kubectl(&["apply", "--filename", folder])?;
         let shop = Self { namespace };
         for deployment in DEPLOYMENTS {
-            let deployment = format!("deployment/{deployment}");
-            shop.namespace.rolled_out(&deployment)?;
+            shop.namespace
+                .rolled_out(&format!("deployment/{deployment}"))?;
         }
-        // Orders fail while the shop is not open, and policy is not there yet: from now on none may.
-        shop.namespace
-            .kubectl(&["rollout", "restart", "deployment/shopper"])?;
-        shop.namespace.rolled_out("deployment/shopper")?;
+        // Orders fail while the shop is not open. Whoever comes now has seen none fail.
+        shop.shoppers(0)?;
+        shop.shoppers(1)?;
         shop.more_orders(10)?;
         Ok(shop)
+    }
+
+    fn shoppers(&self, count: usize) -> Result<()> {
+        let replicas = count.to_string();
+        self.namespace
+            .kubectl(&["scale", "deployment/shopper", "--replicas", &replicas])?;
+        self.namespace.eventually(
+            "there are as many shoppers",
+            &["pods", "--selector", "app=shopper"],
+            |pods| (pods["items"].as_array()?.len() == count).then_some(()),
+        )?;
+        self.namespace.rolled_out("deployment/shopper")
     }
 
     pub fn namespace(&self) -> &Namespace {
@@ -110,8 +121,9 @@ impl Shop {
         let now = self.totals()?;
         ensure!(
             now.failed == before.failed,
-            "{} orders have failed:\n{}",
-            now.failed - before.failed,
+            "{} orders have failed, {} before:\n{}",
+            now.failed,
+            before.failed,
             self.log()?
         );
         Ok(())
