@@ -63,29 +63,6 @@ fn a_policy_lets_in_whom_it_names_and_says_that_it_is_enforced() -> Result<()> {
 }
 
 #[test]
-fn no_order_fails_while_pods_come_and_go() -> Result<()> {
-    let outrider = Outrider::installed()?;
-    let shop = Shop::open(&outrider)?;
-    let before = shop.totals()?;
-    for deployment in ["billing", "user", "order"] {
-        let deployment = format!("deployment/{deployment}");
-        shop.namespace()
-            .kubectl(&["rollout", "restart", &deployment])?;
-        shop.namespace().rolled_out(&deployment)?;
-    }
-    shop.namespace()
-        .kubectl(&["scale", "deployment/user", "--replicas", "3"])?;
-    shop.namespace().rolled_out("deployment/user")?;
-    shop.namespace()
-        .kubectl(&["scale", "deployment/user", "--replicas", "2"])?;
-    let pods = shop.pods_of("billing")?;
-    let one = pods.first().context("there is a pod")?;
-    shop.namespace().kubectl(&["delete", "pod", one])?;
-    shop.namespace().rolled_out("deployment/billing")?;
-    shop.no_more_failed_than(&before)
-}
-
-#[test]
 fn a_job_with_a_sidecar_ends() -> Result<()> {
     let outrider = Outrider::installed()?;
     let shop = Shop::open(&outrider)?;

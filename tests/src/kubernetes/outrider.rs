@@ -176,6 +176,8 @@ fn images() -> Result<Vec<PathBuf>> {
     let shop = Image::new(&format!("outrider:{version}"))
         .file(&outrider()?, "/outrider")
         .libraries()
+        // Not the sidecar's, which interception leaves alone.
+        .option("--user", "1000")
         .option("--entrypoint", "/outrider");
     archives.push(shop.make()?);
     Ok(archives)

@@ -78,16 +78,6 @@ impl Shop {
         Ok(pods["items"].as_array().context("a list")?.clone())
     }
 
-    /// The names of the pods of one service.
-    pub fn pods_of(&self, app: &str) -> Result<Vec<String>> {
-        let pods = self.pods()?;
-        let of_app = pods
-            .iter()
-            .filter(|pod| pod["metadata"]["labels"]["app"] == app);
-        let names = of_app.filter_map(|pod| pod["metadata"]["name"].as_str());
-        Ok(names.map(str::to_owned).collect())
-    }
-
     /// What the shopper has said last.
     pub fn totals(&self) -> Result<Totals> {
         let log = self.log()?;
