@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::{Cluster, Image, Namespace, PATIENCE, PortForward, TOOLS};
 use mesh_tests::metrics::Metrics;
 use mesh_tests::pki::{Authority, signing_request, unsigned_token};
@@ -203,6 +204,7 @@ fn assert_refused(replica: &Replica, answer: &Answer, code: &str, reason: &str) 
 
 #[test]
 fn a_token_gives_its_own_pod_its_own_identity_and_nobody_else_anything() -> Result<()> {
+    let _turn = Outrider::absent()?;
     let namespace = Cluster::shared()?.namespace("identity")?;
     prepare(&namespace)?;
     accounts(&namespace, &["order", "billing"])?;
@@ -299,6 +301,7 @@ fn assert_gone(answer: &Answer) {
 
 #[test]
 fn one_replica_leads_and_another_takes_over() -> Result<()> {
+    let _turn = Outrider::absent()?;
     let namespace = Cluster::shared()?.namespace("leader")?;
     prepare(&namespace)?;
     let start = |name| Replica::start(&namespace, name, &[]);
@@ -339,6 +342,7 @@ fn one_replica_leads_and_another_takes_over() -> Result<()> {
 
 #[test]
 fn the_authority_is_rotated_while_two_replicas_sign() -> Result<()> {
+    let _turn = Outrider::absent()?;
     let namespace = Cluster::shared()?.namespace("rotation")?;
     prepare(&namespace)?;
     accounts(&namespace, &["order"])?;
@@ -493,6 +497,7 @@ fn anchors(namespace: &Namespace) -> Result<usize> {
 
 #[test]
 fn what_somebody_changes_is_put_right() -> Result<()> {
+    let _turn = Outrider::absent()?;
     let cluster = Cluster::shared()?;
     let namespace = cluster.namespace("repair")?;
     prepare(&namespace)?;
@@ -554,6 +559,7 @@ fn what_somebody_changes_is_put_right() -> Result<()> {
 
 #[test]
 fn an_authority_of_another_keeper_is_followed() -> Result<()> {
+    let _turn = Outrider::absent()?;
     let namespace = Cluster::shared()?.namespace("keeper")?;
     prepare(&namespace)?;
     accounts(&namespace, &["order"])?;

@@ -41,12 +41,25 @@ impl Outrider {
         Ok(outrider)
     }
 
-    /// For a test that has a control plane of its own: there is none while the turn is held.
+    /// For a test that has a control plane of its own: there is no other while the turn is held, but
+    /// the kinds are there.
     pub fn absent() -> Result<Turn> {
         let outrider = Self::in_turn()?;
         if outrider.is_there()? {
             outrider.uninstall()?;
         }
+        let kinds = outrider.print(&["install", "--crds", "only"])?;
+        let arguments = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--filename",
+            "-",
+        ];
+        outrider
+            .cluster
+            .try_kubectl_with(&kinds, &arguments)?
+            .success()?;
         Ok(outrider._turn)
     }
 
