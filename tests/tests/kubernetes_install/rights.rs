@@ -43,18 +43,21 @@ fn the_control_plane_may_do_what_it_does() -> Result<()> {
         "",
     )?;
     // Its own Secret and Lease.
-    may(CREATE, &secret("outrider-system", "outrider-ca"))?;
+    may(
+        "create --validate=false --filename -",
+        &secret("outrider-system", "outrider-ca"),
+    )?;
     let named = "--field-selector metadata.name=outrider-ca";
     may(&format!("get secrets {named} {OWN}"), "")?;
     let patch = r#"patch secret outrider-ca --patch {"data":{"a":"Yg=="}}"#;
     may(&format!("{patch} {OWN}"), "")?;
     let lease = "apiVersion: coordination.k8s.io/v1\nkind: Lease\n\
                  metadata: {name: outrider-control-plane, namespace: outrider-system}\n";
-    may(CREATE, lease)?;
+    may("create --validate=false --filename -", lease)?;
     // Who a token is, and the webhooks' authority.
     let review = "apiVersion: authentication.k8s.io/v1\nkind: TokenReview\nmetadata: {name: a}\n\
                   spec: {token: x, audiences: [outrider-control-plane]}\n";
-    may(CREATE, review)?;
+    may("create --validate=false --filename -", review)?;
     server.kubectl(APPLY, &install("")?)?;
     for webhooks in [
         "mutatingwebhookconfiguration outrider-injector",
