@@ -30,6 +30,8 @@ mod init_faults;
 mod init_iptables;
 mod kubernetes_cluster;
 mod kubernetes_command;
+mod kubernetes_identity;
+mod kubernetes_injection;
 mod kubernetes_install;
 mod kubernetes_mesh;
 mod kubernetes_source;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::{Cluster, Image, Namespace, PATIENCE};
 use crate::process::run;
@@ -48,6 +49,14 @@ impl Outrider {
         if outrider.is_there()? {
             outrider.uninstall()?;
         }
+        // The last test's control plane ends with its namespace, and writes into others until then.
+        outrider
+            .cluster
+            .eventually("what has ended is gone", &["namespaces"], |list| {
+                let ending = |item: &&Value| item["status"]["phase"] == "Terminating";
+                let ending = list["items"].as_array()?.iter().find(ending);
+                ending.is_none().then_some(())
+            })?;
         let kinds = outrider.print(&["install", "--crds", "only"])?;
         let arguments = [
             "apply",
