@@ -12,6 +12,8 @@ pub const INBOUND_PORT: u16 = 15006;
 pub const MESH_PORT: u16 = 15008;
 /// The default of its metrics and health.
 pub const TELEMETRY_PORT: u16 = 15020;
+/// There it answers when its app may end, since nobody calls it any more.
+pub const HOLD_PATH: &str = "/hold";
 /// A sidecar may follow so many destinations, and as many addresses; with one more its stream ends.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
 /// What may be excluded from interception, of all kinds together: each is a rule, and the rules are sent

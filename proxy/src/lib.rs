@@ -7,6 +7,7 @@
 pub mod ahead;
 pub mod containers;
 pub mod control;
+pub mod departure;
 pub mod detect;
 pub mod first;
 pub mod handover;

@@ -14,11 +14,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::args::Args;
 use crate::containers;
-use crate::control::WorkloadState;
 use crate::control::anchors::AnchorFile;
 use crate::control::discovery::{Discovery, DiscoverySource, Leaving, Seen};
 use crate::control::identity::{self, IdentitySource};
 use crate::control::subjects::Subjects;
+use crate::departure::Departure;
 use crate::handover::{self, Inherited, Predecessor};
 use crate::inbound::limits;
 use crate::intercept::Interception;
@@ -33,9 +33,6 @@ use crate::worker::{self, Ending, Shared, SocketsWanted};
 
 /// Subscriptions that may wait for the control thread.
 const QUEUE: usize = 1024;
-/// The longest that callers may take to learn that this sidecar goes, before it takes nothing more:
-/// half of the drain timeout, and no longer than this.
-const WITHDRAWAL: Duration = Duration::from_secs(5);
 /// A sidecar that was replaced is gone after so long: the longest drain timeout.
 const PREDECESSOR_GONE: Duration = Duration::from_secs(3600);
 
@@ -89,17 +86,24 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
     let known = Subjects::default();
     let (listening, listening_state) = watch::channel(false);
     let (ending, ending_state) = watch::channel(Ending::No);
-    let (draining, draining_state) = watch::channel(false);
+    let draining = watch::Sender::new(false);
     let (withdrawn, withdrawn_state) = watch::channel(false);
     let (subscriptions, subscribed) = mpsc::channel(QUEUE);
     let (first_listening, mut listened) = mpsc::unbounded_channel();
 
+    let departure = Departure {
+        draining: draining.clone(),
+        withdrawn: withdrawn_state,
+        workload: workload_state.clone(),
+        metrics: Arc::clone(&metrics),
+        drain_timeout: args.drain_timeout,
+    };
     let view = View {
         metrics: Arc::clone(&metrics),
         workload: workload_state.clone(),
         credentials: credentials_state.clone(),
         listening: listening_state,
-        shutdown: draining_state.clone(),
+        departure: departure.clone(),
         last_heard: last_heard_state,
         known: known.clone(),
         log_level,
@@ -155,19 +159,12 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         Arc::clone(&metrics),
         Seen { last_heard, known },
         Leaving {
-            draining: draining_state,
+            draining,
             withdrawn,
         },
     );
     tokio::spawn(discovery.run());
 
-    let departure = Departure {
-        draining,
-        withdrawn: withdrawn_state,
-        workload: workload_state.clone(),
-        metrics: Arc::clone(&metrics),
-        drain_timeout: args.drain_timeout,
-    };
     let shared = Shared {
         workload: workload_state,
         credentials: credentials_state,
@@ -310,37 +307,6 @@ async fn successor(
             std::future::pending().await
         }
         Err(_) => std::future::pending().await,
-    }
-}
-
-/// The end of a sidecar, before anything is closed.
-struct Departure {
-    draining: watch::Sender<bool>,
-    withdrawn: watch::Receiver<bool>,
-    workload: watch::Receiver<WorkloadState>,
-    metrics: Arc<Metrics>,
-    drain_timeout: Option<Duration>,
-}
-
-impl Departure {
-    /// Has the endpoint withdrawn, and resolves when whoever calls it has learned so: until then
-    /// connections are taken as ever, so that no call meets a closed port.
-    async fn announced(mut self) {
-        self.draining.send_replace(true);
-        if self.metrics.control_plane_connected.get() == 0 {
-            return;
-        }
-        let drain_timeout =
-            worker::drain_timeout(self.drain_timeout, self.workload.borrow().as_deref());
-        let limit = WITHDRAWAL.min(drain_timeout / 2);
-        let spread = self.withdrawn.wait_for(|withdrawn| *withdrawn);
-        match tokio::time::timeout(limit, spread).await {
-            Ok(_) => tracing::info!("withdrawn: nobody calls this workload any more"),
-            Err(_) => tracing::warn!(
-                ?limit,
-                "not everybody has learned yet that this workload goes"
-            ),
-        }
     }
 }
 

@@ -4,12 +4,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::shop::Shop;
-use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE, TOOLS};
+use mesh_tests::kubernetes::{Cluster, PATIENCE};
 use mesh_tests::wait::until;
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use crate::kubernetes_common::{allow_friend, call, client, enforced, web};
 
 /// Every pod has a sidecar, an identity, and is called as policy says.
 #[test]
@@ -38,7 +40,7 @@ fn a_policy_lets_in_whom_it_names_and_says_that_it_is_enforced() -> Result<()> {
     namespace.rolled_out("deployment/web")?;
     for pod in ["friend", "stranger"] {
         namespace.wait(&format!("pod/{pod}"), "Ready")?;
-        let refused = call(&namespace, pod)?;
+        let refused = call(&namespace, pod, "/")?;
         assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
         assert!(
             refused.contains("authorization_denied"),
@@ -48,9 +50,9 @@ fn a_policy_lets_in_whom_it_names_and_says_that_it_is_enforced() -> Result<()> {
 
     namespace.apply(&allow_friend())?;
     enforced(&namespace, "web", 2)?;
-    let allowed = call(&namespace, "friend")?;
+    let allowed = call(&namespace, "friend", "/")?;
     assert!(allowed.starts_with("HTTP/1.1 200"), "{allowed}");
-    let refused = call(&namespace, "stranger")?;
+    let refused = call(&namespace, "stranger", "/")?;
     assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
 
     namespace.kubectl(&["delete", "authorizationpolicy", "web"])?;
@@ -58,8 +60,61 @@ fn a_policy_lets_in_whom_it_names_and_says_that_it_is_enforced() -> Result<()> {
         list["items"].as_array()?.is_empty().then_some(())
     })?;
     until("nobody is let in", Duration::from_secs(10), || {
-        Ok(call(&namespace, "friend")?.starts_with("HTTP/1.1 403"))
+        Ok(call(&namespace, "friend", "/")?.starts_with("HTTP/1.1 403"))
     })
+}
+
+#[test]
+fn no_order_fails_while_pods_come_and_go() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let shop = Shop::open(&outrider)?;
+    let before = shop.totals()?;
+    let kubectl = |arguments: &[&str]| shop.namespace().kubectl(arguments);
+    for app in ["billing", "user", "order"] {
+        let deployment = format!("deployment/{app}");
+        kubectl(&["rollout", "restart", &deployment])?;
+        shop.namespace().rolled_out(&deployment)?;
+        shop.settled(app, 2)?;
+    }
+    for replicas in [3, 1, 2] {
+        let to = replicas.to_string();
+        kubectl(&["scale", "deployment/user", "--replicas", &to])?;
+        shop.namespace().rolled_out("deployment/user")?;
+        shop.settled("user", replicas)?;
+    }
+    for _ in 0..3 {
+        let pods = shop.settled("billing", 2)?;
+        kubectl(&["delete", "pod", &pods[0]])?;
+        shop.namespace().rolled_out("deployment/billing")?;
+    }
+    shop.no_more_failed_than(&before)
+}
+
+/// As docs/kubernetes.md says: the control plane first, then pods as they are created anew.
+#[test]
+fn no_order_fails_while_the_mesh_is_upgraded() -> Result<()> {
+    const NEXT: &str = "next";
+    let outrider = Outrider::installed()?;
+    let shop = Shop::open(&outrider)?;
+    outrider.publish(NEXT)?;
+    let before = shop.totals()?;
+    outrider.install_version(NEXT)?;
+    for app in ["billing", "user", "order"] {
+        let deployment = format!("deployment/{app}");
+        shop.namespace()
+            .kubectl(&["rollout", "restart", &deployment])?;
+        shop.namespace().rolled_out(&deployment)?;
+        shop.settled(app, 2)?;
+    }
+    shop.no_more_failed_than(&before)?;
+    for pod in shop.pods()? {
+        let app = &pod["metadata"]["labels"]["app"];
+        let image = pod["spec"]["initContainers"][1]["image"].as_str();
+        let image = image.context("a sidecar has an image")?;
+        let upgraded = ["billing", "user", "order"].iter().any(|name| app == name);
+        assert_eq!(image.ends_with(":next"), upgraded, "{app}: {image}");
+    }
+    outrider.install_version(env!("CARGO_PKG_VERSION"))
 }
 
 #[test]
@@ -115,123 +170,6 @@ fn no_order_fails_while_control_planes_die() -> Result<()> {
         .kubectl(&["rollout", "restart", "deployment/user"])?;
     shop.namespace().rolled_out("deployment/user")?;
     shop.no_more_failed_than(&before)
-}
-
-/// Waits until the policy's status says that all of these sidecars enforce it.
-fn enforced(namespace: &Namespace, policy: &str, sidecars: usize) -> Result<()> {
-    let expected = format!("{sidecars} of {sidecars} sidecars");
-    namespace.eventually(
-        "the policy is enforced",
-        &["authorizationpolicy", policy],
-        |policy| {
-            let conditions = policy["status"]["ancestors"][0]["conditions"].as_array()?;
-            let programmed = conditions
-                .iter()
-                .find(|condition| condition["type"] == "Programmed")?;
-            let said = programmed["message"].as_str()?;
-            (programmed["status"] == "True" && said.contains(&expected)).then_some(())
-        },
-    )
-}
-
-/// What `curl -i` says.
-fn call(namespace: &Namespace, pod: &str) -> Result<String> {
-    let answer = namespace.exec(
-        &format!("{pod}/client"),
-        &[
-            "/usr/bin/curl",
-            "--silent",
-            "--include",
-            "--max-time",
-            "10",
-            "http://web/",
-        ],
-    )?;
-    ensure!(!answer.is_empty(), "an answer");
-    Ok(answer)
-}
-
-fn web() -> String {
-    let nginx = "daemon off; error_log stderr; pid /tmp/nginx.pid; events {} http { access_log off; \
-                 client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; \
-                 uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; \
-                 server { listen 8080; location / { return 200 'hello'; } } }";
-    let command = format!("printf '%s' \"{nginx}\" >/tmp/c && exec /usr/sbin/nginx -c /tmp/c");
-    let deployment = json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "web"},
-        "spec": {
-            "replicas": 2,
-            "selector": {"matchLabels": {"app": "web"}},
-            "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {"containers": [{
-                    "name": "web",
-                    "image": TOOLS,
-                    "imagePullPolicy": "Never",
-                    "command": ["/bin/sh", "-ec", command],
-                    "ports": [{"name": "http", "containerPort": 8080}],
-                    "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
-                }]},
-            },
-        },
-    });
-    let service = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "web"},
-        "spec": {
-            "selector": {"app": "web"},
-            "ports": [{"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"}],
-        },
-    });
-    documents(&[deployment, service])
-}
-
-/// A ServiceAccount, and a pod of it to call from.
-fn client(name: &str) -> String {
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
-    let pod = json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "serviceAccountName": name,
-            "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "client",
-                "image": TOOLS,
-                "imagePullPolicy": "Never",
-                "command": ["/bin/sleep", "1000000"],
-            }],
-        },
-    });
-    documents(&[account, pod])
-}
-
-fn allow_friend() -> String {
-    json!({
-        "apiVersion": "outrider.mesh/v1alpha1",
-        "kind": "AuthorizationPolicy",
-        "metadata": {"name": "web"},
-        "spec": {
-            "targetRefs": [{"group": "", "kind": "Service", "name": "web"}],
-            "rules": [{
-                "name": "friend",
-                "sources": [{"type": "ServiceAccount", "serviceAccount": {"name": "friend"}}],
-            }],
-        },
-    })
-    .to_string()
-}
-
-fn documents(objects: &[Value]) -> String {
-    objects
-        .iter()
-        .map(Value::to_string)
-        .collect::<Vec<_>>()
-        .join("\n---\n")
 }
 
 /// The cluster is what it was before: what `outrider uninstall` names is all there is.

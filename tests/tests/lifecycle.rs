@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use mesh_tests::http::{self, Connection};
 use mesh_tests::peers::{Language, grpc_server, h2_raw, nginx};
 use mesh_tests::wait::{PATIENCE, becomes, holds, until};
-use mesh_tests::{App, Mesh};
+use mesh_tests::{App, Mesh, Service, Workload};
 use serde_json::json;
 
 use crate::common::{healthy, http_mesh};
@@ -296,5 +296,49 @@ fn the_admin_address_is_for_this_machine_and_tells_all() -> Result<()> {
             .sum("outrider_refusals_total", &[]),
         0.0
     );
+    Ok(())
+}
+
+#[test]
+fn an_app_is_held_until_nobody_calls_it_if_its_workload_goes() -> Result<()> {
+    let apps = [App::start()?, App::start()?];
+    let mut builder = Mesh::builder()
+        .setting("defaultDeny", false)
+        .service(Service::new("billing").port(80, "app", Some("http")))
+        .workload(Workload::new("order-1")?);
+    for (app, name) in apps.iter().zip(["billing-1", "billing-2"]) {
+        builder = builder.workload(Workload::new(name)?.port("app", app.port(), Some("http")));
+    }
+    let mesh = builder.start()?;
+    let call = || -> Result<u16> {
+        let mut connection = Connection::open(mesh.http("order-1")?)?;
+        Ok(connection.get("billing", "/")?.status)
+    };
+    until("both instances are called", PATIENCE, || {
+        assert_eq!(call()?, 200);
+        Ok(apps.iter().all(|app| !app.requests().is_empty()))
+    })?;
+    let leaving = mesh.sidecar("billing-2")?.workload.clone();
+    let ask = |path| http::fetch(leaving.telemetry_port, path);
+
+    // Whoever asks changes nothing.
+    let stays = ask("/hold")?;
+    assert_eq!(
+        (stays.status, stays.text()),
+        (200, "this workload stays\n".into())
+    );
+    assert_eq!(ask("/ready")?.status, 200);
+
+    let yaml = format!("{}  terminating: true\n", leaving.yaml());
+    mesh.write("workload-billing-2.yaml", &yaml)?;
+    let held = ask("/hold")?;
+    let expected = "nobody calls this workload any more\n";
+    assert_eq!((held.status, held.text()), (200, expected.into()));
+    let called = apps[1].requests().len();
+    for _ in 0..20 {
+        assert_eq!(call()?, 200);
+    }
+    assert_eq!(apps[1].requests().len(), called);
+    assert_eq!(ask("/ready")?.text(), "draining\n");
     Ok(())
 }

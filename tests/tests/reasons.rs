@@ -7,6 +7,7 @@ use mesh_tests::http::{Connection, Response, exchange};
 use mesh_tests::manifest::{route, service_ref, traffic_policy};
 use mesh_tests::peers::Language::Go;
 use mesh_tests::peers::{grpc_behave, grpc_calls, grpc_server};
+use mesh_tests::ports::free_port;
 use mesh_tests::wait::{PATIENCE, becomes, until};
 use mesh_tests::{App, Mesh, Service, Workload, eventually};
 use serde_json::Value;
@@ -325,9 +326,12 @@ fn a_retry_has_one_reason_everywhere() -> Result<()> {
     let line = logged(&mut mesh, "/lost")?;
     assert_eq!(field(&line, "retried"), Some("status"), "{line}");
     assert_eq!(not_retried(&mesh, "attempts_exhausted")?, 1.0);
+    Ok(())
+}
 
-    // What the callee's sidecar says of its own answer stands before it.
-    drop(apps);
+#[test]
+fn what_the_callees_sidecar_says_stands_before_what_the_callers_says() -> Result<()> {
+    let mut mesh = two_instances([free_port()?, free_port()?], "http", "")?;
     let response = call(&mesh, "GET", "/gone")?;
     assert_eq!(
         (response.status, response.reason()),

@@ -38,6 +38,8 @@ pub struct Workload {
     pub mtls: Mtls,
     /// What is answered without an identity.
     pub probes: Vec<Probe>,
+    /// It is about to end: nobody is to call it any more.
+    pub terminating: bool,
     pub outbound: Outbound,
     pub authorization: PolicySet,
     /// How much it takes of each peer.
@@ -138,6 +140,7 @@ impl TryFrom<proto::Workload> for Workload {
             ports,
             mtls: wire.mtls.try_into()?,
             probes: each("probes", wire.probes)?,
+            terminating: wire.terminating,
             outbound: required("outbound", wire.outbound)?,
             // Absent policy is not "no policy": refused, so that the sidecar lets nothing through.
             authorization: required("authorization", wire.authorization)?,
@@ -177,6 +180,7 @@ impl From<&Workload> for proto::Workload {
             addresses: workload.addresses.iter().map(IpAddr::to_string).collect(),
             mtls: proto::Mtls::from(workload.mtls).into(),
             probes: workload.probes.iter().map(Into::into).collect(),
+            terminating: workload.terminating,
             outbound: Some((&workload.outbound).into()),
             authorization: Some((&workload.authorization).into()),
             mesh: Some((&workload.mesh).into()),

@@ -265,7 +265,11 @@ fn workload() -> impl Strategy<Value = Workload> {
         (ports, mtls(), vec(probe(), 0..3)),
         outbound,
         policies(),
-        (traffic::inbound_limits(), option::of(label())),
+        (
+            traffic::inbound_limits(),
+            option::of(label()),
+            any::<bool>(),
+        ),
         mesh,
     )
         .prop_map(
@@ -276,7 +280,7 @@ fn workload() -> impl Strategy<Value = Workload> {
                 (ports, mtls, probes),
                 outbound,
                 authorization,
-                (limits, zone),
+                (limits, zone, terminating),
                 mesh,
             )| {
                 let trust = trust.clone();
@@ -294,6 +298,7 @@ fn workload() -> impl Strategy<Value = Workload> {
                     ports,
                     mtls,
                     probes,
+                    terminating,
                     outbound,
                     authorization,
                     limits,
@@ -373,6 +378,7 @@ fn wire() -> proto::Workload {
         }],
         mtls: proto::Mtls::Strict.into(),
         probes: vec![probe_of("/live?full")],
+        terminating: true,
         outbound: Some(proto::Outbound::default()),
         authorization: Some(proto::AuthorizationPolicies {
             default_deny: true,

@@ -182,6 +182,7 @@ impl Parts<'_, '_> {
             ports: self.app_ports(name, workload),
             mtls: self.mtls(workload),
             probes: probes::models(workload),
+            terminating: spec.terminating,
             outbound: outbound(name, &spec.outbound),
             authorization: PolicySet::new(self.settings.default_deny, policies),
             limits: self.limits.get(name).cloned().unwrap_or_default(),

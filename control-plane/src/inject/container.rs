@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use outrider_api::annotations::{Annotations, Quantity, SidecarKind};
 use outrider_api::duration;
 use outrider_api::kinds::Mode;
-use outrider_api::sidecar::{TELEMETRY_PORT, UID};
+use outrider_api::sidecar::{HOLD_PATH, TELEMETRY_PORT, UID};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -135,6 +135,11 @@ fn ready(period: u32, failures: u32) -> Value {
         "timeoutSeconds": 2,
         "failureThreshold": failures,
     })
+}
+
+/// The hook of an app that waits until nobody calls it any more.
+pub(super) fn hold() -> Value {
+    json!({"httpGet": {"path": HOLD_PATH, "port": TELEMETRY_PORT}})
 }
 
 fn environment(sidecar: &Sidecar<'_>) -> Value {

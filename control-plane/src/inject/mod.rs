@@ -21,7 +21,7 @@ use outrider_api::annotations::{
 use outrider_certs::spiffe::TrustDomain;
 use serde_json::{Value, json};
 
-use self::pod::Pod;
+use self::pod::{Pod, Spec};
 
 pub use self::check::Conflict;
 pub use self::select::{NamespaceChoice, Wanted, wanted};
@@ -215,6 +215,7 @@ impl Sidecar<'_> {
         let init = container::init(self);
         let sidecar = container::sidecar(self);
         let mut operations = Operations::default();
+        hold_apps(spec, &mut operations);
         match self.kind {
             SidecarKind::Native => {
                 operations.first(
@@ -257,6 +258,21 @@ impl Sidecar<'_> {
                 DEFAULT_CONTAINER.replace('/', "~1")
             );
             operations.add(&path, json!(app.name));
+        }
+    }
+}
+
+/// An app hears that it is to end when nobody calls it any more: the kubelet would tell it at once, and
+/// what its callers still send would be lost. What its author wrote for that moment stays.
+fn hold_apps(spec: &Spec, operations: &mut Operations) {
+    for (index, app) in spec.containers.iter().enumerate() {
+        let path = format!("/spec/containers/{index}/lifecycle");
+        match &app.lifecycle {
+            None => operations.add(&path, json!({"preStop": container::hold()})),
+            Some(hooks) if hooks.pre_stop.is_none() => {
+                operations.add(&format!("{path}/preStop"), container::hold());
+            }
+            Some(_) => {}
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -60,6 +61,16 @@ pub(super) struct Container {
     pub(super) ports: Vec<Port>,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) security_context: SecurityContext,
+    /// Its hooks; `None`: it has none.
+    #[serde(default)]
+    pub(super) lifecycle: Option<Lifecycle>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Lifecycle {
+    #[serde(default)]
+    pub(super) pre_stop: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]

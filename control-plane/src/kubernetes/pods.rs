@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use outrider_api::annotations::{Annotations, INIT_CONTAINER, SIDECAR_CONTAINER};
 use outrider_api::kinds::{API_VERSION, Mtls};
 use outrider_api::manifest::{Cause, Location, Problem};
+use outrider_api::sidecar::TELEMETRY_PORT;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -28,6 +29,8 @@ pub(crate) struct Pod {
     pub(crate) addresses: Vec<IpAddr>,
     /// Succeeded or Failed: no container runs, and its addresses may be another's.
     pub(crate) ended: bool,
+    /// It is being deleted.
+    pub(crate) terminating: bool,
     /// Ready, and not on the way out.
     pub(crate) ready: bool,
     pub(crate) labels: BTreeMap<String, String>,
@@ -127,6 +130,7 @@ fn record(pod: &v1::Pod, spec: &v1::PodSpec, name: WorkloadName) -> Pod {
     let is_ready = conditions.any(|one| one.type_ == "Ready" && one.status == "True");
     let account = spec.service_account_name.as_deref();
     let created = pod.metadata.creation_timestamp.as_ref();
+    let terminating = pod.metadata.deletion_timestamp.is_some();
     Pod {
         name,
         uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -134,7 +138,8 @@ fn record(pod: &v1::Pod, spec: &v1::PodSpec, name: WorkloadName) -> Pod {
         node: spec.node_name.clone(),
         addresses: status.map(addresses).unwrap_or_default(),
         ended: matches!(phase, Some("Succeeded" | "Failed")),
-        ready: is_ready && pod.metadata.deletion_timestamp.is_none(),
+        terminating,
+        ready: is_ready && !terminating,
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         created: created.map(|time| time.0.to_string()).unwrap_or_default(),
     }
@@ -166,6 +171,9 @@ fn workload(spec: &v1::PodSpec, record: &Pod, annotations: &Annotations) -> Valu
         workload["address"] = json!(first);
         workload["appAddress"] = json!(first);
         workload["addresses"] = json!(others);
+    }
+    if record.terminating {
+        workload["terminating"] = json!(true);
     }
     if let Some(mtls) = annotations.mtls {
         workload["mtls"] = json!(match mtls {
@@ -237,6 +245,8 @@ fn probes(spec: &v1::PodSpec) -> Vec<(u16, Value)> {
         let hooks = lifecycle.map(|hooks| [&hooks.post_start, &hooks.pre_stop]);
         let hooks = hooks.into_iter().flatten().flatten();
         let called = hooks.filter_map(|hook| http(hook.http_get.as_ref(), container));
+        // The hook that injection adds asks the sidecar.
+        let called = called.filter(|(port, _)| *port != TELEMETRY_PORT);
         for probe in asked.chain(called) {
             if !probes.contains(&probe) {
                 probes.push(probe);

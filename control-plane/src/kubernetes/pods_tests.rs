@@ -117,6 +117,7 @@ fn what_the_kubelet_asks_is_let_in_and_nothing_else() {
         "livenessProbe": {"exec": {"command": ["true"]}},
         "readinessProbe": {"httpGet": {"path": "/", "port": 8443, "scheme": "HTTPS"}},
         "startupProbe": {"httpGet": {"path": "/", "port": 8082, "host": "elsewhere"}},
+        "lifecycle": {"preStop": {"httpGet": {"path": "/hold", "port": 15020}}},
     }]);
     let init = json!([
         {"name": "outrider-proxy", "image": "p", "restartPolicy": "Always"},
@@ -182,7 +183,10 @@ fn a_pod_that_ends_or_is_not_ready_says_so() {
         "billing-1",
         &json!({"metadata": {"deletionTimestamp": "2026-11-27T09:00:00Z"}}),
     );
-    assert!(!read(&ending).unwrap().0.ready, "it is on its way out");
+    let (record, _) = read(&ending).unwrap();
+    assert!(record.terminating && !record.ready, "it is on its way out");
+    assert!(workload(&ending).spec.terminating);
+    assert!(!workload(&pod("billing-1", &json!({}))).spec.terminating);
     let starting = pod("billing-1", &json!({"status": {"conditions": []}}));
     assert!(!read(&starting).unwrap().0.ready);
     for phase in ["Succeeded", "Failed"] {

@@ -17,6 +17,8 @@ use crate::kubernetes::{MESH_CONFIG, TOLERATED};
 
 /// The group of our kinds, without the version.
 const GROUP: &str = "outrider.mesh";
+/// Where `kubectl apply` keeps what it was given.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 /// A message names so many problems; the rest are counted.
 const PROBLEMS_MAX: usize = 10;
@@ -57,10 +59,15 @@ fn is_for_services(route: &Value) -> bool {
 
 /// Judges the object of a request that [`concerns`].
 pub(super) fn validate(request: &Request, beside: Beside<'_>) -> Answer {
-    let object = match read(request) {
+    let object = match read(request, &request.object) {
         Ok(object) => object,
         Err(problems) => return refused(&problems),
     };
+    if let Some(written) = newly_applied(request)
+        && let Err(problems) = read(request, &written)
+    {
+        return refused(&problems);
+    }
     let mut answer = Answer::allowed();
     if request.kind.kind == "MeshConfig" && !is_read(&object, beside.namespace) {
         return answer.warning(format!(
@@ -95,9 +102,22 @@ pub(super) fn validate(request: &Request, beside: Beside<'_>) -> Answer {
     answer
 }
 
+/// What somebody gave to `kubectl apply`, as it was before it got here: kubectl leaves out what is null,
+/// and a source that is left out is anybody, which nobody meant who wrote null.
+fn newly_applied(request: &Request) -> Option<Value> {
+    let noted = |object: &Value| {
+        let annotations = object.pointer("/metadata/annotations")?;
+        Some(annotations.get(LAST_APPLIED)?.as_str()?.to_owned())
+    };
+    let now = noted(&request.object)?;
+    // What was applied once says nothing of an object that was changed in another way since.
+    let is_new = noted(&request.old_object).as_ref() != Some(&now);
+    serde_json::from_str(&now).ok().filter(|_| is_new)
+}
+
 /// JSON is YAML: one parser reads both. What Kubernetes itself keeps in the metadata is left out.
-fn read(request: &Request) -> Result<Object, Vec<Problem>> {
-    let mut object = request.object.clone();
+fn read(request: &Request, object: &Value) -> Result<Object, Vec<Problem>> {
+    let mut object = object.clone();
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         let known = [
             "name",
@@ -291,6 +311,32 @@ spec:
                 refusal.contains(field) && refusal.contains(remedy),
                 "{refusal}"
             );
+        }
+    }
+
+    #[test]
+    fn what_kubectl_leaves_out_is_judged_as_it_was_written() {
+        let applied = |written: Value| {
+            let mut object = policy(json!({}));
+            object["metadata"]["annotations"] = json!({ LAST_APPLIED: written.to_string() });
+            object
+        };
+        let null =
+            json!({"rules": [{"name": "a", "sources": null, "http": [{"methods": ["GET"]}]}]});
+        let refusal = judged(applied(policy(null.clone()))).refusal.unwrap();
+        assert!(refusal.starts_with("spec.rules[0].sources"), "{refusal}");
+        assert_eq!(judged(applied(policy(json!({})))), Answer::allowed());
+
+        // It was applied before, and is replaced by something else now.
+        let mut later = request(applied(policy(null)));
+        later.operation = Operation::Update;
+        later.old_object = later.object.clone();
+        later.object["spec"]["rules"][0]["name"] = json!("b");
+        assert_eq!(newly_applied(&later), None);
+        for text in ["", "{", "[1]"] {
+            let mut object = policy(json!({}));
+            object["metadata"]["annotations"] = json!({ LAST_APPLIED: text });
+            assert_ne!(newly_applied(&request(object)), Some(Value::Null), "{text}");
         }
     }
 

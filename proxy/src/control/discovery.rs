@@ -69,8 +69,8 @@ pub struct Discovery {
 /// How a sidecar that ends is taken out of the mesh before it takes nothing more.
 #[derive(Debug)]
 pub struct Leaving {
-    /// The sidecar has been told to end.
-    pub draining: watch::Receiver<bool>,
+    /// The sidecar has been told to end, or its workload goes.
+    pub draining: watch::Sender<bool>,
     /// Whoever called this workload has learned that it goes, or cannot be told.
     pub withdrawn: watch::Sender<bool>,
 }
@@ -175,13 +175,16 @@ impl Discovery {
             .into_inner();
         let mut greeted = false;
         let mut sweep = tokio::time::interval(SWEEP);
-        let mut leaving = self.leaving.draining.clone();
+        let mut leaving = self.leaving.draining.subscribe();
+        leaving.mark_changed();
         let mut asked = false;
         loop {
             tokio::select! {
                 Ok(()) = leaving.changed(), if !asked => {
-                    asked = true;
-                    send(&requests, Kind::Draining(Draining {})).await?;
+                    asked = *leaving.borrow_and_update();
+                    if asked {
+                        send(&requests, Kind::Draining(Draining {})).await?;
+                    }
                 }
                 message = incoming.message() => {
                     let message = message.map_err(refused)?.ok_or(StreamError::Closed)?;
@@ -327,6 +330,9 @@ impl Discovery {
         newer(version, self.workload_version)?;
         let workload = Workload::try_from(wire)?;
         self.workload_version = version;
+        if workload.terminating {
+            self.leaving.draining.send_replace(true);
+        }
         self.workload.send_replace(Some(Arc::new(workload)));
         tracing::info!(version, "workload and policy applied");
         Ok(())

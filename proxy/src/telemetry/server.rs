@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use outrider_api::model::Endpoint;
+use outrider_api::sidecar::HOLD_PATH;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use super::metrics::Metrics;
 use crate::control::subjects::Subjects;
 use crate::control::{Credentials, DestinationState, Inventoried, WorkloadState};
+use crate::departure::{Departure, Hold};
 use crate::inbound::probe;
 use crate::listen;
 use crate::logging::LogLevel;
@@ -42,7 +44,7 @@ pub struct View {
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     /// Every worker listens.
     pub listening: watch::Receiver<bool>,
-    pub shutdown: watch::Receiver<bool>,
+    pub departure: Departure,
     pub last_heard: watch::Receiver<Option<Instant>>,
     pub known: Subjects,
     pub log_level: LogLevel,
@@ -91,6 +93,7 @@ impl View {
             (_, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
             (_, &Method::GET, "/ready") => self.ready(),
             (_, &Method::GET, "/metrics") => self.scrape(),
+            (Surface::Telemetry, &Method::GET, HOLD_PATH) => self.hold().await,
             (Surface::Admin, &Method::GET, "/config") => self.config(),
             (Surface::Admin, &Method::POST, "/log") => {
                 self.set_log_level(request.uri().query().unwrap_or(""))
@@ -107,7 +110,7 @@ impl View {
 
     /// Ready only with a certificate, policy and open ports, and not while draining.
     fn ready(&self) -> Answer {
-        let missing = if *self.shutdown.borrow() {
+        let missing = if *self.departure.draining.borrow() {
             Some("draining\n")
         } else if self.credentials.borrow().is_none() {
             Some("no certificate yet\n")
@@ -121,6 +124,18 @@ impl View {
         match missing {
             Some(missing) => text(StatusCode::SERVICE_UNAVAILABLE, missing),
             None => text(StatusCode::OK, "ready\n"),
+        }
+    }
+
+    /// Answers when the app may end; a container's `preStop` hook waits for it.
+    async fn hold(&self) -> Answer {
+        match self.departure.clone().hold().await {
+            Hold::Withdrawn => text(StatusCode::OK, "nobody calls this workload any more\n"),
+            Hold::Stays => text(StatusCode::OK, "this workload stays\n"),
+            Hold::TooLong => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not everybody has learned yet that this workload goes\n",
+            ),
         }
     }
 

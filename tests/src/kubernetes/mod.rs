@@ -4,6 +4,7 @@
 //! `tests/kubernetes/cluster` brings it up, or takes the one that `KUBECONFIG` names. `tests/run` ends
 //! what tests have brought up; a plain `cargo test` leaves it up, for the next one.
 
+mod gateway_api;
 mod image;
 mod namespace;
 pub mod outrider;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
+pub use gateway_api::GatewayApi;
 pub use image::{Image, TOOLS};
 pub use namespace::{Namespace, PortForward};
 

@@ -91,8 +91,37 @@ impl Outrider {
         for archive in images()? {
             self.cluster.load(&archive)?;
         }
-        let manifests = self.print(&["install", "--profile", "ha"])?;
-        self.cluster.apply(&manifests)
+        self.install_version(env!("CARGO_PKG_VERSION"))
+    }
+
+    /// Installs the images with this tag, over what there is, and waits until they serve.
+    pub fn install_version(&self, tag: &str) -> Result<()> {
+        let manifests = self.print(&["install", "--profile", "ha", "--image-tag", tag])?;
+        self.cluster.apply(&manifests)?;
+        self.ready()
+    }
+
+    /// Gives the nodes the same programs as images with another tag, as if they were another version.
+    pub fn publish(&self, tag: &str) -> Result<()> {
+        let programs = format!("{}-unknown-linux-gnu/release", std::env::consts::ARCH);
+        for (name, user) in [
+            ("outrider-proxy", "2102"),
+            ("outrider-control-plane", "65532"),
+        ] {
+            let program = target().join(&programs).join(name);
+            ensure!(
+                program.is_file(),
+                "{} is missing: run tests/run, which makes it",
+                program.display()
+            );
+            let path = format!("/{name}");
+            let image = Image::new(&format!("{name}:{tag}"))
+                .file(&program, &path)
+                .option("--user", user)
+                .option("--entrypoint", &path);
+            self.cluster.load(&image.make()?)?;
+        }
+        Ok(())
     }
 
     /// Deletes what `outrider uninstall` prints, and waits until it is gone.

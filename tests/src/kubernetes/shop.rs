@@ -78,6 +78,21 @@ impl Shop {
         Ok(pods["items"].as_array().context("a list")?.clone())
     }
 
+    /// Waits until one service has so many pods, and none that ends; their names.
+    pub fn settled(&self, app: &str, count: usize) -> Result<Vec<String>> {
+        let selector = format!("app={app}");
+        let what = format!("{app} has {count} pods, none of which ends");
+        self.namespace
+            .eventually(&what, &["pods", "--selector", &selector], |pods| {
+                let pods = pods["items"].as_array()?;
+                let stays = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+                let names = pods.iter().filter(stays);
+                let names = names.filter_map(|pod| pod["metadata"]["name"].as_str());
+                let names: Vec<String> = names.map(str::to_owned).collect();
+                (names.len() == count && pods.len() == count).then_some(names)
+            })
+    }
+
     /// What the shopper has said last.
     pub fn totals(&self) -> Result<Totals> {
         let log = self.log()?;

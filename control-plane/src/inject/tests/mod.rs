@@ -64,6 +64,19 @@ fn warnings(pod: &Value, sidecar: SidecarKind) -> Vec<String> {
     injected_as(pod, sidecar).1
 }
 
+/// A container as its author wrote it: without the hook that is added.
+fn own_words(container: &Value) -> Value {
+    let mut container = container.clone();
+    assert_eq!(container["lifecycle"], json!({"preStop": hold()}));
+    container.as_object_mut().unwrap().remove("lifecycle");
+    container
+}
+
+/// The hook that is added to apps.
+fn hold() -> Value {
+    json!({"httpGet": {"path": "/hold", "port": 15020}})
+}
+
 fn names(list: &Value) -> Vec<&str> {
     let entries = list.as_array().into_iter().flatten();
     entries

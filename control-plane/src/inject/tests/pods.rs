@@ -26,7 +26,10 @@ fn a_native_sidecar_comes_first_after_init() {
     );
     // Nothing else is different.
     assert_eq!(after["metadata"], before["metadata"]);
-    assert_eq!(spec["containers"], before["spec"]["containers"]);
+    assert_eq!(
+        own_words(&spec["containers"][0]),
+        before["spec"]["containers"][0]
+    );
     let own = &spec["initContainers"].as_array().unwrap()[2..];
     assert_eq!(own, before["spec"]["initContainers"].as_array().unwrap());
 }
@@ -187,8 +190,8 @@ fn a_classic_sidecar_is_the_first_container_and_holds_the_others() {
     assert_eq!(names(&spec["initContainers"]), ["migrate", INIT_CONTAINER]);
     assert_eq!(names(&spec["containers"]), [SIDECAR_CONTAINER, "order"]);
     let sidecar = container(&after, SIDECAR_CONTAINER);
-    let hold = json!({"postStart": {"exec": {"command": ["/outrider-proxy", "wait"]}}});
-    assert_eq!(sidecar["lifecycle"], hold);
+    let wait = json!({"postStart": {"exec": {"command": ["/outrider-proxy", "wait"]}}});
+    assert_eq!(sidecar["lifecycle"], wait);
     assert!(sidecar.get("restartPolicy").is_none() && sidecar.get("startupProbe").is_none());
     let annotation = &after["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"];
     assert_eq!(*annotation, "order");
@@ -264,7 +267,33 @@ fn probes_stay_as_they_are() {
     let before = pod(json!({"containers": [app]}));
     for kind in [SidecarKind::Native, SidecarKind::Classic] {
         let (after, _) = injected_as(&before, kind);
-        assert_eq!(*container(&after, "order"), before["spec"]["containers"][0]);
+        let app = own_words(container(&after, "order"));
+        assert_eq!(app, before["spec"]["containers"][0]);
+    }
+}
+
+#[test]
+fn an_app_is_held_until_nobody_calls_it_unless_it_says_otherwise() {
+    let own = json!({"exec": {"command": ["sleep", "5"]}});
+    let hooks = |lifecycle: Value| {
+        pod(json!({"containers": [
+            {"name": "order", "lifecycle": lifecycle}, {"name": "other"},
+        ]}))
+    };
+    for kind in [SidecarKind::Native, SidecarKind::Classic] {
+        let hooked = |lifecycle| {
+            let (after, _) = injected_as(&hooks(lifecycle), kind);
+            ["order", "other"].map(|name| container(&after, name)["lifecycle"].clone())
+        };
+        let added = json!({"preStop": hold()});
+        for none in [Value::Null, json!({}), json!({"preStop": null})] {
+            assert_eq!(hooked(none), [added.clone(), added.clone()]);
+        }
+        let start = json!({"postStart": own});
+        let both = json!({"postStart": own, "preStop": hold()});
+        assert_eq!(hooked(start), [both, added.clone()]);
+        let stop = json!({"preStop": own});
+        assert_eq!(hooked(stop.clone()), [stop, added]);
     }
 }
 

@@ -1,0 +1,110 @@
+//! Gateway API routes in the cluster, with its real CRDs, which come while the mesh runs.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mesh_tests::kubernetes::outrider::Outrider;
+use mesh_tests::kubernetes::{GatewayApi, Namespace};
+use mesh_tests::wait::until;
+use serde_json::{Value, json};
+
+use crate::kubernetes_common::{allow_friend, call, client, enforced, web};
+
+#[test]
+fn routes_are_in_force_and_say_so_when_their_kinds_come() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let namespace = outrider.meshed_namespace("routes")?;
+    namespace.apply(&web())?;
+    namespace.apply(&client("friend"))?;
+    namespace.apply(&allow_friend())?;
+    namespace.rolled_out("deployment/web")?;
+    namespace.wait("pod/friend", "Ready")?;
+    enforced(&namespace, "web", 2)?;
+    let answer = call(&namespace, "friend", "/anything")?;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    let _kinds = GatewayApi::install(outrider.cluster())?;
+    namespace.apply(&route("web"))?;
+    conditions(&namespace, &["Accepted", "ResolvedRefs", "Programmed"])?;
+    until("the route is in force", Duration::from_secs(10), || {
+        Ok(call(&namespace, "friend", "/anything")?.starts_with("HTTP/1.1 404"))
+    })?;
+    let refused = call(&namespace, "friend", "/anything")?;
+    assert!(refused.contains("no_route"), "says why: {refused}");
+    let answer = call(&namespace, "friend", "/only/this")?;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("x-route: web"), "{answer}");
+
+    namespace.apply(&route("ghost"))?;
+    let resolved = condition(&namespace, "ResolvedRefs", "False")?;
+    assert_eq!(resolved["reason"], "BackendNotFound", "{resolved:#}");
+    let message = resolved["message"].as_str().context("a message")?;
+    assert!(message.contains("ghost"), "{message}");
+    conditions(&namespace, &["Accepted"])
+}
+
+#[test]
+fn the_mesh_says_what_it_can_do() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let _kinds = GatewayApi::install(outrider.cluster())?;
+    let features = outrider.cluster().eventually(
+        "there is an XMesh with its features",
+        &["xmeshes"],
+        |list| {
+            let mesh = list["items"].as_array()?.first()?;
+            let features = mesh["status"]["supportedFeatures"].as_array()?;
+            let accepted = &mesh["status"]["conditions"][0];
+            let is_ours = mesh["metadata"]["name"] == "outrider"
+                && mesh["spec"]["controllerName"] == "outrider.mesh/control-plane"
+                && (accepted["type"] == "Accepted" && accepted["status"] == "True");
+            let names = features.iter().filter_map(|one| one["name"].as_str());
+            is_ours.then(|| names.map(str::to_owned).collect::<Vec<_>>())
+        },
+    )?;
+    assert!(features.is_sorted(), "{features:?}");
+    for feature in ["Mesh", "MeshClusterIPMatching", "HTTPRoute", "GRPCRoute"] {
+        assert!(features.iter().any(|one| one == feature), "{features:?}");
+    }
+    Ok(())
+}
+
+/// Only one path leads anywhere, and its answers are marked.
+fn route(backend: &str) -> String {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "web"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": 80}],
+            "rules": [{
+                "matches": [{"path": {"type": "PathPrefix", "value": "/only"}}],
+                "filters": [{
+                    "type": "ResponseHeaderModifier",
+                    "responseHeaderModifier": {"set": [{"name": "x-route", "value": "web"}]},
+                }],
+                "backendRefs": [{"name": backend, "port": 80}],
+            }],
+        },
+    })
+    .to_string()
+}
+
+/// Waits until these are true, at the generation that the route has.
+fn conditions(namespace: &Namespace, wanted: &[&str]) -> Result<()> {
+    for kind in wanted {
+        condition(namespace, kind, "True")?;
+    }
+    Ok(())
+}
+
+fn condition(namespace: &Namespace, kind: &str, status: &str) -> Result<Value> {
+    let what = format!("the route's condition {kind} is {status}");
+    namespace.eventually(&what, &["httproute", "web"], |route| {
+        let parent = &route["status"]["parents"][0];
+        let mut conditions = parent["conditions"].as_array()?.iter();
+        let found = conditions.find(|one| one["type"] == kind && one["status"] == status)?;
+        let is_current = found["observedGeneration"] == route["metadata"]["generation"]
+            && parent["controllerName"] == "outrider.mesh/control-plane";
+        is_current.then(|| found.clone())
+    })
+}

@@ -1,0 +1,164 @@
+//! `outrider check`, `stat`, `edges` and `certs` of the installed mesh, through the API server.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use mesh_tests::kubernetes::PATIENCE;
+use mesh_tests::kubernetes::outrider::Outrider;
+use mesh_tests::kubernetes::shop::Shop;
+use mesh_tests::process::{Finished, run};
+use mesh_tests::wait::until;
+use serde_json::{Value, json};
+
+use crate::kubernetes_common::{client, web};
+
+/// What `check` looks at in a mesh that is well, sidecars too.
+const CHECKS: [&str; 18] = [
+    "authority",
+    "clock",
+    "configuration",
+    "control-plane",
+    "crds",
+    "kubernetes-version",
+    "leader",
+    "pods-without-sidecar",
+    "replica-certificate",
+    "replica-reached",
+    "replica-ready",
+    "sidecar-certificates",
+    "sidecar-versions",
+    "sidecars-asked",
+    "sidecars-behind",
+    "sidecars-connected",
+    "sidecars-ready",
+    "webhook-answers",
+];
+
+fn ask(outrider: &Outrider, arguments: &[&str]) -> Result<Finished> {
+    let json = ["--output", "json"];
+    run(
+        &mut outrider.command(&[arguments, &json].concat())?,
+        PATIENCE,
+    )
+}
+
+/// The levels of the findings of each check.
+fn levels(report: &Value) -> Result<BTreeMap<&str, Vec<&str>>> {
+    let mut levels: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for finding in report["findings"].as_array().context("no findings")? {
+        let text = |field: &str| finding[field].as_str().context("a text");
+        levels
+            .entry(text("check")?)
+            .or_default()
+            .push(text("level")?);
+    }
+    Ok(levels)
+}
+
+#[test]
+fn a_mesh_that_is_well_is_said_to_be_well() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let _shop = Shop::open(&outrider)?;
+    // A pod that has just started may not have said yet what it has taken.
+    until("nothing is wrong", PATIENCE, || {
+        let checked = ask(&outrider, &["check", "--proxy", "--namespace", "shop"])?;
+        Ok(checked.status.success() && json_of(&checked)?["warnings"] == 0)
+    })
+    .with_context(|| {
+        let checked = ask(&outrider, &["check", "--proxy", "--namespace", "shop"]);
+        checked.map_or_else(|error| format!("{error:#}"), |checked| checked.output())
+    })?;
+    let report = json_of(&ask(
+        &outrider,
+        &["check", "--proxy", "--namespace", "shop"],
+    )?)?;
+    let levels = levels(&report)?;
+    for check in CHECKS {
+        let found = levels
+            .get(check)
+            .with_context(|| format!("{check}: {report:#}"))?;
+        assert!(
+            found.iter().all(|level| *level == "ok"),
+            "{check}: {report:#}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pod_without_a_sidecar_is_named() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let namespace = outrider.cluster().namespace("late")?;
+    // It runs before its namespace is of the mesh.
+    namespace.apply(&client("early"))?;
+    namespace.wait("pod/early", "Ready")?;
+    let label = [
+        "label",
+        "namespace",
+        namespace.name(),
+        "outrider.mesh/inject=enabled",
+    ];
+    outrider.cluster().kubectl(&label)?;
+    let checked = ask(&outrider, &["check", "--namespace", namespace.name()])?;
+    let report = json_of(&checked)?;
+    let mut findings = report["findings"].as_array().context("findings")?.iter();
+    let found = findings.find(|finding| finding["check"] == "pods-without-sidecar");
+    let found = found.with_context(|| format!("{report:#}"))?;
+    assert_eq!(found["level"], "warning", "{found:#}");
+    assert!(found["message"].to_string().contains("early"), "{found:#}");
+    assert!(found["remedy"].is_string(), "{found:#}");
+    Ok(())
+}
+
+#[test]
+fn edges_are_measured_through_the_api_server() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let _shop = Shop::open(&outrider)?;
+    let id = |account: &str| format!("spiffe://cluster.local/ns/shop/sa/{account}");
+    let mut last = Value::Null;
+    for [caller, callee] in [["shopper", "order"], ["order", "billing"]] {
+        let expected = json!({"source": id(caller), "destination": id(callee)});
+        until("the edge is measured", PATIENCE, || {
+            last = json_of(&ask(&outrider, &["edges", "--interval", "2s"])?)?;
+            let mut edges = last["edges"].as_array().context("edges")?.iter();
+            let row = edges.find(|row| {
+                ["source", "destination"]
+                    .iter()
+                    .all(|end| row[end] == expected[end])
+            });
+            Ok(row
+                .is_some_and(|row| row["success"] == 1.0 && row["per_second"].as_f64() > Some(0.0)))
+        })
+        .with_context(|| format!("{caller} to {callee}: {last:#}"))?;
+    }
+    assert_eq!(last["silent"], json!([]), "{last:#}");
+    Ok(())
+}
+
+#[test]
+fn every_sidecars_certificate_is_listed() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let namespace = outrider.meshed_namespace("certs")?;
+    namespace.apply(&web())?;
+    namespace.rolled_out("deployment/web")?;
+    let listed = json_of(&ask(&outrider, &["certs"])?.success()?)?;
+    let own = format!("spiffe://cluster.local/ns/{}/sa/default", namespace.name());
+    let certificates = listed["certificates"].as_array().context("certificates")?;
+    let of_web = certificates.iter().filter(|row| row["identity"] == *own);
+    let left: Vec<i64> = of_web
+        .filter_map(|row| row["secondsLeft"].as_i64())
+        .collect();
+    assert_eq!(left.len(), 2, "{listed:#}");
+    assert!(left.iter().all(|seconds| *seconds > 600), "{listed:#}");
+    assert!(
+        !listed["authorities"]
+            .as_array()
+            .context("a list")?
+            .is_empty()
+    );
+    Ok(())
+}
+
+fn json_of(finished: &Finished) -> Result<Value> {
+    serde_json::from_str(&finished.stdout).with_context(|| finished.output())
+}
