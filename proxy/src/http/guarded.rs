@@ -246,6 +246,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
                 let length = this.passed.len().min(buf.remaining());
                 buf.put_slice(&this.passed[..length]);
                 this.passed.advance(length);
+                if this.passed.is_empty() {
+                    // What is left of it would be held for as long as the connection lasts.
+                    this.passed = Bytes::new();
+                }
                 return Poll::Ready(Ok(()));
             }
             if let Some(discarded) = this.discarded {

@@ -51,7 +51,8 @@ pub struct Connection {
 
 #[derive(Clone)]
 struct Last {
-    host: HeaderValue,
+    /// A copy: hyper's is a part of its buffer, which would stay as long as this does.
+    host: Box<[u8]>,
     authority: Authority,
     route: Route,
 }
@@ -257,13 +258,14 @@ impl Connection {
             let authority = authority.map_err(|_| Refusal::BadAuthority)?;
             return Ok((authority, route));
         };
-        if let Some(last) = self.last.borrow().as_ref().filter(|last| last.host == host) {
+        let goes_there_again = |last: &&Last| *last.host == *host.as_bytes();
+        if let Some(last) = self.last.borrow().as_ref().filter(goes_there_again) {
             return Ok((last.authority.clone(), last.route.clone()));
         }
         let authority = route::parse(&host)?;
         let route = self.listener.route(&self.worker, &authority).await?;
         self.last.replace(Some(Last {
-            host,
+            host: host.as_bytes().into(),
             authority: authority.clone(),
             route: route.clone(),
         }));
