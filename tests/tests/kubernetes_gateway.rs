@@ -33,7 +33,7 @@ fn routes_are_in_force_and_say_so_when_their_kinds_come() -> Result<()> {
     assert!(refused.contains("no_route"), "says why: {refused}");
     let answer = call(&namespace, "friend", "/only/this")?;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(answer.contains("x-route: web"), "{answer}");
+    assert!(answer.contains("X-Route: web"), "{answer}");
 
     namespace.apply(&route("ghost"))?;
     let resolved = condition(&namespace, "ResolvedRefs", "False")?;
