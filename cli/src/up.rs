@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::REFUSED;
 use crate::args::UpArgs;
 use crate::mesh::plan::{Options, Placement, Plan, WorkloadPlan};
-use crate::mesh::{Event, Mesh, netns, ports};
+use crate::mesh::{Event, Mesh, elsewhere, netns, ports};
 use crate::output::{self, Format, Palette, Table};
 use crate::stop::Signals;
 
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let mesh = Mesh::prepare(plan)?;
     let printer = tokio::spawn(print_events(
         mesh.subscribe(),
-        Printer::new(mesh.plan(), args.output),
+        Printer::new(&mesh.plan(), args.output),
     ));
     let came_up = tokio::select! {
         result = mesh.bring_up() => Some(result),
@@ -98,9 +98,7 @@ fn usable_plan(directory: &Path, options: Options) -> Option<Plan> {
         return None;
     }
     for workload in &plan.elsewhere {
-        output::note(format_args!(
-            "Workload {workload} is on another machine: run its sidecar there"
-        ));
+        output::note(elsewhere(workload));
     }
     Some(plan)
 }

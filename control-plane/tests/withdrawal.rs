@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use harness::sidecar::{Sidecar, about, service};
 use harness::{BILLING_2, Mesh, SHOP};
 use outrider_api::proto::discovery_request::Kind;
+use tonic::Code;
 
 /// SHOP with a second caller.
 const USER: &str = "
@@ -234,4 +235,101 @@ async fn who_drains_already_brings_nothing_back_with_a_hello() {
     again.take().await;
     assert_eq!(about(&again.next().await), "withdrawn");
     assert_silent(&mut order).await;
+}
+
+/// Where SHOP has billing-1.
+const BILLING_1: &str = "metadata: {name: billing-1, namespace: shop, labels: {app: billing}}";
+
+/// SHOP with a billing-1 that is no longer behind the Service.
+fn retired() -> String {
+    SHOP.replace(BILLING_1, &BILLING_1.replace("app: billing", "app: none"))
+}
+
+/// SHOP without billing-1.
+fn without_billing_1() -> String {
+    let objects = SHOP.split("---").filter(|text| !text.contains(BILLING_1));
+    let objects: Vec<&str> = objects.collect();
+    objects.join("---")
+}
+
+#[tokio::test]
+async fn an_edit_that_took_it_out_is_waited_for_as_a_withdrawal_is() {
+    let mesh = shop().await;
+    let mut order = caller(&mesh, "order").await;
+    let mut user = caller(&mesh, "user").await;
+    let mut billing = ready(&mesh, "billing").await;
+    mesh.write("shop.yaml", &retired());
+    let heard_late = order.next().await;
+    assert_eq!(about(&heard_late), "destination billing with 1");
+    assert_eq!(about(&user.take().await), "destination billing with 1");
+    assert_eq!(about(&billing.take().await), "workload billing-1");
+
+    billing.drain().await;
+    mesh.metric_becomes("withdrawals_total", 1.0).await;
+    assert_silent(&mut billing).await;
+    // Something newer that does not have it either says as much.
+    mesh.write("billing-2.yaml", &BILLING_2.replace("10.0.0.3", "10.0.0.5"));
+    let newer = order.next().await;
+    assert_eq!(about(&newer), "destination billing with 1");
+    assert_eq!(about(&user.take().await), "destination billing with 1");
+    assert_silent(&mut billing).await;
+    assert_eq!(mesh.metric("withdrawal_seconds_count").await, 0.0);
+    order.ack(&newer).await;
+    assert_eq!(about(&billing.take().await), "withdrawn");
+    assert_eq!(mesh.metric("withdrawal_seconds_count").await, 1.0);
+}
+
+#[tokio::test]
+async fn who_has_connected_again_may_know_it_from_before() {
+    let mesh = shop().await;
+    let order = caller(&mesh, "order").await;
+    let mut billing = ready(&mesh, "billing").await;
+    drop(order);
+    mesh.metric_becomes("connected_sidecars", 1.0).await;
+    mesh.write("shop.yaml", &retired());
+    assert_eq!(about(&billing.take().await), "workload billing-1");
+
+    let mut order = ready(&mesh, "order").await;
+    order.subscribe("billing").await;
+    let news = order.next().await;
+    assert_eq!(about(&news), "destination billing with 1");
+    billing.drain().await;
+    mesh.metric_becomes("withdrawals_total", 1.0).await;
+    assert_silent(&mut billing).await;
+    order.ack(&news).await;
+    assert_eq!(about(&billing.next().await), "withdrawn");
+}
+
+#[tokio::test]
+async fn the_stream_of_a_workload_that_is_gone_ends_when_nobody_knows_it() {
+    let mesh = shop().await;
+    let mut order = caller(&mesh, "order").await;
+    let mut billing = ready(&mesh, "billing").await;
+    mesh.write("shop.yaml", &without_billing_1());
+    let news = order.next().await;
+    assert_eq!(about(&news), "destination billing with 1");
+    assert_silent(&mut billing).await;
+    // Its sidecar is told to end, since it is gone.
+    billing.drain().await;
+    assert_silent(&mut billing).await;
+    order.ack(&news).await;
+    assert_eq!(billing.end().await.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_workload_that_is_back_keeps_its_stream() {
+    let mesh = shop().await;
+    let mut order = caller(&mesh, "order").await;
+    let mut billing = ready(&mesh, "billing").await;
+    mesh.write("shop.yaml", &without_billing_1());
+    let without = order.next().await;
+    assert_eq!(about(&without), "destination billing with 1");
+    mesh.write("shop.yaml", SHOP);
+    let with = order.next().await;
+    assert_eq!(about(&with), "destination billing with 2");
+    assert_eq!(about(&billing.take().await), "workload billing-1");
+    order.ack(&without).await;
+    order.ack(&with).await;
+    heard(&mesh, "order-1", with.version).await;
+    assert_silent(&mut billing).await;
 }

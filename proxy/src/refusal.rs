@@ -28,7 +28,7 @@ pub enum Refusal {
     BadRequest,
     #[error("the request has no single, well-formed authority")]
     BadAuthority,
-    #[error("the header is larger than 64 KiB")]
+    #[error("the header or the trailers are larger than 64 KiB")]
     HeaderTooLarge,
     #[error("CONNECT is not offered here")]
     MethodNotAllowed,

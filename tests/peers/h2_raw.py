@@ -5,7 +5,8 @@
 Without a certificate over plain TCP, with one over TLS. STEPS is a JSON list; each step is one of
     {"headers": [[name, value], ...], "stream": 1, "end": true, "split": 0}
     {"data": "text", "stream": 1, "end": true}        {"repeat": N, "hex": "..."}
-    {"reset": 1}        {"hex": "..."} (bytes as they are)        {"read": "STREAM ENDED" }
+    {"reset": 1}        {"hex": "..."} (bytes as they are)
+    {"read": "STREAM THAT ENDS"}        {"read": STREAM, "until": "data"} (until some comes)
     {"window": 1, "by": 65535}
 Prints one line of JSON for each frame that came, then {"end": "closed" | "timeout"}.
 """
@@ -87,7 +88,7 @@ class Peer:
         elif "hex" in step:
             self.send(bytes.fromhex(step["hex"]) * step.get("repeat", 1))
         elif "read" in step:
-            self.read(step["read"])
+            self.read(step["read"], step.get("until") == "data")
 
     def frame(self):
         """The next frame, or None when the peer has closed."""
@@ -103,14 +104,15 @@ class Peer:
                 return None
             self.buffer += data
 
-    def read(self, until):
-        """Prints frames until the stream `until` has ended (0: until the connection has)."""
+    def read(self, until, data=False):
+        """Prints frames until the stream `until` has ended (0: until the connection has), or has data."""
         try:
             while True:
                 frame = self.frame()
                 if frame is None:
                     return self.say(end="closed")
-                if self.tell(frame) and frame.stream_id == until:
+                done = self.tell(frame) or (data and isinstance(frame, DataFrame))
+                if done and frame.stream_id == until:
                     return None
         except TimeoutError:
             return self.say(end="timeout")

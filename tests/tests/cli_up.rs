@@ -1,12 +1,14 @@
 //! `outrider up` and `outrider demo`: a whole mesh from one command.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_tests::http::{self, local};
+use mesh_tests::load::Load;
 use mesh_tests::manifest::{Service, Workload};
+use mesh_tests::metrics::Metrics;
 use mesh_tests::ports::free_port;
 use mesh_tests::process::{Process, command, run};
 use mesh_tests::programs::{outrider, root};
@@ -14,6 +16,9 @@ use mesh_tests::quiet;
 use mesh_tests::wait::{PATIENCE, becomes, until};
 use rustix::process::Signal;
 use tempfile::TempDir;
+
+/// So many requests show that calls go on.
+const CALLS: u64 = 100;
 
 /// `outrider up` on a directory, on ports of its own.
 pub(crate) struct Up {
@@ -94,6 +99,71 @@ fn up_runs_what_a_directory_describes_and_drains_it() -> Result<()> {
             .collect())
     })?;
     TcpListener::bind(local(app_port)).context("the app's port is free again")?;
+    Ok(())
+}
+
+#[test]
+fn a_workload_joins_and_leaves_without_a_failed_call() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let put = |name: &str, yaml: String| fs::write(folder.path().join(name), yaml);
+    let billing = |name: &str| -> Result<(Workload, u16)> {
+        let port = free_port()?;
+        let command = format!("[python3, -u, -m, http.server, \"{port}\", --bind, 127.0.0.1]");
+        let workload = Workload::new(name)?.port("app", port, Some("http"));
+        Ok((workload.command(&command), port))
+    };
+    let (first, _) = billing("billing-1")?;
+    let (second, second_port) = billing("billing-2")?;
+    let order = Workload::new("order-1")?;
+    let service = Service::new("billing").port(80, "app", Some("http"));
+    put("billing.yaml", service.yaml())?;
+    put("billing-1.yaml", first.yaml())?;
+    put("order-1.yaml", order.yaml())?;
+    let mut up = up(folder)?;
+    up.process.wait_for_log("Ctrl-C ends it", PATIENCE)?;
+    let load = Load::start(2, local(order.http_port), "billing", "/");
+    load.goes_on(CALLS)?;
+
+    let added = up.folder.path().join("billing-2.yaml");
+    fs::write(&added, second.yaml())?;
+    let says = |what: &str| until(what, PATIENCE, || Ok(up.process.log().contains(what)));
+    says("Workload shop/billing-2 is ready; metrics at")?;
+    let received = || -> Result<bool> {
+        let metrics = Metrics::scrape(second.telemetry_port)?;
+        let labels = [("reporter", "destination")];
+        Ok(metrics.sum("istio_requests_total", &labels) > 0.0)
+    };
+    until("it is called", PATIENCE, received)?;
+    load.goes_on(CALLS)?;
+
+    // The first goes: from now on all calls are the second's.
+    fs::remove_file(up.folder.path().join("billing-1.yaml"))?;
+    says("Workload shop/billing-1 has ended")?;
+    load.goes_on(CALLS)?;
+    load.finish()?;
+    TcpListener::bind(local(first.mesh_port)).context("the sidecar's port is free again")?;
+
+    // One that wants a port which is taken is named, and the rest of the mesh goes on.
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let late = Workload::new("late-1")?.yaml();
+    let port = taken.local_addr()?.port();
+    let late = late
+        .lines()
+        .map(|line| match line.trim_start().starts_with("meshPort:") {
+            true => format!("  meshPort: {port}\n"),
+            false => format!("{line}\n"),
+        })
+        .collect::<String>();
+    fs::write(up.folder.path().join("late-1.yaml"), late)?;
+    says(&format!(
+        "port {port} on 127.0.0.1 is in use by another program; Workload shop/late-1 needs it"
+    ))?;
+    says("Workload shop/late-1 is left out until the next edit")?;
+    let answer = http::get(local(order.http_port), "billing", "/")?;
+    assert_eq!(answer.status, 200);
+    up.process.signal(Signal::TERM)?;
+    assert!(up.process.exit(PATIENCE)?.success());
+    TcpListener::bind(local(second_port)).context("the app's port is free again")?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use mesh_tests::manifest::{account, policy};
 use mesh_tests::peers::Language::{self, Go, Python};
-use mesh_tests::peers::{Server, grpc_calls, grpc_server};
+use mesh_tests::peers::{Server, grpc_calls, grpc_server, h2_field, h2_raw};
 use mesh_tests::{Mesh, metrics};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -137,6 +137,49 @@ fn trailers_beyond_the_limit_fail_their_call_alone() -> Result<()> {
             assert_eq!(after["messages"], json!(["after"]), "{after}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn request_trailers_beyond_the_limit_have_a_status() -> Result<()> {
+    let (_folder, _server, mesh) = grpc_mesh(Python)?;
+    let port = mesh.http("order-1")?.port();
+    let call = |method: &str, between: Value| -> Result<Vec<Value>> {
+        let steps = json!([
+            {"headers": [
+                [":method", "POST"],
+                [":scheme", "http"],
+                [":authority", "billing"],
+                [":path", format!("/outrider.test.Echo/{method}")],
+                ["content-type", "application/grpc"],
+                ["te", "trailers"],
+            ]},
+            {"data": "\0\0\0\0\u{5}hello"},
+            between,
+            {"headers": [["x-large", "v".repeat(65 * 1024)]], "end": true},
+            {"read": 1},
+        ]);
+        h2_raw(port, None, &steps)
+    };
+    // The one has not been answered yet, the other has.
+    for (count, (method, between)) in [
+        ("ClientStream", json!({"data": ""})),
+        ("Bidi", json!({"read": 1, "until": "data"})),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let frames = call(method, between)?;
+        assert_eq!(h2_field(&frames, 1, ":status"), Some("200"), "{frames:?}");
+        let status = h2_field(&frames, 1, "grpc-status");
+        assert_eq!(status, Some("8"), "RESOURCE_EXHAUSTED: {frames:?}");
+        let told = h2_field(&frames, 1, "grpc-message").unwrap_or_default();
+        assert!(told.ends_with("(header_too_large)"), "{told}");
+        let expected = (count + 1) as f64;
+        refusals(&mesh, "order-1", "outbound", "header_too_large", expected)?;
+    }
+    let after = grpc_calls(Python, port, "billing", &["unary:after"])?;
+    assert_eq!(after[0]["messages"], json!(["after"]), "{after:?}");
     Ok(())
 }
 

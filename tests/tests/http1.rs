@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use mesh_tests::Mesh;
-use mesh_tests::http::{self, Connection};
+use mesh_tests::http::{self, Connection, Response};
 use mesh_tests::peers::{curl_run, nginx};
 
-use crate::common::{get, healthy, http_mesh};
+use crate::common::{assert_refused, get, healthy, http_mesh, refusals};
 
 #[test]
 fn one_connection_carries_many_requests() -> Result<()> {
@@ -119,6 +119,36 @@ fn chunked_bodies_and_trailers_go_both_ways() -> Result<()> {
     );
     assert_eq!(connection.get("billing", "/echo")?.status, 200);
     Ok(())
+}
+
+#[test]
+fn trailers_of_a_request_beyond_the_limit_are_431() -> Result<()> {
+    let (_app, mesh) = http_mesh(Some("http"))?;
+    let address = mesh.http("order-1")?;
+    let with = |trailers: &str| -> Result<Response> {
+        let mut connection = Connection::open(address)?;
+        connection
+            .send("POST /echo HTTP/1.1\r\nHost: billing\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        connection.send(format!("5\r\nhello\r\n0\r\n{trailers}\r\n"))?;
+        connection.response()
+    };
+    let large = |bytes| format!("X-Large: {}\r\n", "v".repeat(bytes));
+    let many = |count| -> String {
+        let fields = (0..count).map(|number| format!("X-{number}: v\r\n"));
+        fields.collect()
+    };
+    for fits in [large(60 * 1024), many(100)] {
+        let response = with(&fits)?;
+        assert_eq!((response.status, response.text()), (200, "hello".into()));
+    }
+    for (count, exceeds) in [large(65 * 1024), many(101)].into_iter().enumerate() {
+        let response = with(&exceeds)?;
+        assert_refused(&response, 431, "header_too_large");
+        assert_eq!(response.header("connection"), Some("close"));
+        let expected = (count + 1) as f64;
+        refusals(&mesh, "order-1", "outbound", "header_too_large", expected)?;
+    }
+    healthy(&mesh)
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use mesh_tests::peers::{Server, curl_run, h2_field, h2_raw, nginx};
 use mesh_tests::process::{command, run};
-use mesh_tests::{Mesh, programs};
+use mesh_tests::{App, Mesh, programs};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -314,6 +314,48 @@ fn a_flood_of_resets_is_cut_off_or_costs_little() -> Result<()> {
     let grown = mesh.process("order-1")?.peak()?.saturating_sub(before);
     assert!(grown < 32 << 20, "{grown} bytes more");
     healthy(&mesh)
+}
+
+#[test]
+fn trailers_of_a_request_beyond_the_limit_are_431_over_http_2() -> Result<()> {
+    // nginx passes a request on, and so answers it, when all of it is there.
+    let app = App::start()?;
+    let site = format!(
+        "location / {{ proxy_http_version 1.1; proxy_pass http://127.0.0.1:{}; }}",
+        app.port()
+    );
+    let folder = tempfile::tempdir()?;
+    let nginx = nginx(folder.path(), "nginx", "http2", &site)?;
+    let mesh = Mesh::pair(nginx.port, Some("kubernetes.io/h2c"))?
+        .setting("defaultDeny", false)
+        .start()?;
+    let port = mesh.http("order-1")?.port();
+    let head = [
+        [":method", "POST"],
+        [":scheme", "http"],
+        [":authority", "billing"],
+        [":path", "/echo"],
+    ];
+    let steps = json!([
+        {"headers": head},
+        {"data": "hello"},
+        {"headers": [["x-large", "v".repeat(65 * 1024)]], "end": true},
+        {"read": 1},
+        // On the same connection.
+        {"headers": head, "stream": 3},
+        {"data": "hello", "stream": 3, "end": true},
+        {"read": 3},
+    ]);
+    let frames = h2_raw(port, None, &steps)?;
+    assert_eq!(h2_field(&frames, 1, ":status"), Some("431"), "{frames:?}");
+    assert_eq!(
+        h2_field(&frames, 1, "proxy-status"),
+        Some("outrider; error=http_request_error; details=\"header_too_large\"")
+    );
+    assert_eq!(h2_field(&frames, 3, ":status"), Some("200"), "{frames:?}");
+    refusals(&mesh, "order-1", "outbound", "header_too_large", 1.0)?;
+    assert_eq!(app.requests().len(), 1);
+    Ok(())
 }
 
 #[test]

@@ -2,13 +2,16 @@
 //! were killed.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mesh_tests::load::Load;
 use mesh_tests::netns::Netns;
 use mesh_tests::placed::Placed;
 use mesh_tests::process::{command_as, run};
 use mesh_tests::programs::{outrider, root};
+use mesh_tests::shop::is_gone;
 use mesh_tests::wait::{PATIENCE, becomes, holds, until};
 use mesh_tests::{Process, quiet};
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,6 +20,8 @@ use serde_json::Value;
 use crate::netns_calls::{WEB, WORKLOADS};
 
 const FILES: [(&str, &str); 2] = [("web.yaml", WEB), ("workloads.yaml", WORKLOADS)];
+/// So many requests show that calls go on.
+const CALLS: u64 = 100;
 /// curl's exit status when a connection is refused.
 const REFUSED: Option<i32> = Some(7);
 
@@ -127,6 +132,70 @@ fn traffic_stops_while_a_sidecar_is_dead() -> Result<()> {
     assert_eq!(mesh.curl_from_outside(&[&direct])?.code, REFUSED);
     up.signal(Signal::CONT)?;
     becomes("both are started again", &(Some(0), 200), || call(&mesh))
+}
+
+#[test]
+fn a_workload_joins_and_leaves_while_the_mesh_runs() -> Result<()> {
+    let mesh = Placed::start("joins", &FILES)?;
+    let id = mesh.id()?;
+    let left = || -> Result<usize> { Ok(mesh.left(&id)?.len()) };
+    let before = left()?;
+    let up = mesh.up.as_ref().context("up runs")?;
+    let says = |line: &str| until(line, PATIENCE, || Ok(up.log().contains(line)));
+    let web = mesh.addresses("client-1", "web")?[0].clone();
+    let web: SocketAddr = format!("{web}:80").parse()?;
+    let load = mesh.within("client-1", || Ok(Load::start(2, web, "web", "/")))?;
+    load.goes_on(CALLS)?;
+
+    let second = WORKLOADS.split("---").next().context("web-1")?;
+    let second = second.replace("web-1", "web-2");
+    let file = mesh.folder.path().join("web-2.yaml");
+    fs::write(&file, second)?;
+    says("Workload shop/web-2 is ready in the namespace")?;
+    // A namespace, its folder of names, and its link.
+    assert_eq!(left()?, before + 3);
+    let received = || -> Result<bool> {
+        let labels = [("reporter", "destination")];
+        let metrics = mesh.metrics("web-2")?;
+        Ok(metrics.sum("istio_requests_total", &labels) > 0.0)
+    };
+    until("it is called", PATIENCE, received)?;
+    let answer = mesh.curl("client-1", &["http://web-2:8080/"])?;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let plain = format!("http://{}:8080/", mesh.addresses("client-1", "web-2")?[0]);
+    let refused = mesh.curl_from_outside(&[&plain])?;
+    assert_eq!(refused.status, 403, "its connections are intercepted");
+    load.goes_on(CALLS)?;
+
+    let sidecar = mesh.sidecar("web-2")?;
+    fs::remove_file(&file)?;
+    says("Workload shop/web-2 has ended")?;
+    assert!(is_gone(sidecar));
+    assert_eq!(left()?, before);
+    load.goes_on(CALLS)?;
+    load.finish()?;
+
+    // Described otherwise, it is another process with the same name and address.
+    let sidecar = mesh.sidecar("web-1")?;
+    let moved = WORKLOADS.replace("--directory, /etc/netns", "--directory, /etc");
+    fs::write(mesh.folder.path().join("workloads.yaml"), moved)?;
+    says("Workload shop/web-1 is ready in the namespace")?;
+    assert!(is_gone(sidecar));
+    let answer = mesh.curl("client-1", &["http://web/"])?;
+    assert!(answer.body.contains("netns/"), "{answer:?}");
+    assert_eq!(left()?, before);
+
+    // Nothing of it can be had: one line says so, and the mesh goes on.
+    let elsewhere = WORKLOADS.split("---").nth(1).context("client-1")?;
+    let elsewhere = elsewhere.replace("client-1", "late-1").replace(
+        "{serviceAccount: client, runAsUser: 1000}",
+        "{serviceAccount: client, command: [no-such-program-anywhere]}",
+    );
+    fs::write(&file, elsewhere)?;
+    says("Workload shop/late-1: spec.command[0]: no program \"no-such-program-anywhere\" in PATH")?;
+    assert_eq!(left()?, before);
+    assert_eq!(call(&mesh)?, (Some(0), 200));
+    Ok(())
 }
 
 #[test]

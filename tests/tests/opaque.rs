@@ -205,6 +205,57 @@ fn any_first_bytes_pass_unchanged() -> Result<()> {
 }
 
 #[test]
+fn what_has_begun_and_says_nothing_more_goes_on_after_the_bound() -> Result<()> {
+    let _alone = quiet::alone();
+    const LONG: Duration = Duration::from_secs(2);
+    for (setting, bounds) in [
+        (None, Duration::from_millis(50)..LONG),
+        (Some("2s"), LONG..PATIENCE),
+    ] {
+        let listener = TcpListener::bind(local(free_port()?))?;
+        let builder = Mesh::pair(listener.local_addr()?.port(), None)?;
+        let mut builder = builder.setting("defaultDeny", false);
+        if let Some(setting) = setting {
+            builder = builder.setting("detectTimeout", setting);
+        }
+        let mesh = builder.start()?;
+        let address = mesh.upstream("order-1", "billing", 80)?;
+        let undecided = || -> Result<f64> {
+            let metrics = mesh.metrics("order-1")?;
+            Ok(metrics.sum("outrider_detection_total", &[("result", "undecided")]))
+        };
+        assert_eq!(undecided()?, 0.0);
+
+        // As HTTP begins, and then waits for the other side.
+        let mut client = Connection::open(address)?;
+        let start = Instant::now();
+        client.send("GE")?;
+        let (mut server, _) = listener.accept()?;
+        server.set_read_timeout(Some(PATIENCE))?;
+        let mut received = [0; 2];
+        server.read_exact(&mut received)?;
+        let took = start.elapsed();
+        assert_eq!(&received, b"GE");
+        assert!(bounds.contains(&took), "{took:?}, not {bounds:?}");
+        becomes("one that was not decided", &1.0, undecided)?;
+
+        // The server has its say, and what comes next is not looked at: the rest of a request, too.
+        server.write_all(b"what?")?;
+        assert_eq!(client.exactly(5)?, b"what?");
+        let rest = "T / HTTP/1.1\r\nHost: nobody\r\n\r\n\0";
+        client.send(rest)?;
+        client.finish_sending()?;
+        let mut received = Vec::new();
+        server.read_to_end(&mut received)?;
+        assert_eq!(received, rest.as_bytes());
+        drop(server);
+        client.closed()?;
+        assert_eq!(undecided()?, 1.0);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_connection_may_be_silent_and_half_closed() -> Result<()> {
     let mesh = tcp_mesh(greeter(b"hello")?, Some("tcp"))?;
     let mut connection = Connection::open(mesh.upstream("order-1", "billing", 80)?)?;

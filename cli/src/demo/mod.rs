@@ -176,11 +176,11 @@ async fn play(mesh: &Mesh, stage: &Stage, args: &DemoArgs) -> anyhow::Result<Vec
     let log = Log::new();
     let plan = mesh.plan();
     let traffic = Traffic::new(
-        door(plan, "shopper-1", "order")?,
-        door(plan, "notification-1", "billing")?,
+        door(&plan, "shopper-1", "order")?,
+        door(&plan, "notification-1", "billing")?,
         log.clone(),
     );
-    let targets: Vec<Target> = mesh.plan().workloads.iter().map(Target::of).collect();
+    let targets: Vec<Target> = plan.workloads.iter().map(Target::of).collect();
     let (board, steps) = Board::new();
     let shown = board.watch();
     let _traffic = traffic.start(args.rate);

@@ -43,14 +43,6 @@ pub(super) struct Spec {
 }
 
 impl Spec {
-    /// What asks it to end. The app of a sidecar has ended by then, and SIGINT says so.
-    fn farewell(&self) -> Signal {
-        match self.name.role() {
-            Role::Sidecar => Signal::INT,
-            Role::App | Role::ControlPlane => Signal::TERM,
-        }
-    }
-
     /// The same inside of a network namespace.
     pub(super) fn inside(self, ip: &Path, namespace: &str) -> Self {
         let mut args: Vec<OsString> = ["netns", "exec", namespace].map(OsString::from).into();
@@ -87,13 +79,14 @@ enum Order {
     Kill,
     /// Start again after `Kill`.
     Start,
-    /// SIGTERM or SIGINT, and SIGKILL when that takes longer.
-    Stop(Duration),
+    /// A signal, and SIGKILL when its end takes longer.
+    Stop(Signal, Duration),
 }
 
 /// The handle of a supervised child. When it is dropped the child is killed.
 #[derive(Debug)]
 pub(super) struct Child {
+    role: Role,
     orders: mpsc::UnboundedSender<Order>,
     state: watch::Receiver<State>,
     last: LastLines,
@@ -105,6 +98,7 @@ impl Child {
         let (orders, received) = mpsc::unbounded_channel();
         let (state, watched) = watch::channel(State::New);
         let last = LastLines::default();
+        let role = spec.name.role();
         let keeper = Keeper {
             spec,
             events,
@@ -114,6 +108,7 @@ impl Child {
         };
         tokio::spawn(keeper.run());
         Self {
+            role,
             orders,
             state: watched,
             last,
@@ -151,9 +146,23 @@ impl Child {
         self.until(|state| !matches!(state, State::Down)).await;
     }
 
-    /// Asks it to end, and SIGKILL after `deadline`. Resolves when it is gone.
+    /// Asks it to end, and SIGKILL after `deadline`. Resolves when it is gone. The app of a sidecar has
+    /// ended by then, and SIGINT says so.
     pub(super) async fn stop(&self, deadline: Duration) {
-        let _ = self.orders.send(Order::Stop(deadline));
+        let signal = match self.role {
+            Role::Sidecar => Signal::INT,
+            Role::App | Role::ControlPlane => Signal::TERM,
+        };
+        self.end(signal, deadline).await;
+    }
+
+    /// The same for a sidecar whose app still serves.
+    pub(super) async fn leave(&self, deadline: Duration) {
+        self.end(Signal::TERM, deadline).await;
+    }
+
+    async fn end(&self, signal: Signal, deadline: Duration) {
+        let _ = self.orders.send(Order::Stop(signal, deadline));
         self.until(|state| *state == State::Gone).await;
     }
 
@@ -238,8 +247,8 @@ impl Keeper {
             },
             order = next_order(&mut self.orders) => match order {
                 None => end(&mut process, pid, None, Next::Gone).await,
-                Some(Order::Stop(deadline)) => {
-                    let farewell = Farewell { signal: self.spec.farewell(), deadline };
+                Some(Order::Stop(signal, deadline)) => {
+                    let farewell = Farewell { signal, deadline };
                     end(&mut process, pid, Some((farewell, &mut self.orders)), Next::Gone).await
                 }
                 Some(Order::Kill | Order::Start) => end(&mut process, pid, None, Next::Down).await,
@@ -312,7 +321,7 @@ impl Keeper {
             order = self.orders.recv() => match order {
                 Some(Order::Start) => Next::Again { how, ran: Duration::ZERO },
                 Some(Order::Kill) => Next::Down,
-                Some(Order::Stop(_)) | None => Next::Gone,
+                Some(Order::Stop(..)) | None => Next::Gone,
             },
         }
     }
@@ -329,7 +338,7 @@ impl Keeper {
                     };
                 }
                 Some(Order::Kill) => {}
-                Some(Order::Stop(_)) | None => return Next::Gone,
+                Some(Order::Stop(..)) | None => return Next::Gone,
             }
         }
     }

@@ -4,16 +4,18 @@
 //!
 //! - `plan`, `placement`, `workload`: what to run, and where. `spec`: with which arguments.
 //! - `netns`: the network, where every Workload has a namespace of its own.
-//! - `child`: one process.
+//! - `child`: one process. `member`: those of one Workload, from its start to its end.
 //! - `ports`: what must be free. `ready`: waiting for what was started.
-//! - `credentials`: the trust bundle and tokens. `names`: what workloads call each other.
+//! - `credentials`: the trust bundle and tokens.
+//! - `follow`: what an edit of the directory means for what runs.
 //! - `event`: what watchers are told.
 
 mod child;
 mod credentials;
 mod error;
 mod event;
-mod names;
+mod follow;
+mod member;
 pub mod netns;
 mod placement;
 pub mod plan;
@@ -25,12 +27,10 @@ mod workload;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use tokio::process::Command;
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -39,8 +39,9 @@ use self::child::{Child, Spec};
 pub use self::credentials::CredentialsError;
 pub use self::error::StartError;
 pub use self::event::{ChildName, Event, Role};
+pub use self::follow::elsewhere;
 use self::netns::Network;
-use self::plan::{Place, Plan, WorkloadPlan};
+use self::plan::{Plan, WorkloadPlan};
 use self::ready::counted;
 
 /// How long one step of the start may take.
@@ -55,9 +56,9 @@ const EVENTS: usize = 8192;
 /// A mesh of child processes. Dropping it kills them.
 #[derive(Debug)]
 pub struct Mesh {
-    plan: Plan,
+    /// What runs, or is about to.
+    plan: Mutex<Arc<Plan>>,
     exe: PathBuf,
-    programs: BTreeMap<String, PathBuf>,
     events: broadcast::Sender<Event>,
     children: Mutex<BTreeMap<ChildName, Arc<Child>>>,
     /// Removed when everything in it has ended.
@@ -69,16 +70,8 @@ impl Mesh {
     /// credentials. Starts nothing.
     pub fn prepare(plan: Plan) -> Result<Self, StartError> {
         let exe = std::env::current_exe().map_err(StartError::OwnPath)?;
-        let mut programs = BTreeMap::new();
         for workload in &plan.workloads {
-            if let Some(program) = workload.command.first() {
-                let found =
-                    spec::find_program(program, &exe).ok_or_else(|| StartError::Program {
-                        workload: format!("{}/{}", workload.namespace, workload.name),
-                        program: program.clone(),
-                    })?;
-                programs.insert(workload.label.clone(), found);
-            }
+            member::program(workload, &exe)?;
         }
         let network = plan.network.clone().map(Network::create).transpose()?;
         if let Some(network) = &network {
@@ -88,9 +81,8 @@ impl Mesh {
         credentials::write_tokens(&plan)?;
         let (events, _) = broadcast::channel(EVENTS);
         Ok(Self {
-            plan,
+            plan: Mutex::new(Arc::new(plan)),
             exe,
-            programs,
             events,
             children: Mutex::default(),
             network,
@@ -101,64 +93,38 @@ impl Mesh {
     /// needs is ready.
     pub async fn bring_up(&self) -> Result<(), StartError> {
         let started = Instant::now();
-        try_join_all(
-            self.plan
-                .workloads
-                .iter()
-                .map(|workload| self.intercept(workload)),
-        )
-        .await?;
-        let control_plane = self.start(self.plan.control_plane_spec(&self.exe));
+        let plan = self.plan();
+        let workloads = &plan.workloads;
+        try_join_all(workloads.iter().map(|workload| self.intercept(workload))).await?;
+        let control_plane = self.start(plan.control_plane_spec(&self.exe));
         self.announce(
             self.until_ready(&ChildName::control_plane(), &control_plane),
             "the control plane",
         )
         .await?;
-        let sidecars: Vec<_> = self
-            .plan
-            .workloads
+        let sidecars: Vec<_> = workloads
             .iter()
-            .map(|workload| {
-                let spec = self.plan.sidecar_spec(&self.exe, workload);
-                let child = self.start(self.placed(spec, workload));
-                (ChildName::sidecar(&workload.label), child)
-            })
+            .map(|workload| self.start_sidecar(workload))
             .collect();
-        let ready = try_join_all(
-            sidecars
-                .iter()
-                .map(|(name, child)| self.until_ready(name, child)),
-        );
         self.announce(
-            async { ready.await.map(drop) },
+            self.all_ready(&sidecars),
             &counted(sidecars.len(), "sidecar"),
         )
         .await?;
-        let apps: Vec<_> = self
-            .plan
-            .workloads
+        let apps = workloads
             .iter()
-            .filter_map(|workload| {
-                Some((
-                    ChildName::app(&workload.label),
-                    self.start(self.app_spec(workload)?),
-                ))
-            })
-            .collect();
-        let ready = try_join_all(
-            apps.iter()
-                .map(|(name, child)| self.until_ready(name, child)),
-        );
-        self.announce(async { ready.await.map(drop) }, &counted(apps.len(), "app"))
+            .filter_map(|workload| self.start_app(workload).transpose());
+        let apps = apps.collect::<Result<Vec<_>, _>>()?;
+        self.announce(self.all_ready(&apps), &counted(apps.len(), "app"))
             .await?;
         let took = started.elapsed();
         let _ = self.events.send(Event::Ready { took });
         Ok(())
     }
 
-    /// Keeps tokens fresh and names current; never resolves.
+    /// Keeps tokens fresh, and what runs as the directory says; never resolves.
     pub async fn look_after(&self) {
-        tokio::join!(self.keep_tokens_fresh(), self.keep_names_current());
+        tokio::join!(self.keep_tokens_fresh(), self.follow_directory());
     }
 
     async fn keep_tokens_fresh(&self) {
@@ -166,7 +132,7 @@ impl Mesh {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if let Err(error) = credentials::write_tokens(&self.plan) {
+            if let Err(error) = credentials::write_tokens(&self.plan()) {
                 self.say(format!("tokens were not renewed: {error}"));
             }
         }
@@ -192,12 +158,12 @@ impl Mesh {
 
     /// Where a Workload's sidecar serves its metrics.
     pub fn telemetry(&self, workload: &str) -> Option<SocketAddr> {
-        self.plan.workload(workload).map(WorkloadPlan::telemetry)
+        self.plan().workload(workload).map(WorkloadPlan::telemetry)
     }
 
-    /// What this mesh was made from.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    /// What this mesh is made from now.
+    pub fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&lock(&self.plan))
     }
 
     /// What happens from now on.
@@ -239,74 +205,32 @@ impl Mesh {
     fn start(&self, spec: Spec) -> Arc<Child> {
         let name = spec.name.clone();
         let child = Arc::new(Child::start(spec, self.events.clone()));
-        self.lock().insert(name, Arc::clone(&child));
+        lock(&self.children).insert(name, Arc::clone(&child));
         child
     }
 
-    fn app_spec(&self, workload: &WorkloadPlan) -> Option<Spec> {
-        let program = self.programs.get(&workload.label)?.clone();
-        let spec = self.plan.app_spec(&self.exe, program, workload)?;
-        Some(self.placed(spec, workload))
-    }
-
-    /// Runs inside of the Workload's namespace, where it has one.
-    fn placed(&self, spec: Spec, workload: &WorkloadPlan) -> Spec {
-        match (&self.network, &workload.place) {
-            (Some(network), Some(place)) => spec.inside(network.program(), &place.netns),
-            (None, _) | (_, None) => spec,
-        }
-    }
-
-    /// Has the connections of a Workload taken to its sidecar, which need not be there yet: until it
-    /// is, they fail.
-    async fn intercept(&self, workload: &WorkloadPlan) -> Result<(), StartError> {
-        let (Some(network), Some(place)) = (&self.network, &workload.place) else {
-            return Ok(());
-        };
-        let failed = |said: String| StartError::Intercept {
-            workload: format!("{}/{}", workload.namespace, workload.name),
-            said,
-        };
-        let Place { netns, .. } = place;
-        let output = Command::new(network.program())
-            .args(["netns", "exec", netns])
-            .arg(&self.exe)
-            .args(spec::init_args(workload, place))
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(failed(
-                String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            )),
-        }
-    }
-
     fn child(&self, name: &ChildName) -> Result<Arc<Child>, StartError> {
-        self.lock()
+        lock(&self.children)
             .get(name)
             .cloned()
             .ok_or_else(|| StartError::Unknown(name.clone()))
     }
 
     fn all(&self) -> Vec<(ChildName, Arc<Child>)> {
-        let children = self.lock();
+        let children = lock(&self.children);
         children
             .iter()
             .map(|(name, child)| (name.clone(), Arc::clone(child)))
             .collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ChildName, Arc<Child>>> {
-        self.children.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn say(&self, text: String) {
         let _ = self.events.send(Event::Progress(text));
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Checks what has to be free, now that there is a network: a mesh that was killed may still be about
@@ -319,14 +243,6 @@ fn check_ports(plan: &Plan, network: &Network) -> Result<(), StartError> {
         }
         std::thread::sleep(POLL);
     }
-    for workload in &plan.workloads {
-        if let Some(place) = &workload.place {
-            let uses = workload.ports();
-            let checked = netns::inside::run(&place.netns, move || Ok(ports::check(&uses)));
-            let checked =
-                checked.map_err(|error| netns::NetworkError::Inside(place.netns.clone(), error))?;
-            checked.map_err(StartError::Ports)?;
-        }
-    }
-    Ok(())
+    let mut workloads = plan.workloads.iter();
+    workloads.try_for_each(member::check_ports_inside)
 }

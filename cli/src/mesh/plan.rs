@@ -115,6 +115,19 @@ impl Plan {
         }
     }
 
+    /// What it was made with beside the directory.
+    pub fn options(&self) -> Options {
+        Options {
+            placement: match self.network {
+                Some(_) => Placement::Namespaces,
+                None => Placement::Machine,
+            },
+            state_dir: Some(self.state_dir.clone()),
+            control_plane_port: self.control_plane.port(),
+            control_plane_admin_port: self.control_plane_admin.port(),
+        }
+    }
+
     /// Where state is kept unless someone says otherwise: hidden, so that it is not read as YAML.
     pub fn default_state_dir(directory: &Path) -> PathBuf {
         directory.join(".outrider")

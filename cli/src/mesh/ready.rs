@@ -1,8 +1,10 @@
 //! Waiting for what was started: whether a child is ready, and what is said meanwhile.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use http::StatusCode;
 use tokio::time::{Instant, sleep};
 
@@ -34,6 +36,17 @@ impl Mesh {
                 () = sleep(PATIENCE) => self.say(format!("still waiting for {what}")),
             }
         }
+    }
+
+    /// Waits until all of these do.
+    pub(super) async fn all_ready(
+        &self,
+        children: &[(ChildName, Arc<Child>)],
+    ) -> Result<(), StartError> {
+        let ready = children
+            .iter()
+            .map(|(name, child)| self.until_ready(name, child));
+        try_join_all(ready).await.map(drop)
     }
 
     /// Waits until a child answers as ready, or ends.
@@ -69,10 +82,11 @@ impl Mesh {
 
     /// Whether a child is ready now: by its /ready, or for an app by whether it accepts.
     async fn probe(&self, name: &ChildName) -> Result<(), String> {
+        let plan = self.plan();
         if *name == ChildName::control_plane() {
-            return probe_http(self.plan.control_plane_admin).await;
+            return probe_http(plan.control_plane_admin).await;
         }
-        for workload in &self.plan.workloads {
+        for workload in &plan.workloads {
             if *name == ChildName::sidecar(&workload.label) {
                 return probe_http(workload.telemetry()).await;
             }

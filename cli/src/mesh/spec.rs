@@ -44,7 +44,7 @@ impl Plan {
             "--token-file".into(),
             self.token_file(workload).into(),
             "--workload".into(),
-            format!("{}/{}", workload.namespace, workload.name).into(),
+            workload.full_name().into(),
             "--admin".into(),
             workload.admin().to_string().into(),
             "--telemetry".into(),

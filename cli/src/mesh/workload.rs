@@ -14,7 +14,7 @@ use crate::fetch::Door;
 pub(super) const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// One Workload: its sidecar, and its app when it has a command.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadPlan {
     /// Its namespace.
     pub namespace: String,
@@ -62,7 +62,7 @@ pub struct Place {
 }
 
 /// A loopback port of a sidecar that leads to one Service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamPlan {
     /// "billing.shop"
     pub service: String,
@@ -133,6 +133,11 @@ impl WorkloadPlan {
         self
     }
 
+    /// NAMESPACE/NAME
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
     /// Where somebody at the workload's own side of its sidecar reaches `address`.
     pub fn door(&self, address: SocketAddr) -> Door {
         Door {
@@ -169,7 +174,7 @@ impl WorkloadPlan {
     }
 
     pub(super) fn ports(&self) -> Vec<PortUse> {
-        let owner = format!("Workload {}/{}", self.namespace, self.name);
+        let owner = format!("Workload {}", self.full_name());
         let used = |address, field: String| PortUse {
             address,
             owner: owner.clone(),
@@ -203,10 +208,8 @@ impl WorkloadPlan {
 
     /// Where to listen and what to call, for the app.
     pub(super) fn app_env(&self) -> Vec<(OsString, OsString)> {
-        let mut env: Vec<(OsString, OsString)> = vec![(
-            "OUTRIDER_WORKLOAD".into(),
-            format!("{}/{}", self.namespace, self.name).into(),
-        )];
+        let mut env: Vec<(OsString, OsString)> =
+            vec![("OUTRIDER_WORKLOAD".into(), self.full_name().into())];
         if let Some(address) = self.app() {
             env.push(("OUTRIDER_LISTEN".into(), address.to_string().into()));
         }

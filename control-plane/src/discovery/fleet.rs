@@ -108,22 +108,23 @@ impl Fleet {
         stream: u64,
         from: Withdrawn,
     ) -> oneshot::Receiver<()> {
-        let (done, receiver) = oneshot::channel();
         let mut state = self.state();
         if !state.may_withdraw(workload, stream) {
-            return receiver;
+            return oneshot::channel().1;
         }
-        let id = state.next_id();
-        let waiting = state.ids.clone();
-        state.withdrawals.push(Withdrawal {
-            id,
-            workload: workload.clone(),
-            from: Arc::new(from),
-            waiting,
-            done,
-        });
-        state.finish();
+        let receiver = state.begin(workload, from);
         drop(state);
+        self.begun.send_modify(|begun| *begun += 1);
+        receiver
+    }
+
+    /// The same for a workload that nobody describes any more.
+    pub(crate) fn bid_farewell(
+        &self,
+        workload: &WorkloadName,
+        from: Withdrawn,
+    ) -> oneshot::Receiver<()> {
+        let receiver = self.state().begin(workload, from);
         self.begun.send_modify(|begun| *begun += 1);
         receiver
     }
@@ -186,6 +187,20 @@ impl State {
     fn may_withdraw(&self, workload: &WorkloadName, stream: u64) -> bool {
         let streams = self.streams.get(workload);
         streams.is_some_and(|streams| streams.last() == Some(&stream))
+    }
+
+    fn begin(&mut self, workload: &WorkloadName, from: Withdrawn) -> oneshot::Receiver<()> {
+        let (done, receiver) = oneshot::channel();
+        let id = self.next_id();
+        self.withdrawals.push(Withdrawal {
+            id,
+            workload: workload.clone(),
+            from: Arc::new(from),
+            waiting: self.ids.clone(),
+            done,
+        });
+        self.finish();
+        receiver
     }
 
     /// Lets go of withdrawals that nothing holds up, or that nobody waits for.

@@ -43,31 +43,29 @@ pub(crate) struct Ledger {
     sent: HashMap<Resource, Sent>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Sent {
+    /// Zero: it was asked for, and nothing has gone out yet.
     version: u64,
-    /// The oldest version that the sidecar may still go by: the newest that it has acknowledged, and
-    /// before that the first it was sent.
+    /// The oldest version that the sidecar may still go by: the newest that it has acknowledged. Zero
+    /// before that: it may have connected again, and go by what an earlier stream has brought.
     oldest: u64,
     /// When the change was noticed that is not acknowledged yet.
     noticed: Option<Instant>,
 }
 
 impl Ledger {
+    /// The sidecar has asked for `resource`.
+    pub(crate) fn asked(&mut self, resource: Resource) {
+        self.sent.entry(resource).or_default();
+    }
+
     /// `resource` goes out at `version`.
     pub(crate) fn sent(&mut self, resource: Resource, version: u64, noticed: Instant) {
         self.newest_sent = self.newest_sent.max(version);
-        self.sent
-            .entry(resource)
-            .and_modify(|sent| {
-                sent.version = version;
-                sent.noticed = Some(noticed);
-            })
-            .or_insert(Sent {
-                version,
-                oldest: version,
-                noticed: None,
-            });
+        let sent = self.sent.entry(resource).or_default();
+        sent.noticed = (sent.version > 0).then_some(noticed);
+        sent.version = version;
     }
 
     /// The sidecar has applied `version`.
@@ -185,14 +183,20 @@ mod tests {
         let now = Instant::now();
         let billing = destination("billing");
         assert!(ledger.is_past(&billing, 9), "it knows nothing of it");
+        ledger.asked(billing.clone());
+        assert!(
+            !ledger.is_past(&billing, 3),
+            "it may go by what an earlier stream has brought"
+        );
         ledger.sent(billing.clone(), 3, now);
+        assert!(!ledger.is_past(&billing, 3));
+        ledger.acknowledge(&billing, 3, now).unwrap();
         assert!(ledger.is_past(&billing, 3) && !ledger.is_past(&billing, 4));
         ledger.sent(billing.clone(), 5, now);
         assert!(
             !ledger.is_past(&billing, 5),
             "it may not have read that yet"
         );
-        ledger.acknowledge(&billing, 3, now).unwrap();
         ledger.reject(&billing, 5).unwrap();
         assert!(!ledger.is_past(&billing, 5), "it keeps the last good one");
         ledger.sent(billing.clone(), 6, now);

@@ -5,6 +5,7 @@
 mod end;
 mod fleet;
 mod ledger;
+mod names;
 mod session;
 mod stream;
 mod subscriptions;

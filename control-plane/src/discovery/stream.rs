@@ -20,10 +20,11 @@ use tonic::{Status, Streaming};
 use super::end::End;
 use super::fleet::{Fleet, Member};
 use super::ledger::{Ledger, Resource};
+use super::names::{address, resource, service_name};
 use super::session::{MAX_LOGGED_BYTES, Responses, Session, check_identity};
 use super::subscriptions::{Full, Subscriptions};
 use super::trust::Trust;
-use super::withdrawal::Drain;
+use super::withdrawal::{Drain, farewell};
 use crate::index::WorkloadName;
 use crate::logging::one_line;
 use crate::metrics::Metrics;
@@ -48,6 +49,8 @@ pub(super) struct Stream {
     ledger: Ledger,
     trust: Trust,
     withdrawal: Withdrawal,
+    /// While there is no such workload any more: resolves when nobody knows it.
+    farewell: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// By when something that is ready must have been taken.
     stall: Option<tokio::time::Instant>,
 }
@@ -85,6 +88,7 @@ impl Stream {
             ledger: Ledger::default(),
             trust: Trust::default(),
             withdrawal: Withdrawal::No,
+            farewell: None,
             stall: None,
         }
     }
@@ -122,6 +126,7 @@ impl Stream {
                     self.withdrawal = Withdrawal::Done(version);
                     Ok(())
                 }
+                () = until_over(&mut self.farewell) => Err(End::UnknownWorkload(self.name.clone())),
                 () = self.member.withdrawal() => {
                     self.member.look();
                     self.member.settle(&self.ledger);
@@ -150,20 +155,26 @@ impl Stream {
         };
         match kind {
             Kind::Hello(_) => Err(End::Protocol("a second Hello")),
-            Kind::Subscribe(service) => self
-                .destinations
-                .subscribe(service_name(service)?)
-                .map_err(|Full| End::TooManySubscriptions),
+            Kind::Subscribe(service) => {
+                let name = service_name(service)?;
+                self.ledger.asked(Resource::Destination(name.clone()));
+                self.destinations
+                    .subscribe(name)
+                    .map_err(|Full| End::TooManySubscriptions)
+            }
             Kind::Unsubscribe(service) => {
                 let name = service_name(service)?;
                 self.destinations.unsubscribe(&name);
                 self.forget(&Resource::Destination(name));
                 Ok(())
             }
-            Kind::Resolve(wanted) => self
-                .addresses
-                .subscribe(address(&wanted)?)
-                .map_err(|Full| End::TooManySubscriptions),
+            Kind::Resolve(wanted) => {
+                let address = address(&wanted)?;
+                self.ledger.asked(Resource::Address(address));
+                self.addresses
+                    .subscribe(address)
+                    .map_err(|Full| End::TooManySubscriptions)
+            }
             Kind::Forget(wanted) => {
                 let address = address(&wanted)?;
                 self.addresses.unsubscribe(&address);
@@ -244,7 +255,7 @@ impl Stream {
         self.stall = None;
         let response = if self.workload_ready {
             self.workload_ready = false;
-            Some(self.own_workload()?)
+            self.own_workload()?
         } else if let Withdrawal::Done(version) = self.withdrawal {
             self.withdrawal = Withdrawal::Said;
             self.ledger.said(version);
@@ -264,17 +275,26 @@ impl Stream {
         Ok(())
     }
 
-    fn own_workload(&mut self) -> Result<DiscoveryResponse, End> {
+    /// `None`: there is no such workload any more. The sidecar goes on until nobody calls it, and may
+    /// drain meanwhile.
+    fn own_workload(&mut self) -> Result<Option<DiscoveryResponse>, End> {
         let snapshot = self.workload.borrow_and_update().clone();
-        // The workload may have been given another ServiceAccount, or be gone.
+        if snapshot.value.is_none() {
+            let (name, store) = (self.name.clone(), Arc::clone(&self.store));
+            let farewell = farewell(name, store, Arc::clone(&self.fleet));
+            self.farewell = Some(Box::pin(farewell));
+            return Ok(None);
+        }
+        self.farewell = None;
+        // It may have been given another ServiceAccount.
         let workload = check_identity(&self.name, &self.peer, &snapshot)?;
         self.ledger
             .sent(Resource::Workload, snapshot.version, snapshot.noticed);
         self.trust.sent(snapshot.version, &workload.trust);
-        Ok(DiscoveryResponse {
+        Ok(Some(DiscoveryResponse {
             version: snapshot.version,
             resource: Some(Body::Workload(proto::Workload::from(workload))),
-        })
+        }))
     }
 
     fn next_destination(&mut self) -> Option<DiscoveryResponse> {
@@ -325,6 +345,14 @@ impl Withdrawal {
     }
 }
 
+/// Waits until a farewell is over, where there is one. Safe to cancel.
+async fn until_over(farewell: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    match farewell {
+        Some(farewell) => farewell.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits until one more response can be sent.
 async fn room(responses: &Responses, stall: tokio::time::Instant) -> Result<(), End> {
     match timeout_at(stall, responses.reserve()).await {
@@ -342,32 +370,4 @@ pub(super) fn received(
         Ok(None) => Err(End::Closed),
         Err(status) => Err(End::Lost(one_line(status.message(), MAX_LOGGED_BYTES))),
     }
-}
-
-fn service_name(service: proto::ServiceRef) -> Result<ServiceName, End> {
-    ServiceName::try_from(service)
-        .map_err(|_| End::Protocol("a name that is not a Service's: expected two DNS labels"))
-}
-
-fn resource(
-    destination: Option<proto::ServiceRef>,
-    at: Option<proto::AddressRef>,
-) -> Result<Resource, End> {
-    match (destination, at) {
-        (None, None) => Ok(Resource::Workload),
-        (Some(service), None) => Ok(Resource::Destination(service_name(service)?)),
-        (None, Some(at)) => Ok(Resource::Address(address(&at)?)),
-        (Some(_), Some(_)) => Err(End::Protocol("an answer about two things")),
-    }
-}
-
-fn address(address: &proto::AddressRef) -> Result<IpAddr, End> {
-    let parsed: Result<IpAddr, _> = address.address.parse();
-    // What is asked for is what is answered.
-    parsed
-        .ok()
-        .filter(|parsed| parsed.to_canonical() == *parsed)
-        .ok_or(End::Protocol(
-            "an address that is none: expected IPv4 or IPv6, and IPv4 within IPv6 as IPv4",
-        ))
 }

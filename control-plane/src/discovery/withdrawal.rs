@@ -1,14 +1,19 @@
 //! Takes an endpoint out of what sidecars are told, and waits until they know.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::fleet::Fleet;
 use crate::index::WorkloadName;
 use crate::metrics::{Metrics, gauge_value};
 use crate::store::Store;
+
+/// How long the stream of a workload that is gone may go on: as long as its sidecar waits when it
+/// ends.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A sidecar that drains, whose workload the store was told to withdraw.
 pub(super) struct Drain {
@@ -55,4 +60,13 @@ impl Drain {
         tracing::info!(%workload, version, ?taken, "every sidecar knows of the withdrawal");
         version
     }
+}
+
+/// Waits until every connected sidecar knows that a workload is gone which nobody describes any more,
+/// but not for ever.
+pub(super) async fn farewell(workload: WorkloadName, store: Arc<Store>, fleet: Arc<Fleet>) {
+    let from = store.withdrawn_from(&workload);
+    let spread = fleet.bid_farewell(&workload, from);
+    // An error: it is there again.
+    let _ = timeout(FAREWELL, spread).await;
 }

@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use outrider_api::model;
 use outrider_api::model::address::AddressTarget;
+use outrider_api::model::{self, Endpoint};
 use outrider_api::names::ServiceName;
 use tokio::sync::watch;
 
-use super::Store;
+use super::withdrawal::Departures;
+use super::{Store, Withdrawn};
 use crate::index::WorkloadName;
 
 /// One resource at one version; `value` is absent where there is no such resource.
@@ -44,6 +45,68 @@ pub(crate) struct Tables {
     pub(super) targets: BTreeMap<IpAddr, Arc<AddressTarget>>,
     /// Of what is in these tables.
     pub(super) version: u64,
+    /// Which workloads destinations have lost.
+    left_destinations: Departures<ServiceName>,
+    /// Which workloads addresses have lost that somebody followed.
+    left_addresses: Departures<IpAddr>,
+}
+
+impl Tables {
+    /// Takes down which endpoints go with these changes, which are still to be applied.
+    pub(super) fn take_leave(
+        &mut self,
+        destinations: &Changes<ServiceName, model::Destination>,
+        addresses: &Changes<IpAddr, AddressTarget>,
+        version: u64,
+    ) {
+        for (name, now) in destinations {
+            let channel = self.destinations.0.get(name);
+            let before = channel.and_then(|channel| channel.borrow().value.clone());
+            let [before, now] = [&before, now].map(|value| match value {
+                Some(destination) => &*destination.endpoints,
+                None => &[],
+            });
+            self.left_destinations.record(name, before, now, version);
+        }
+        for (address, now) in addresses {
+            if self.addresses.0.contains_key(address) {
+                let before = endpoints_at(self.targets.get(address));
+                let now = endpoints_at(now.as_ref());
+                self.left_addresses.record(address, before, now, version);
+            }
+        }
+    }
+
+    /// Forgets what has been taken down of what nobody follows, or of a workload that is gone and has
+    /// no sidecar.
+    pub(super) fn forget_departed(&mut self) {
+        let Self {
+            workloads,
+            destinations,
+            addresses,
+            ..
+        } = self;
+        let is_asked_about = |workload: &WorkloadName| workloads.0.contains_key(workload);
+        let is_known = |name: &ServiceName| destinations.0.contains_key(name);
+        self.left_destinations.retain(is_known, is_asked_about);
+        let is_known = |address: &IpAddr| addresses.0.contains_key(address);
+        self.left_addresses.retain(is_known, is_asked_about);
+    }
+
+    /// What a workload was an endpoint of, and is no longer.
+    pub(super) fn left_by(&self, workload: &WorkloadName) -> Withdrawn {
+        Withdrawn {
+            destinations: self.left_destinations.of(workload),
+            addresses: self.left_addresses.of(workload),
+        }
+    }
+}
+
+fn endpoints_at(target: Option<&Arc<AddressTarget>>) -> &[Endpoint] {
+    match target.map(|target| &**target) {
+        Some(AddressTarget::Instance(instance)) => &instance.endpoints,
+        Some(AddressTarget::Service(_) | AddressTarget::Unknown) | None => &[],
+    }
 }
 
 /// What names something that may be followed whether it exists or not.

@@ -103,26 +103,10 @@ impl Store {
         }
     }
 
-    /// Where a withdrawn workload was an endpoint, once that is published.
+    /// Where a workload was an endpoint and is no longer, by what is published: since it was
+    /// withdrawn, or since somebody wrote so.
     pub(crate) fn withdrawn_from(&self, workload: &WorkloadName) -> Withdrawn {
-        let Some(mesh) = self.mesh() else {
-            return Withdrawn::default();
-        };
-        let tables = self.tables();
-        let services = withdrawal::services_of(&mesh, workload);
-        let destinations = services.filter_map(|service| {
-            let version = tables.destinations.version(service)?;
-            Some((service.clone(), version))
-        });
-        let model = mesh.workload(&workload.namespace, &workload.name);
-        let addresses = model.into_iter().flat_map(|model| &model.addresses);
-        // Nobody knows of one that nobody follows.
-        let addresses =
-            addresses.filter_map(|address| Some((*address, tables.addresses.version(address)?)));
-        Withdrawn {
-            destinations: destinations.collect(),
-            addresses: addresses.collect(),
-        }
+        self.tables().left_by(workload)
     }
 
     fn apply(&self, counter: &mut VersionCounter, mesh: Arc<Mesh>, noticed: Instant) -> Published {
@@ -145,12 +129,14 @@ impl Store {
         self.version.store(version, Ordering::Release);
         let mut tables = self.tables();
         tables.version = version;
+        tables.take_leave(&destinations, &addresses, version);
         tables.workloads.apply(workloads, version, noticed);
         tables.destinations.apply(destinations, version, noticed);
         tables.addresses.apply_followed(addresses, version, noticed);
         if let Some(targets) = targets {
             tables.targets = targets;
         }
+        tables.forget_departed();
         Published { version, changed }
     }
 

@@ -175,10 +175,77 @@ async fn what_is_withdrawn_stays_so_until_it_is_restored_or_gone() {
     assert_eq!(endpoints(&mut service, &mut address), [1, 1]);
     assert!(!store.restore(&a));
 
+    assert_eq!(store.withdrawn_from(&a), Withdrawn::default());
+
     // One that goes and comes back is a new one.
     store.withdraw(a.clone());
     store.refresh(Instant::now());
     store.publish(mesh(&[("b", 2)]), Instant::now());
     store.publish(mesh(&[("a", 1), ("b", 2)]), Instant::now());
     assert_eq!(endpoints(&mut service, &mut address), [1, 1]);
+}
+
+/// A Service that selects workloads by `app`, and one workload.
+fn selected(service: &str, app: &str, address: u8) -> Arc<Mesh> {
+    let text = format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {service}}}, \
+         spec: {{selector: {{app: {service}}}, ports: [{{port: 80}}]}}}}\n---\n\
+         {{apiVersion: outrider.mesh/v1alpha1, kind: Workload, \
+         metadata: {{name: w, labels: {{app: {app}}}}}, \
+         spec: {{serviceAccount: w, address: 10.0.0.{address}}}}}\n"
+    );
+    let objects = manifest::parse(Path::new("mesh.yaml"), &text).unwrap();
+    Arc::new(index::build(&objects, None).unwrap())
+}
+
+#[tokio::test]
+async fn what_an_edit_takes_from_a_service_or_an_address_is_known_as_what_is_withdrawn_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    let w = WorkloadName::new("default", "w");
+    store.publish(selected("a", "a", 1), Instant::now());
+    let _address = store.follow(at(1));
+    assert_eq!(store.withdrawn_from(&w), Withdrawn::default());
+
+    let edit = store
+        .publish(selected("a", "none", 2), Instant::now())
+        .version;
+    let from = store.withdrawn_from(&w);
+    assert_eq!(from.destinations, [(name("a"), edit)].into());
+    assert_eq!(from.addresses, [(at(1), edit)].into());
+    // Other changes of what it has left change nothing; nobody follows its new address.
+    store.withdraw(w.clone());
+    store.refresh(Instant::now());
+    assert_eq!(store.withdrawn_from(&w), from);
+    store.restore(&w);
+
+    // Who is back has not left.
+    store.publish(selected("a", "a", 1), Instant::now());
+    assert_eq!(store.withdrawn_from(&w), Withdrawn::default());
+}
+
+#[tokio::test]
+async fn who_has_left_is_forgotten_with_the_last_who_may_ask_or_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    let w = WorkloadName::new("default", "w");
+    store.publish(selected("a", "a", 1), Instant::now());
+    let sidecar = store.workload(&w).unwrap();
+    let follower = store.follow(name("a"));
+    let gone = store.publish(mesh(&[("b", 2)]), Instant::now()).version;
+    let from = store.withdrawn_from(&w);
+    assert_eq!(from.destinations, [(name("a"), gone)].into());
+
+    drop(sidecar);
+    store.publish(mesh(&[("b", 3)]), Instant::now());
+    assert_eq!(store.withdrawn_from(&w), Withdrawn::default());
+
+    // And with the Service, once nobody follows that.
+    store.publish(selected("a", "a", 1), Instant::now());
+    let _sidecar = store.workload(&w).unwrap();
+    store.publish(selected("other", "none", 1), Instant::now());
+    assert_eq!(store.withdrawn_from(&w).destinations.len(), 1);
+    drop(follower);
+    store.publish(selected("other", "none", 2), Instant::now());
+    assert_eq!(store.withdrawn_from(&w), Withdrawn::default());
 }

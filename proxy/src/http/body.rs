@@ -1,5 +1,7 @@
 //! The bodies that pass through: streamed as they come, never collected.
 
+use std::error::Error as _;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::framing::Violation;
 use super::headers;
 use super::idle::Idle;
 use super::replay::{Attempt, Copied};
@@ -29,19 +32,61 @@ pub enum RequestBody {
     Empty,
 }
 
+/// How the stream of a request ends whose trailers are too large. It is told from all other ends by it:
+/// the body is gone by the time at which somebody has to say what became of its request.
+const TOO_LARGE: h2::Reason = h2::Reason::ENHANCE_YOUR_CALM;
+
 /// Why a body does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error(transparent)]
-    Source(#[from] hyper::Error),
+    Source(hyper::Error),
     #[error("another attempt has taken the body over")]
     Superseded,
     #[error("the copy is not whole")]
     Lost,
     #[error("nothing came for as long as may be")]
     Idle,
-    #[error("the trailers are larger than 64 KiB")]
-    TooLarge,
+    #[error("the trailers of the request are larger than 64 KiB")]
+    RequestTooLarge(#[source] h2::Error),
+    #[error("the trailers of the answer are larger than 64 KiB")]
+    AnswerTooLarge,
+}
+
+impl BodyError {
+    fn request_too_large() -> Self {
+        Self::RequestTooLarge(TOO_LARGE.into())
+    }
+}
+
+impl From<hyper::Error> for BodyError {
+    fn from(error: hyper::Error) -> Self {
+        // Those of HTTP/1 are measured before they are parsed.
+        match violation(&error) {
+            Some(Violation::TooLarge) => Self::request_too_large(),
+            Some(_) | None => Self::Source(error),
+        }
+    }
+}
+
+fn violation(error: &hyper::Error) -> Option<Violation> {
+    let error = error.source()?.downcast_ref::<io::Error>()?;
+    error.get_ref()?.downcast_ref().copied()
+}
+
+/// Whether an exchange with the next hop broke off because the trailers of its request are too large.
+pub fn is_request_too_large(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(BodyError::RequestTooLarge(_)) = error.downcast_ref() {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.is_reset() && !error.is_remote() && error.reason() == Some(TOO_LARGE);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl Body for RequestBody {
@@ -89,7 +134,7 @@ impl Body for RequestBody {
 pub(super) fn passed_on(mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
     if let Some(trailers) = frame.trailers_mut() {
         if headers::is_too_large(trailers) {
-            return Err(BodyError::TooLarge);
+            return Err(BodyError::request_too_large());
         }
         headers::strip_identity(trailers);
     }
@@ -167,13 +212,13 @@ impl ResponseBody {
         }
     }
 
-    /// The trailers are too large. A gRPC call has a status in their place, which says so.
-    fn too_large(&mut self) -> Result<Frame<Bytes>, BodyError> {
+    /// Trailers are too large. A gRPC call has a status in their place, which says so.
+    fn too_large(&mut self, why: Refusal, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
         let grpc = self.exchange.as_ref().is_some_and(Exchange::is_grpc);
-        self.fail(Refusal::AnswerTooLarge);
+        self.fail(why);
         match grpc {
-            true => Ok(Frame::trailers(Refusal::AnswerTooLarge.grpc_trailers())),
-            false => Err(BodyError::TooLarge),
+            true => Ok(Frame::trailers(why.grpc_trailers())),
+            false => Err(error),
         }
     }
 
@@ -218,11 +263,18 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => {
                 let trailers = frame.trailers_ref();
                 if trailers.is_some_and(headers::is_too_large) {
-                    return Poll::Ready(Some(this.too_large()));
+                    let error = BodyError::AnswerTooLarge;
+                    let cut = this.too_large(Refusal::AnswerTooLarge, error);
+                    return Poll::Ready(Some(cut));
                 }
                 this.finish(trailers);
             }
             Poll::Ready(Some(Ok(_))) if ended => this.finish(None),
+            Poll::Ready(Some(Err(error))) if is_request_too_large(error) => {
+                let error = BodyError::request_too_large();
+                let cut = this.too_large(Refusal::HeaderTooLarge, error);
+                return Poll::Ready(Some(cut));
+            }
             Poll::Ready(Some(Err(_))) => this.fail(Refusal::UpstreamReset),
             Poll::Ready(None) => this.finish(None),
             Poll::Ready(Some(Ok(_))) => {

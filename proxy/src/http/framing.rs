@@ -12,7 +12,7 @@ use crate::detect::is_token;
 const MAX_CHUNK_LINE: usize = 256;
 /// The longest head, and the longest trailers, bytes.
 pub const MAX_HEAD: usize = 64 * 1024;
-/// The most headers of a request: hyper's and Envoy's limit.
+/// The most headers of a request, and the most trailers: hyper's and Envoy's limit.
 const MAX_HEADERS: usize = 100;
 
 /// Why the bytes of a request are refused.
@@ -205,7 +205,10 @@ impl Framing {
             let Some(end) = self.block(rest)? else {
                 return Ok(None);
             };
-            for line in lines(&rest[..end - 2]) {
+            for (index, line) in lines(&rest[..end - 2]).enumerate() {
+                if index == MAX_HEADERS {
+                    return Err(Violation::TooLarge);
+                }
                 check_header(line?)?;
             }
             end

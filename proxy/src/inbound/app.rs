@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::http::blocks::Blocks;
-use crate::http::body::RequestBody;
+use crate::http::body::{self, RequestBody};
 use crate::http::headers;
 use crate::http::serve::{http1_client, http2_client};
 use crate::http::wire::AppVersion;
@@ -348,8 +348,11 @@ async fn connect_as(client: IpAddr, address: SocketAddr) -> io::Result<TcpStream
 
 fn reset(error: hyper::Error) -> Refusal {
     tracing::debug!(%error, "the app ended the exchange");
-    match error.is_parse_too_large() {
-        true => Refusal::AnswerTooLarge,
-        false => Refusal::AppReset,
+    if body::is_request_too_large(&error) {
+        Refusal::HeaderTooLarge
+    } else if error.is_parse_too_large() {
+        Refusal::AnswerTooLarge
+    } else {
+        Refusal::AppReset
     }
 }

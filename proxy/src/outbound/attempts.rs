@@ -17,7 +17,7 @@ use super::message::Message;
 use super::service::Service;
 use super::time::{Patience, TimeLeft};
 use super::verdict::{self, Verdict};
-use crate::http::body::{RequestBody, ResponseBody};
+use crate::http::body::{self, RequestBody, ResponseBody};
 use crate::http::headers;
 use crate::http::proxy_status;
 use crate::http::wire::{self, AppVersion};
@@ -372,6 +372,9 @@ fn unconnected(refusal: Refusal) -> Tried {
 /// The exchange broke off before the head of an answer.
 fn broken(connection: &Connection, error: &hyper::Error, endpoint: &Endpoint) -> Tried {
     tracing::debug!(%error, endpoint = %endpoint.model.mesh_address, "no answer");
+    if body::is_request_too_large(error) {
+        return Tried::Refused(Refusal::HeaderTooLarge);
+    }
     if verdict::is_unprocessed(error) {
         return Tried::Failed(Failure::Unprocessed, Refusal::UpstreamReset);
     }

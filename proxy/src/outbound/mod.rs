@@ -178,14 +178,15 @@ async fn detected(
     source: IpAddr,
 ) -> Spoken {
     let mut first = BytesMut::new();
-    let told = client_first(worker, &mut stream, &mut first);
-    let verdict = match tokio::time::timeout(first::SILENCE, told).await {
-        Ok(verdict) => verdict,
-        Err(_) if first.is_empty() => return silent(worker, stream, listener, source).await,
+    let begun = first::begun(&mut stream, &mut first);
+    match tokio::time::timeout(first::SILENCE, begun).await {
         // It has begun to speak: the server would wait for it, too.
-        Err(_) => client_first(worker, &mut stream, &mut first).await,
-    };
-    settle(worker, stream, first, verdict, listener)
+        Ok(true) => {}
+        Ok(false) => return Spoken::Closed,
+        Err(_) => return silent(worker, stream, listener, source).await,
+    }
+    let verdict = first::verdict(&mut stream, &mut first, worker.detect_timeout()).await;
+    settle(worker, stream, first, Some(verdict), listener)
 }
 
 async fn silent(

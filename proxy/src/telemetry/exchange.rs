@@ -170,19 +170,21 @@ impl Exchange {
 
     /// The answer broke off.
     pub fn broken(mut self, why: Refusal) {
-        // A stream that was quiet for too long says nothing of its endpoint.
+        // A stream that was quiet for too long says nothing of its endpoint, nor do the caller's trailers.
+        let is_its_own = !matches!(why, Refusal::StreamIdleTimeout | Refusal::HeaderTooLarge);
         let judged = self.judged.take();
-        if let Some(attempt) = judged.filter(|_| why != Refusal::StreamIdleTimeout) {
+        if let Some(attempt) = judged.filter(|_| is_its_own) {
             attempt.ended(Instant::now(), Outcome::GatewayError);
         }
+        let is_too_large = matches!(why, Refusal::AnswerTooLarge | Refusal::HeaderTooLarge);
         // The others were done to the sidecar; these it does.
-        if matches!(why, Refusal::StreamIdleTimeout | Refusal::AnswerTooLarge) {
+        if is_too_large || why == Refusal::StreamIdleTimeout {
             self.edge
                 .metrics()
                 .refused(self.edge.reporter().direction(), why, self.edge.peer());
         }
         let row = why.row();
-        if why == Refusal::AnswerTooLarge && self.is_grpc() {
+        if is_too_large && self.is_grpc() {
             self.grpc_status = Some(u16::from(row.grpc));
         }
         self.record(row.flag, row.reason);

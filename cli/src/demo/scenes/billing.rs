@@ -25,7 +25,8 @@ const SWITCH: Duration = Duration::from_secs(2);
 impl Show<'_> {
     /// Makes the app of one instance well, slow or failing.
     pub(super) async fn set_mode(&self, instance: &str, mode: Mode) -> anyhow::Result<()> {
-        let workload = self.mesh.plan().workload(instance);
+        let plan = self.mesh.plan();
+        let workload = plan.workload(instance);
         // From the app's own side of its sidecar: nobody else is let through to it.
         let door = workload.and_then(|workload| Some(workload.door(workload.app_port("control")?)));
         let door = door.with_context(|| format!("{instance} has no port control"))?;

@@ -21,7 +21,7 @@ pub fn layout(
     let namespaces = workloads.iter().filter_map(|workload| {
         let place = workload.place.as_ref()?;
         Some(Namespace {
-            workload: format!("{}/{}", workload.namespace, workload.name),
+            workload: workload.full_name(),
             name: place.netns.clone(),
             addresses: place.addresses.clone(),
             hosts: names.hosts(&workload.namespace, &place.addresses),

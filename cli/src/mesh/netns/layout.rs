@@ -16,7 +16,7 @@ const INSIDE: &str = "eth0";
 const NAME_LIMIT: usize = 255;
 /// What fits behind the bridge's name in the name of a link, which has 15 bytes (`IFNAMSIZ`): three
 /// digits. A bridge has 1,023 ports at most.
-const MOST: usize = 1000;
+pub(super) const MOST: usize = 1000;
 
 /// Why a mesh has no place on one machine.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -86,6 +86,11 @@ impl Id {
         format!("{PREFIX}{}-", self.0)
     }
 
+    /// The link to a namespace, by number.
+    pub fn link(&self, number: usize) -> String {
+        format!("{}{number}", self.prefix())
+    }
+
     /// The namespace of the Workload that people call `label` in this mesh.
     pub fn namespace(&self, label: &str) -> String {
         format!("{}{}", self.prefix(), label.replace('/', "."))
@@ -124,26 +129,38 @@ impl Layout {
         if self.namespaces.len() > MOST {
             return Err(LayoutError::Many(self.namespaces.len()));
         }
-        for namespace in &self.namespaces {
-            if namespace.name.len() > NAME_LIMIT {
-                return Err(LayoutError::Name {
-                    workload: namespace.workload.clone(),
-                    name: namespace.name.clone(),
-                });
-            }
-            if let Some(address) = namespace
-                .addresses
-                .iter()
-                .find(|address| self.range_of(**address).is_none())
-            {
-                return Err(LayoutError::Outside {
-                    workload: namespace.workload.clone(),
-                    address: *address,
-                    ranges: self.bridge.iter().map(IpNet::trunc).collect(),
-                });
-            }
+        let mut namespaces = self.namespaces.iter();
+        namespaces.try_for_each(|namespace| self.check_one(namespace))
+    }
+
+    /// Checks that a namespace has a name and a place.
+    pub fn check_one(&self, namespace: &Namespace) -> Result<(), LayoutError> {
+        if namespace.name.len() > NAME_LIMIT {
+            return Err(LayoutError::Name {
+                workload: namespace.workload.clone(),
+                name: namespace.name.clone(),
+            });
         }
-        Ok(())
+        let mut addresses = namespace.addresses.iter();
+        match addresses.find(|address| self.range_of(**address).is_none()) {
+            Some(address) => Err(LayoutError::Outside {
+                workload: namespace.workload.clone(),
+                address: *address,
+                ranges: self.bridge.iter().map(IpNet::trunc).collect(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether both have the same addresses to give away.
+    pub fn has_ranges_of(&self, other: &Self) -> bool {
+        self.bridge == other.bridge && self.services == other.services
+    }
+
+    /// The namespace of a Workload, NAMESPACE/NAME.
+    pub fn namespace_of(&self, workload: &str) -> Option<&Namespace> {
+        let mut namespaces = self.namespaces.iter();
+        namespaces.find(|namespace| namespace.workload == workload)
     }
 
     /// Leaves out what is of IPv6.
@@ -169,16 +186,25 @@ impl Layout {
         }
         let _ = writeln!(lines, "link set {bridge} up");
         for (number, namespace) in self.namespaces.iter().enumerate() {
-            let link = format!("{}{number}", self.id.prefix());
-            let name = &namespace.name;
-            let _ = writeln!(lines, "netns add {name}");
-            let _ = writeln!(
-                lines,
-                "link add name {link} type veth peer name {INSIDE} netns {name}"
-            );
-            let _ = writeln!(lines, "link set {link} master {bridge} up");
+            lines.push_str(&self.attach(number, namespace));
         }
         lines
+    }
+
+    /// Makes a namespace with the link of this number to the bridge.
+    pub fn attach(&self, number: usize, namespace: &Namespace) -> String {
+        let (bridge, link) = (self.id.bridge(), self.id.link(number));
+        let name = &namespace.name;
+        format!(
+            "netns add {name}\n\
+             link add name {link} type veth peer name {INSIDE} netns {name}\n\
+             link set {link} master {bridge} up\n"
+        )
+    }
+
+    /// Removes the link of a namespace, whatever its number; to be run inside.
+    pub fn detach() -> String {
+        format!("link del {INSIDE}\n")
     }
 
     /// Gives a namespace its addresses and routes; to be run inside.

@@ -31,6 +31,7 @@ use self::claim::Claim;
 pub use self::claim::ClaimError;
 pub use self::ip::IpError;
 use self::ip::{Ip, Route};
+use self::layout::MOST;
 pub use self::layout::{Id, Layout, LayoutError, Namespace};
 
 /// How long processes that were killed are waited for.
@@ -130,6 +131,42 @@ impl Network {
     /// Whether there was something of a dead one.
     pub fn cleaned(&self) -> bool {
         self.cleaned
+    }
+
+    /// Makes one namespace more; nothing of it is left where that fails.
+    pub fn add(&self, namespace: &Namespace) -> Result<(), NetworkError> {
+        self.layout.check_one(namespace)?;
+        self.make_one(namespace).inspect_err(|_| {
+            let _ = self.remover(&namespace.name)();
+        })
+    }
+
+    fn make_one(&self, namespace: &Namespace) -> Result<(), NetworkError> {
+        let Self { layout, ip, .. } = self;
+        let taken = ip.links()?;
+        let number = (0..MOST).find(|number| !taken.contains(&layout.id.link(*number)));
+        let number = number.ok_or(LayoutError::Many(MOST + 1))?;
+        write_hosts(namespace)?;
+        ip.batch(&layout.attach(number, namespace))?;
+        let name = namespace.name.as_str();
+        ip.batch_in(&[(name, layout.furnish(namespace))])?;
+        inside::run(name, settle).map_err(|error| NetworkError::Inside(name.to_owned(), error))
+    }
+
+    /// What removes one namespace, and kills what still runs in it: it may block for a while.
+    pub fn remover(
+        &self,
+        namespace: &str,
+    ) -> impl FnOnce() -> Result<(), IpError> + Send + 'static {
+        let (ip, name) = (self.ip.clone(), namespace.to_owned());
+        move || {
+            kill_inside(&ip, std::slice::from_ref(&name))?;
+            // At once: with its namespace it would go some time later. One that was not finished has none.
+            let _ = ip.batch_in(&[(name.as_str(), Layout::detach())]);
+            ip.batch_regardless(&format!("netns del {name}\n"))?;
+            let _ = fs::remove_dir_all(layout::etc(&name));
+            Ok(())
+        }
     }
 
     fn make(&self) -> Result<(), NetworkError> {
