@@ -2,6 +2,8 @@
 //!
 //! Source: SPIFFE Trust Domain and Bundle §4.
 
+use std::sync::Arc;
+
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 
@@ -71,8 +73,9 @@ pub enum BundleError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
-    // Sorted and without duplicates, so that equality does not depend on the order in a file.
-    anchors: Vec<CertificateDer<'static>>,
+    // Sorted and without duplicates, so that equality does not depend on the order in a file; shared,
+    // since every workload of a mesh has the same.
+    anchors: Arc<Vec<CertificateDer<'static>>>,
 }
 
 impl TrustBundle {
@@ -98,7 +101,7 @@ impl TrustBundle {
         anchors.dedup();
         Ok(Self {
             trust_domain,
-            anchors,
+            anchors: Arc::new(anchors),
         })
     }
 
@@ -121,7 +124,7 @@ impl TrustBundle {
                 expected: self.trust_domain.clone(),
             });
         }
-        let anchors = self.anchors.iter().chain(&other.anchors);
+        let anchors = self.anchors.iter().chain(&*other.anchors);
         Self::new(self.trust_domain.clone(), anchors.cloned().collect())
     }
 
@@ -138,7 +141,7 @@ impl TrustBundle {
         let comparable = self.trust_domain == other.trust_domain && !anchors.is_empty();
         comparable.then(|| Self {
             trust_domain: self.trust_domain.clone(),
-            anchors,
+            anchors: Arc::new(anchors),
         })
     }
 
@@ -166,7 +169,7 @@ impl TrustBundle {
 
     pub(crate) fn root_store(&self) -> Result<RootCertStore, rustls::Error> {
         let mut store = RootCertStore::empty();
-        for anchor in &self.anchors {
+        for anchor in &*self.anchors {
             store.add(anchor.clone())?;
         }
         Ok(store)

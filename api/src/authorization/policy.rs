@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use outrider_certs::spiffe::SpiffeId;
@@ -129,12 +130,12 @@ impl IpBlock {
     }
 }
 
-/// Every policy that selects one workload, compiled. Immutable.
+/// Every policy that selects one workload, compiled. Immutable, and cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicySet {
     default_deny: bool,
     /// DENY, ALLOW, AUDIT; as given within each.
-    policies: Vec<Policy>,
+    policies: Arc<Vec<Policy>>,
     /// Where the ALLOW policies begin.
     allow: usize,
     /// Where the AUDIT policies begin.
@@ -157,7 +158,7 @@ impl PolicySet {
             audit: begin(Action::Audit),
             looks_at_paths: rules.clone().any(Rule::looks_at_paths),
             looks_at_methods: rules.any(Rule::looks_at_methods),
-            policies,
+            policies: Arc::new(policies),
         }
     }
 

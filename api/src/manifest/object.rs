@@ -12,8 +12,8 @@ use super::tree::{Node, Value};
 use crate::kinds::{self, API_VERSION, ObjectMeta};
 use crate::names;
 
-/// What a document says.
-#[derive(Clone, Debug)]
+/// What a document says. Cheap to clone; equal is what says the same, wherever.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     Service(Located<kinds::Service>),
     ServiceAccount(Located<kinds::ServiceAccount>),
@@ -57,6 +57,41 @@ impl Object {
             Self::TcpRoute(object) => &object.metadata,
             Self::TrafficPolicy(object) => &object.metadata,
             Self::RateLimitPolicy(object) => &object.metadata,
+        }
+    }
+
+    /// The same, of which only the file is known ([`Located`] keeps the place of each field).
+    #[must_use]
+    pub fn without_places(&self) -> Self {
+        match self {
+            Self::Service(object) => Self::Service(object.without_places()),
+            Self::ServiceAccount(object) => Self::ServiceAccount(object.without_places()),
+            Self::Workload(object) => Self::Workload(object.without_places()),
+            Self::AuthorizationPolicy(object) => Self::AuthorizationPolicy(object.without_places()),
+            Self::MeshConfig(object) => Self::MeshConfig(object.without_places()),
+            Self::HttpRoute(object) => Self::HttpRoute(object.without_places()),
+            Self::GrpcRoute(object) => Self::GrpcRoute(object.without_places()),
+            Self::TcpRoute(object) => Self::TcpRoute(object.without_places()),
+            Self::TrafficPolicy(object) => Self::TrafficPolicy(object.without_places()),
+            Self::RateLimitPolicy(object) => Self::RateLimitPolicy(object.without_places()),
+        }
+    }
+
+    /// As [`Located::is`].
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Service(one), Self::Service(other)) => one.is(other),
+            (Self::ServiceAccount(one), Self::ServiceAccount(other)) => one.is(other),
+            (Self::Workload(one), Self::Workload(other)) => one.is(other),
+            (Self::AuthorizationPolicy(one), Self::AuthorizationPolicy(other)) => one.is(other),
+            (Self::MeshConfig(one), Self::MeshConfig(other)) => one.is(other),
+            (Self::HttpRoute(one), Self::HttpRoute(other)) => one.is(other),
+            (Self::GrpcRoute(one), Self::GrpcRoute(other)) => one.is(other),
+            (Self::TcpRoute(one), Self::TcpRoute(other)) => one.is(other),
+            (Self::TrafficPolicy(one), Self::TrafficPolicy(other)) => one.is(other),
+            (Self::RateLimitPolicy(one), Self::RateLimitPolicy(other)) => one.is(other),
+            _ => false,
         }
     }
 

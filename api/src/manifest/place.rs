@@ -131,10 +131,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// An object, and the place of each of its fields.
-#[derive(Clone, Debug)]
+/// An object, and the place of each of its fields. Cheap to clone.
+#[derive(Debug)]
 pub struct Located<T> {
-    pub value: T,
+    value: Arc<T>,
     source: Arc<Source>,
 }
 
@@ -147,9 +147,38 @@ struct Source {
 impl<T> Located<T> {
     pub(super) fn new(value: T, file: Arc<Path>, root: Node) -> Self {
         Self {
-            value,
+            value: Arc::new(value),
             source: Arc::new(Source { file, root }),
         }
+    }
+
+    /// Another object in the same place.
+    #[must_use]
+    pub fn with(&self, value: T) -> Self {
+        Self {
+            value: Arc::new(value),
+            source: Arc::clone(&self.source),
+        }
+    }
+
+    /// The same, of which only the file is known: a place in a text that nobody has written helps
+    /// nobody, and takes more memory than the object.
+    #[must_use]
+    pub(super) fn without_places(&self) -> Self {
+        let source = Source {
+            file: Arc::clone(&self.source.file),
+            root: Node::start(),
+        };
+        Self {
+            value: Arc::clone(&self.value),
+            source: Arc::new(source),
+        }
+    }
+
+    /// Whether it is the very same, which is quickly seen: not read again meanwhile.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.value, &other.value)
     }
 
     /// Where `field` is written, for instance `spec.targetRefs[0].name`; if it is not there, the
@@ -168,6 +197,22 @@ impl<T> Located<T> {
     pub fn problem(&self, field: impl Into<String>, message: impl Into<String>) -> Problem {
         let field = field.into();
         Problem::new(self.location(&field), field, message)
+    }
+}
+
+impl<T> Clone for Located<T> {
+    fn clone(&self) -> Self {
+        Self {
+            value: Arc::clone(&self.value),
+            source: Arc::clone(&self.source),
+        }
+    }
+}
+
+/// What is said, wherever.
+impl<T: PartialEq> PartialEq for Located<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(other) || self.value == other.value
     }
 }
 

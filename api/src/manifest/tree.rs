@@ -98,6 +98,15 @@ fn message(error: &Error) -> String {
 }
 
 impl Node {
+    /// Nothing, at the beginning of a file.
+    pub(super) fn start() -> Self {
+        Self {
+            line: 1,
+            column: 1,
+            value: Value::Null,
+        }
+    }
+
     /// The node of a field such as `spec.rules[0].name`, or the innermost one around it.
     pub(super) fn find(&self, field: &str) -> &Self {
         let mut node = self;

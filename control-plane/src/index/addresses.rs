@@ -4,7 +4,8 @@
 //! hash of its name says, in the order of names. So whoever reads the same files finds the same
 //! addresses, and an object more moves another only where both want the same.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -18,9 +19,9 @@ use super::objects::Objects;
 /// The first host is the bridge's, where there is one.
 const FIRST_OFFSET: u128 = 2;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Addresses {
-    workloads: BTreeMap<WorkloadName, Vec<IpAddr>>,
+    workloads: HashMap<WorkloadName, Vec<IpAddr>>,
     pub(super) services: BTreeMap<ServiceName, Vec<IpAddr>>,
 }
 
@@ -37,18 +38,18 @@ impl Addresses {
 
 /// Everybody's addresses; two objects that have the same one are a problem.
 pub(super) fn resolve(
-    objects: &Objects<'_>,
+    objects: &Objects,
     network: &Network,
     problems: &mut Vec<Problem>,
 ) -> Addresses {
     let mut written = Written::default();
     let mut addresses = Addresses::default();
-    for (name, workload) in &objects.workloads {
+    for (name, workload) in objects.workloads.iter() {
         if let Some(own) = written.workload(name, workload, problems) {
             addresses.workloads.insert(name.clone(), own);
         }
     }
-    for (name, service) in &objects.services {
+    for (name, service) in objects.services.iter() {
         if let Some(own) = written.service(name, service, problems) {
             addresses.services.insert(name.clone(), own);
         }
@@ -57,7 +58,7 @@ pub(super) fn resolve(
     let mut pool = Pool {
         taken: written.owners.into_keys().collect(),
     };
-    for (name, workload) in &objects.workloads {
+    for (name, workload) in objects.workloads.iter() {
         if !addresses.workloads.contains_key(name) {
             let own = pool.of_workload(name, network.workloads);
             let own = own.map_err(|message| workload.problem("spec.address", message));
@@ -67,7 +68,7 @@ pub(super) fn resolve(
                 .insert(name.clone(), own.unwrap_or_default());
         }
     }
-    for (name, service) in &objects.services {
+    for (name, service) in objects.services.iter() {
         if !addresses.services.contains_key(name) {
             let own = pool.of_service(name, network.services);
             let own = own.map_err(|message| service.problem("spec.clusterIP", message));
@@ -80,19 +81,57 @@ pub(super) fn resolve(
     addresses
 }
 
+/// Whose an address is, and which of a list it is. Displays as `Workload shop/billing-1`.
+#[derive(Clone, Copy)]
+enum Owner<'o> {
+    Workload(
+        &'o WorkloadName,
+        &'o Located<kinds::Workload>,
+        Option<usize>,
+    ),
+    Service(&'o ServiceName, &'o Located<kinds::Service>, Option<usize>),
+}
+
+impl fmt::Display for Owner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(name, ..) => write!(f, "Workload {name}"),
+            Self::Service(name, ..) => write!(f, "Service {}/{}", name.namespace, name.name),
+        }
+    }
+}
+
+impl Owner<'_> {
+    fn field(&self) -> String {
+        match self {
+            Self::Workload(.., None) => "spec.address".to_owned(),
+            Self::Workload(.., Some(index)) => format!("spec.addresses[{index}]"),
+            Self::Service(.., None) => "spec.clusterIP".to_owned(),
+            Self::Service(.., Some(index)) => format!("spec.clusterIPs[{index}]"),
+        }
+    }
+
+    fn location(&self) -> Location {
+        match self {
+            Self::Workload(_, workload, _) => workload.location(&self.field()),
+            Self::Service(_, service, _) => service.location(&self.field()),
+        }
+    }
+}
+
 /// The addresses that are written, and whose they are. Loopback is every workload's on a machine
 /// without interception: nobody is found by it.
 #[derive(Default)]
-struct Written {
-    owners: HashMap<IpAddr, (String, Location)>,
+struct Written<'o> {
+    owners: HashMap<IpAddr, Owner<'o>>,
 }
 
-impl Written {
+impl<'o> Written<'o> {
     /// `None`: to be assigned.
     fn workload(
         &mut self,
-        name: &WorkloadName,
-        workload: &Located<kinds::Workload>,
+        name: &'o WorkloadName,
+        workload: &'o Located<kinds::Workload>,
         problems: &mut Vec<Problem>,
     ) -> Option<Vec<IpAddr>> {
         let spec = &workload.spec;
@@ -103,23 +142,20 @@ impl Written {
             let message = "are further ones, expected \"address\" beside them";
             problems.push(workload.problem("spec.addresses", message));
         }
-        let first = spec
-            .address
-            .map(|address| ("spec.address".to_owned(), address));
+        let first = spec.address.map(|address| (None, address));
         let others = spec.addresses.iter().enumerate();
-        let others = others.map(|(index, address)| (format!("spec.addresses[{index}]"), *address));
+        let others = others.map(|(index, address)| (Some(index), *address));
         let mut own = Vec::new();
-        for (field, address) in first.into_iter().chain(others) {
-            let location = workload.location(&field);
+        for (index, address) in first.into_iter().chain(others) {
+            let owner = Owner::Workload(name, workload, index);
             let again = own.contains(&address);
-            let taken = self.take(address, format!("Workload {name}"), location);
-            match taken {
+            match self.take(address, owner) {
                 Ok(()) if again => {
                     let message = format!("{address} is given twice, expected it once");
-                    problems.push(workload.problem(field, message));
+                    problems.push(workload.problem(owner.field(), message));
                 }
                 Ok(()) => own.push(address),
-                Err(message) => problems.push(workload.problem(field, message)),
+                Err(message) => problems.push(workload.problem(owner.field(), message)),
             }
         }
         Some(own)
@@ -128,8 +164,8 @@ impl Written {
     /// `None`: to be assigned.
     fn service(
         &mut self,
-        name: &ServiceName,
-        service: &Located<kinds::Service>,
+        name: &'o ServiceName,
+        service: &'o Located<kinds::Service>,
         problems: &mut Vec<Problem>,
     ) -> Option<Vec<IpAddr>> {
         let spec = &service.spec;
@@ -148,21 +184,19 @@ impl Written {
             let message = "has None beside others, expected it alone";
             problems.push(service.problem("spec.clusterIPs", message));
         }
-        let fields: Vec<(String, ClusterIp)> = match of_list {
+        let fields: Vec<(Option<usize>, ClusterIp)> = match of_list {
             Some(_) => {
                 let list = spec.cluster_ips.iter().enumerate();
-                list.map(|(index, ip)| (format!("spec.clusterIPs[{index}]"), *ip))
-                    .collect()
+                list.map(|(index, ip)| (Some(index), *ip)).collect()
             }
-            None => vec![("spec.clusterIP".to_owned(), spec.cluster_ip?)],
+            None => vec![(None, spec.cluster_ip?)],
         };
         let mut own = Vec::new();
-        for (field, ip) in fields {
+        for (index, ip) in fields {
             let ClusterIp::Address(address) = ip else {
                 continue;
             };
-            let location = service.location(&field);
-            let owner = format!("Service {}/{}", name.namespace, name.name);
+            let owner = Owner::Service(name, service, index);
             let taken = if address.is_loopback() {
                 Err(format!(
                     "{address} is loopback, expected an address of the mesh"
@@ -175,17 +209,17 @@ impl Written {
                     "{address} is a second one of its family, expected at most one of each"
                 ))
             } else {
-                self.take(address, owner, location)
+                self.take(address, owner)
             };
             match taken {
                 Ok(()) => own.push(address),
-                Err(message) => problems.push(service.problem(field, message)),
+                Err(message) => problems.push(service.problem(owner.field(), message)),
             }
         }
         Some(own)
     }
 
-    fn take(&mut self, address: IpAddr, owner: String, location: Location) -> Result<(), String> {
+    fn take(&mut self, address: IpAddr, owner: Owner<'o>) -> Result<(), String> {
         if address.is_unspecified() || address.is_multicast() {
             return Err(format!(
                 "{address} is nobody's, expected the address of one host"
@@ -194,19 +228,20 @@ impl Written {
         if address.is_loopback() {
             return Ok(());
         }
-        if let Some((other, at)) = self.owners.get(&address) {
+        if let Some(other) = self.owners.get(&address) {
+            let at = other.location();
             return Err(format!(
                 "{address} is also {other}'s (at {at}), expected another"
             ));
         }
-        self.owners.insert(address, (owner, location));
+        self.owners.insert(address, owner);
         Ok(())
     }
 }
 
 /// What is left to be assigned.
 struct Pool {
-    taken: BTreeSet<IpAddr>,
+    taken: HashSet<IpAddr>,
 }
 
 impl Pool {

@@ -1,46 +1,39 @@
 //! Identities, and the models themselves, once everything they name is known to exist.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use outrider_api::authorization::{Policy, PolicySet};
+use outrider_api::authorization::PolicySet;
 use outrider_api::kinds;
-use outrider_api::manifest::Problem;
+use outrider_api::manifest::{Located, Problem};
+use outrider_api::model::traffic::{InboundLimits, TrafficSettings};
 use outrider_api::model::{
-    AppPort, Destination, Endpoint, MeshSettings, Mtls, Outbound, Protocol, ServicePort, Upstream,
-    Workload,
+    Destination, Endpoint, MeshSettings, Protocol, RouteGroup, ServicePort, Workload,
 };
 use outrider_api::names::ServiceName;
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
-use super::addresses::Addresses;
-use super::endpoints::Endpoints;
-use super::limits::WorkloadLimits;
+use super::memo::Shared;
 use super::objects::Objects;
-use super::policies::Policies;
-use super::routes::ServiceRoutes;
+use super::presence::Presence;
 use super::selection::{self, Selection};
-use super::traffic::ServiceTraffic;
-use super::{Settings, WorkloadName, probes};
+use super::{Settings, WorkloadName};
 use crate::server::tls::{NAMESPACE, SERVICE_ACCOUNT};
-
-/// The label that says where a workload runs.
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(super) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-pub(super) type Identities = BTreeMap<WorkloadName, SpiffeId>;
+pub(super) type Identities = HashMap<WorkloadName, SpiffeId>;
 
 /// Who each workload is. Nobody but the control plane is the control plane.
 pub(super) fn identities(
-    objects: &Objects<'_>,
+    objects: &Objects,
     trust_domain: &TrustDomain,
     problems: &mut Vec<Problem>,
 ) -> Identities {
     let mut identities = Identities::new();
-    for (name, workload) in &objects.workloads {
+    for (name, workload) in objects.workloads.iter() {
         let account = &workload.spec.service_account;
         let mut refuse = |message: String| {
             problems.push(workload.problem("spec.serviceAccount", message));
@@ -59,8 +52,8 @@ pub(super) fn identities(
 }
 
 /// Every upstream leads to a port of a Service.
-pub(super) fn check_upstreams(objects: &Objects<'_>, problems: &mut Vec<Problem>) {
-    for (name, workload) in &objects.workloads {
+pub(super) fn check_upstreams(objects: &Objects, problems: &mut Vec<Problem>) {
+    for (name, workload) in objects.workloads.iter() {
         for (index, upstream) in workload.spec.outbound.upstreams.iter().enumerate() {
             let field = |field| format!("spec.outbound.upstreams[{index}].{field}");
             let wanted = upstream_service(name, upstream);
@@ -92,7 +85,7 @@ pub(super) fn check_upstreams(objects: &Objects<'_>, problems: &mut Vec<Problem>
     }
 }
 
-fn upstream_service(workload: &WorkloadName, upstream: &kinds::Upstream) -> ServiceName {
+pub(super) fn upstream_service(workload: &WorkloadName, upstream: &kinds::Upstream) -> ServiceName {
     ServiceName {
         namespace: upstream
             .namespace
@@ -105,8 +98,8 @@ fn upstream_service(workload: &WorkloadName, upstream: &kinds::Upstream) -> Serv
 /// The app's ports: those that the workload declares, and those that Services lead to.
 pub(super) fn app_port_numbers(
     name: &WorkloadName,
-    objects: &Objects<'_>,
-    selection: &Selection<'_>,
+    objects: &Objects,
+    selection: &Selection,
 ) -> BTreeSet<u16> {
     let declared = objects
         .workloads
@@ -120,228 +113,168 @@ pub(super) fn app_port_numbers(
 /// The ports of Services that lead to a workload, and the app's port behind each.
 fn targets<'o>(
     name: &'o WorkloadName,
-    objects: &'o Objects<'_>,
-    selection: &'o Selection<'_>,
+    objects: &'o Objects,
+    selection: &'o Selection,
 ) -> impl Iterator<Item = (&'o kinds::ServicePort, u16)> {
     let workload = objects.workloads.get(name);
     selection
         .services_of(name)
         .iter()
-        .filter_map(|service| objects.services.get(*service))
+        .filter_map(|service| objects.services.get(service))
         .flat_map(|service| selection::ports(service))
         .filter_map(move |(_, port)| Some((port, selection::target_port(port, workload?)?)))
 }
 
-/// Everything that models are made of.
-pub(super) struct Parts<'p, 'o> {
-    pub(super) objects: &'p Objects<'o>,
-    pub(super) settings: &'p Settings,
-    pub(super) identities: &'p Identities,
-    pub(super) addresses: &'p Addresses,
-    pub(super) selection: &'p Selection<'p>,
-    pub(super) endpoints: &'p Endpoints,
-    pub(super) policies: Policies,
-    pub(super) routes: ServiceRoutes,
-    pub(super) traffic: &'p ServiceTraffic,
-    pub(super) limits: WorkloadLimits,
-    pub(super) trust: TrustBundle,
+/// What is the same for every workload.
+pub(super) struct Common {
+    mesh: MeshSettings,
+    trust: TrustBundle,
 }
 
-impl Parts<'_, '_> {
-    pub(super) fn workloads(&self) -> BTreeMap<WorkloadName, Arc<Workload>> {
-        let made = self.identities.iter().filter_map(|(name, id)| {
-            let workload = self.objects.workloads.get(name)?;
-            Some((name.clone(), Arc::new(self.workload(name, id, workload))))
-        });
-        made.collect()
+impl Common {
+    pub(super) fn new(settings: &Settings, trust: TrustBundle) -> Self {
+        let mesh = MeshSettings {
+            trust_domain: settings.trust_domain.clone(),
+            access_log: settings.access_log,
+            drain_timeout: settings.drain_timeout,
+            detect_timeout: settings.detect_timeout,
+            unknown_destinations: settings.unknown_destinations,
+        };
+        Self { mesh, trust }
     }
+}
 
-    pub(super) fn destinations(&self) -> BTreeMap<ServiceName, Arc<Destination>> {
-        let made = self
-            .objects
-            .services
-            .iter()
-            .map(|(name, service)| (name.clone(), Arc::new(self.destination(name, service))));
-        made.collect()
+/// What the model of a workload is made of.
+pub(super) struct WorkloadParts {
+    pub(super) presence: Arc<Presence>,
+    pub(super) policies: PolicySet,
+    pub(super) limits: Option<InboundLimits>,
+    pub(super) common: Shared<Common>,
+}
+
+impl PartialEq for WorkloadParts {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.presence, &other.presence)
+            && self.policies == other.policies
+            && self.limits == other.limits
+            && self.common == other.common
     }
+}
 
-    fn workload(&self, name: &WorkloadName, id: &SpiffeId, workload: &kinds::Workload) -> Workload {
-        let spec = &workload.spec;
-        let policies = self.policies.get(name).map_or(&[][..], Vec::as_slice);
-        let policies: Vec<Policy> = policies.iter().map(|policy| (**policy).clone()).collect();
-        let services = self.selection.services_of(name);
+impl WorkloadParts {
+    pub(super) fn model(&self, name: &WorkloadName) -> Workload {
+        let presence = &*self.presence;
         Workload {
             namespace: name.namespace.clone(),
             name: name.name.clone(),
-            id: id.clone(),
-            app: app(name, workload),
-            services: services.iter().map(|&service| service.clone()).collect(),
-            mesh_address: self.mesh_address(name, workload),
-            addresses: self.addresses.of(name).to_vec(),
-            app_address: app_address(name, workload, self.addresses),
-            ports: self.app_ports(name, workload),
-            mtls: self.mtls(workload),
-            probes: probes::models(workload),
-            terminating: spec.terminating,
-            outbound: outbound(name, &spec.outbound),
-            authorization: PolicySet::new(self.settings.default_deny, policies),
-            limits: self.limits.get(name).cloned().unwrap_or_default(),
-            zone: zone(workload),
-            mesh: MeshSettings {
-                trust_domain: self.settings.trust_domain.clone(),
-                access_log: self.settings.access_log,
-                drain_timeout: self.settings.drain_timeout,
-                detect_timeout: self.settings.detect_timeout,
-                unknown_destinations: self.settings.unknown_destinations,
-            },
-            trust: self.trust.clone(),
+            id: presence.id.clone(),
+            app: presence.app.clone(),
+            services: presence.services.clone(),
+            mesh_address: presence.mesh_address,
+            addresses: presence.addresses.clone(),
+            app_address: presence.app_address,
+            ports: presence.ports.clone(),
+            mtls: presence.mtls,
+            probes: presence.probes.clone(),
+            terminating: presence.terminating,
+            outbound: presence.outbound.clone(),
+            authorization: self.policies.clone(),
+            limits: self.limits.clone().unwrap_or_default(),
+            zone: presence.zone.clone(),
+            mesh: self.common.mesh.clone(),
+            trust: self.common.trust.clone(),
         }
     }
+}
 
-    /// What a workload does not declare of its own port, a Service that leads to it may (in Kubernetes
-    /// only Services have `appProtocol`).
-    fn app_ports(&self, name: &WorkloadName, workload: &kinds::Workload) -> Vec<AppPort> {
-        let mtls = self.mtls(workload);
-        let mut ports: Vec<AppPort> = workload
-            .spec
-            .ports
-            .iter()
-            .map(|port| AppPort {
-                name: port.name.clone().unwrap_or_default(),
-                port: port.port,
-                protocol: declared(port),
-                mtls: port.mtls.map_or(mtls, Mtls::from),
-            })
-            .collect();
-        for (service_port, target) in targets(name, self.objects, self.selection) {
-            let protocol = declared_by_service(service_port);
-            match ports.iter_mut().find(|port| port.port == target) {
-                Some(port) if port.protocol == Protocol::Detect => port.protocol = protocol,
-                Some(_) => {}
-                None => ports.push(AppPort {
-                    name: String::new(),
-                    port: target,
-                    protocol,
-                    mtls,
-                }),
-            }
-        }
-        ports
+/// Who is behind a Service, in the order of names.
+#[derive(Clone)]
+pub(super) struct Behind(pub(super) Vec<Arc<Presence>>);
+
+impl PartialEq for Behind {
+    fn eq(&self, other: &Self) -> bool {
+        let addresses = |behind: &'_ Self| -> Vec<*const Presence> {
+            behind.0.iter().map(Arc::as_ptr).collect()
+        };
+        addresses(self) == addresses(other)
     }
+}
 
-    /// Of ports that say nothing.
-    fn mtls(&self, workload: &kinds::Workload) -> Mtls {
-        workload.spec.mtls.map_or(self.settings.mtls, Mtls::from)
+/// What the model of a Service is made of.
+pub(super) struct DestinationParts {
+    pub(super) service: Located<kinds::Service>,
+    pub(super) behind: Arc<Behind>,
+    /// Those that take calls; absent: all.
+    pub(super) ready: Option<Shared<BTreeSet<WorkloadName>>>,
+    pub(super) routes: Option<Arc<Vec<RouteGroup>>>,
+    pub(super) traffic: Arc<TrafficSettings>,
+}
+
+impl PartialEq for DestinationParts {
+    fn eq(&self, other: &Self) -> bool {
+        self.service.is(&other.service)
+            && Arc::ptr_eq(&self.behind, &other.behind)
+            && self.ready == other.ready
+            && self.routes == other.routes
+            && self.traffic == other.traffic
     }
+}
 
-    fn destination(&self, name: &ServiceName, service: &kinds::Service) -> Destination {
-        let endpoints: Vec<Endpoint> = self
-            .selection
-            .workloads_of(name)
-            .iter()
-            .filter(|workload| self.endpoints.takes_calls(name, workload))
-            .filter_map(|workload| self.endpoint(workload, service))
-            .collect();
-        let ports = selection::ports(service).map(|(_, port)| ServicePort {
+impl DestinationParts {
+    pub(super) fn model(&self, name: &ServiceName) -> Destination {
+        let takes_calls = |presence: &&Arc<Presence>| {
+            let ready = self.ready.as_ref();
+            ready.is_none_or(|ready| ready.contains(&presence.name))
+        };
+        let taking = self.behind.0.iter().filter(takes_calls);
+        let ports = selection::ports(&self.service).map(|(_, port)| ServicePort {
             port: port.port,
             name: port.name.clone().unwrap_or_default(),
-            protocol: self.service_protocol(name, port),
+            protocol: self.protocol(port),
         });
         Destination {
             service: name.clone(),
             ports: ports.collect(),
-            endpoints,
-            routes: self.routes.get(name).cloned().unwrap_or_default(),
-            traffic: self.traffic.of(Some(name)).clone(),
+            endpoints: taking.map(|presence| self.endpoint(presence)).collect(),
+            routes: self.routes.as_deref().cloned().unwrap_or_default(),
+            traffic: (*self.traffic).clone(),
             any_port: false,
         }
     }
 
-    fn endpoint(&self, name: &WorkloadName, service: &kinds::Service) -> Option<Endpoint> {
-        let workload = self.objects.workloads.get(name)?;
-        let target_ports = selection::ports(service)
-            .filter_map(|(_, port)| Some((port.port, selection::target_port(port, workload)?)));
-        Some(Endpoint {
-            namespace: name.namespace.clone(),
-            workload: name.name.clone(),
-            app: app(name, workload),
-            id: self.identities.get(name)?.clone(),
-            zone: zone(workload),
-            mesh_address: self.mesh_address(name, workload),
-            target_ports: target_ports.collect(),
-        })
-    }
-
-    fn mesh_address(&self, name: &WorkloadName, workload: &kinds::Workload) -> SocketAddr {
-        // Everybody has one, or there are problems.
-        let address = self.addresses.first(name).unwrap_or(LOOPBACK);
-        SocketAddr::new(address, workload.spec.mesh_port)
+    fn endpoint(&self, presence: &Presence) -> Endpoint {
+        let target_ports = selection::ports(&self.service).filter_map(|(_, port)| {
+            let target = selection::target_port(port, &presence.workload)?;
+            Some((port.port, target))
+        });
+        presence.endpoint(target_ports.collect())
     }
 
     /// What the Service declares, else what the first workload behind it does that declares anything.
-    fn service_protocol(&self, name: &ServiceName, port: &kinds::ServicePort) -> Protocol {
+    fn protocol(&self, port: &kinds::ServicePort) -> Protocol {
         let own = declared_by_service(port);
         if own != Protocol::Detect {
             return own;
         }
-        self.selection
-            .workloads_of(name)
+        let declared_by = |presence: &Arc<Presence>| {
+            let workload = &presence.workload;
+            let target = selection::target_port(port, workload)?;
+            let mut ports = workload.spec.ports.iter();
+            ports.find(|port| port.port == target).map(declared)
+        };
+        self.behind
+            .0
             .iter()
-            .filter_map(|&workload| self.objects.workloads.get(workload))
-            .filter_map(|workload| {
-                let target = selection::target_port(port, workload)?;
-                workload.spec.ports.iter().find(|port| port.port == target)
-            })
-            .map(declared)
+            .filter_map(declared_by)
             .find(|protocol| *protocol != Protocol::Detect)
             .unwrap_or(Protocol::Detect)
     }
 }
 
-fn declared(port: &kinds::WorkloadPort) -> Protocol {
+pub(super) fn declared(port: &kinds::WorkloadPort) -> Protocol {
     Protocol::from_declared(port.app_protocol.as_deref(), port.name.as_deref())
 }
 
 pub(super) fn declared_by_service(port: &kinds::ServicePort) -> Protocol {
     Protocol::from_declared(port.app_protocol.as_deref(), port.name.as_deref())
-}
-
-fn app(name: &WorkloadName, workload: &kinds::Workload) -> String {
-    let label = workload.metadata.labels.get("app");
-    label.unwrap_or(&name.name).clone()
-}
-
-fn zone(workload: &kinds::Workload) -> Option<String> {
-    let zone = workload.metadata.labels.get(ZONE).cloned();
-    zone.filter(|zone| !zone.is_empty())
-}
-
-/// An app that was made for a mesh on one machine listens on loopback; one that knows nothing of a
-/// mesh is reached where it is.
-pub(super) fn app_address(
-    name: &WorkloadName,
-    workload: &kinds::Workload,
-    addresses: &Addresses,
-) -> IpAddr {
-    let spec = &workload.spec;
-    let default = match spec.address {
-        Some(_) => LOOPBACK,
-        None => addresses.first(name).unwrap_or(LOOPBACK),
-    };
-    spec.app_address.unwrap_or(default)
-}
-
-fn outbound(workload: &WorkloadName, outbound: &kinds::Outbound) -> Outbound {
-    Outbound {
-        http_port: outbound.http_port,
-        upstreams: outbound
-            .upstreams
-            .iter()
-            .map(|upstream| Upstream {
-                service: upstream_service(workload, upstream),
-                port: upstream.port,
-                local_port: upstream.local_port,
-            })
-            .collect(),
-    }
 }

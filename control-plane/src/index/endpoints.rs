@@ -5,25 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use outrider_api::names::ServiceName;
 
 use super::WorkloadName;
+use super::memo::Shared;
 
-type Of = BTreeMap<ServiceName, BTreeSet<WorkloadName>>;
+/// Workloads by the Service that they are behind.
+pub(crate) type Members = BTreeMap<ServiceName, BTreeSet<WorkloadName>>;
 
-/// Who is behind a Service, and who of those takes calls.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Who is behind a Service, and who of those takes calls. Cheap to clone, and each Service's is the same
+/// until it changes.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Endpoints {
     /// Behind Services that select nobody.
-    pub(crate) members: Of,
+    pub(crate) members: Shared<Members>,
     /// The endpoints of a Service that take calls; of one that is not here all do.
-    pub(crate) ready: Of,
-}
-
-impl Endpoints {
-    pub(super) fn takes_calls(&self, service: &ServiceName, workload: &WorkloadName) -> bool {
-        let ready = self.ready.get(service);
-        ready.is_none_or(|ready| ready.contains(workload))
-    }
-
-    pub(super) fn members_of(&self, service: &ServiceName) -> impl Iterator<Item = &WorkloadName> {
-        self.members.get(service).into_iter().flatten()
-    }
+    pub(crate) ready: Shared<BTreeMap<ServiceName, Shared<BTreeSet<WorkloadName>>>>,
 }

@@ -1,27 +1,32 @@
 //! How much each workload takes: its RateLimitPolicies, added up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use outrider_api::kinds::RateLimitPolicy;
 use outrider_api::manifest::{Cause, Located, Object, Problem};
 use outrider_api::model::traffic::InboundLimits;
 
-use super::endpoints::Endpoints;
-use super::objects::{Objects, oldest_first};
+use super::endpoints::Members;
+use super::objects::{Objects, Sorting, oldest_first};
 use super::policies::{check_port_list, workloads};
 use super::selection::{self, Selection};
+use super::shelves::Shelves;
 use super::{Targets, WorkloadName};
 
-/// Of each workload that has some.
-pub(super) type WorkloadLimits = BTreeMap<WorkloadName, InboundLimits>;
+/// Limits, by whom they are about.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    /// Of each workload that has some.
+    pub(super) of: HashMap<WorkloadName, InboundLimits>,
+    pub(super) targets: Targets,
+}
 
 pub(super) fn resolve(
-    objects: &Objects<'_>,
-    selection: &Selection<'_>,
-    about: &mut Targets,
+    objects: &Objects,
+    selection: &Selection,
     problems: &mut Vec<Problem>,
-) -> WorkloadLimits {
-    let mut limits = WorkloadLimits::new();
+) -> Limits {
+    let mut limits = Limits::default();
     for policy in oldest_first(&objects.limits, |policy| &policy.metadata) {
         if policy.spec.limits.is_empty() && policy.spec.concurrency.is_none() {
             let message = "limits nothing, expected \"limits\", \"concurrency\" or both";
@@ -40,16 +45,8 @@ pub(super) fn resolve(
         });
         check_port_list(policy, ports, &targets, objects, selection, problems);
         let metadata = &policy.metadata;
-        about.insert(
-            (
-                "RateLimitPolicy",
-                metadata.namespace.clone(),
-                metadata.name.clone(),
-            ),
-            targets.clone(),
-        );
-        for workload in targets {
-            let sum = limits.entry(workload.clone()).or_default();
+        for workload in &targets {
+            let sum = limits.of.entry(workload.clone()).or_default();
             sum.rates.extend(policy.rates());
             let Some(concurrency) = policy.concurrency() else {
                 continue;
@@ -65,18 +62,21 @@ pub(super) fn resolve(
                 problems.push(problem.because(Cause::Conflicted));
             }
         }
+        let name = (metadata.namespace.clone(), metadata.name.clone());
+        limits.targets.insert(name, targets);
     }
     limits
 }
 
 /// The policies of a workload, of a mesh that is good.
-pub(super) fn policies_of<'o>(
-    objects: &'o [Object],
+pub(super) fn policies_of(
+    objects: &[Object],
     workload: &WorkloadName,
-) -> Vec<&'o Located<RateLimitPolicy>> {
-    let objects = Objects::sort(objects, &mut Vec::new());
-    let selection = selection::select(&objects, &Endpoints::default(), &mut Vec::new());
-    let is_target = |policy: &&&'o Located<RateLimitPolicy>| {
+) -> Vec<Located<RateLimitPolicy>> {
+    let shelves: Shelves = objects.iter().cloned().collect();
+    let objects = Sorting::default().sort(&shelves, &mut Vec::new());
+    let selection = selection::select(&objects, &Members::default(), &mut Vec::new());
+    let is_target = |policy: &&Located<RateLimitPolicy>| {
         let namespace = &policy.metadata.namespace;
         let mut targets = policy.spec.target_refs.iter();
         targets.any(|target| {
@@ -84,5 +84,6 @@ pub(super) fn policies_of<'o>(
                 .is_ok_and(|found| found.contains(workload))
         })
     };
-    objects.limits.values().filter(is_target).copied().collect()
+    let all = objects.limits.values().filter(is_target);
+    all.cloned().collect()
 }

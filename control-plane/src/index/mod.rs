@@ -1,19 +1,25 @@
 //! From objects to models: a pure fold. Owns what it takes several objects to know: which workloads a
 //! Service selects, which policies apply to a workload, whether what one object names exists in
 //! another. Nothing here is half right: a mesh is whole, or there are problems, each with its line.
+//! What is made of the same as before is not made again ([`memo`]).
 
 mod addresses;
 mod assemble;
 mod endpoints;
 pub mod explain;
+mod fold;
+mod ground;
 mod instances;
 mod limits;
+mod memo;
 mod objects;
 mod policies;
+mod presence;
 mod probes;
 mod report;
 mod routes;
 mod selection;
+mod shelves;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -34,8 +40,14 @@ use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
 pub(crate) use self::endpoints::Endpoints;
+pub(crate) use self::fold::{Memo, fold};
+use self::ground::Ground;
 use self::instances::AddressTable;
-use self::objects::Objects;
+use self::limits::Limits;
+pub(crate) use self::memo::Shared;
+use self::objects::{PolicyName, Table};
+use self::policies::Policies;
+pub(crate) use self::shelves::{Shelf, Shelves};
 
 /// The trust domain of a mesh that names none; that of Kubernetes' own names.
 pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
@@ -88,22 +100,22 @@ pub struct Settings {
     pub network: kinds::Network,
 }
 
-/// A whole mesh: valid, and immutable.
+/// A whole mesh: valid, and immutable. Cheap to clone; what has not changed is that of the mesh before.
 #[derive(Clone, Debug)]
 pub struct Mesh {
     settings: Settings,
-    specs: BTreeMap<WorkloadName, kinds::WorkloadSpec>,
-    workloads: BTreeMap<WorkloadName, Arc<model::Workload>>,
-    destinations: BTreeMap<ServiceName, Arc<model::Destination>>,
-    addresses: AddressTable,
-    cluster_ips: BTreeMap<ServiceName, Vec<IpAddr>>,
-    identities: BTreeSet<SpiffeId>,
-    targets: Targets,
+    written: Shared<Table<WorkloadName, kinds::Workload>>,
+    ground: Shared<Ground>,
+    policies: Shared<Policies>,
+    limits: Shared<Limits>,
+    workloads: Shared<BTreeMap<WorkloadName, Arc<model::Workload>>>,
+    destinations: Shared<BTreeMap<ServiceName, Arc<model::Destination>>>,
+    addresses: Shared<AddressTable>,
     warnings: Vec<Problem>,
 }
 
-/// The workloads that each policy is about: by kind, namespace and name.
-pub(crate) type Targets = BTreeMap<(&'static str, String, String), BTreeSet<WorkloadName>>;
+/// The workloads that each policy is about.
+type Targets = BTreeMap<PolicyName, BTreeSet<WorkloadName>>;
 
 impl Mesh {
     /// What holds for all of it.
@@ -123,7 +135,8 @@ impl Mesh {
 
     /// What was written of one workload: its command, and the ports of its sidecar.
     pub fn spec(&self, namespace: &str, name: &str) -> Option<&kinds::WorkloadSpec> {
-        self.specs.get(&WorkloadName::new(namespace, name))
+        let written = self.written.get(&WorkloadName::new(namespace, name));
+        written.map(|workload| &workload.spec)
     }
 
     /// Every Service, by name.
@@ -144,12 +157,27 @@ impl Mesh {
 
     /// The addresses of a Service; none where it is headless.
     pub fn cluster_ips(&self, name: &ServiceName) -> &[IpAddr] {
-        self.cluster_ips.get(name).map_or(&[], Vec::as_slice)
+        let services = &self.ground.addresses.services;
+        services.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// The workloads that each AuthorizationPolicy and RateLimitPolicy is about.
-    pub(crate) fn targets(&self) -> &Targets {
-        &self.targets
+    /// All of [`Self::workloads`], [`Self::destinations`] and [`Self::addresses`].
+    pub(crate) fn tables(&self) -> Tables {
+        Tables {
+            workloads: self.workloads.clone(),
+            destinations: self.destinations.clone(),
+            addresses: self.addresses.clone(),
+        }
+    }
+
+    /// The workloads that an AuthorizationPolicy is about.
+    pub(crate) fn policy_targets(&self, policy: &PolicyName) -> Option<&BTreeSet<WorkloadName>> {
+        self.policies.targets.get(policy)
+    }
+
+    /// The workloads that a RateLimitPolicy is about.
+    pub(crate) fn limit_targets(&self, policy: &PolicyName) -> Option<&BTreeSet<WorkloadName>> {
+        self.limits.targets.get(policy)
     }
 
     /// What does less than it says, at its line.
@@ -159,7 +187,7 @@ impl Mesh {
 
     /// Whether some workload is `id`.
     pub fn has_identity(&self, id: &SpiffeId) -> bool {
-        self.identities.contains(id)
+        self.ground.has_identity(id)
     }
 }
 
@@ -176,6 +204,14 @@ pub(crate) struct Beside<'b> {
     pub(crate) tolerated: &'b [Cause],
 }
 
+/// All that sidecars may be told, by what they ask for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tables {
+    pub(crate) workloads: Shared<BTreeMap<WorkloadName, Arc<model::Workload>>>,
+    pub(crate) destinations: Shared<BTreeMap<ServiceName, Arc<model::Destination>>>,
+    pub(crate) addresses: Shared<AddressTable>,
+}
+
 /// Folds `objects` into a mesh whose workloads trust `trust`.
 ///
 /// Without `trust` (nobody asked an authority: a check, a dry run) the mesh is the same, but for its
@@ -188,112 +224,6 @@ pub fn build(objects: &[Object], trust: Option<&TrustBundle>) -> Result<Mesh, Ve
         trust,
         ..Beside::default()
     };
-    fold(objects, beside)
-}
-
-/// As [`build`], with all that there may be beside the objects.
-pub(crate) fn fold<'o>(
-    objects: impl IntoIterator<Item = &'o Object>,
-    beside: Beside<'_>,
-) -> Result<Mesh, Vec<Problem>> {
-    let trust = beside.trust;
-    let mut problems = Vec::new();
-    let objects = Objects::sort(objects, &mut problems);
-    let settings = settings(&objects, beside, &mut problems);
-    let identities = assemble::identities(&objects, &settings.trust_domain, &mut problems);
-    let addresses = addresses::resolve(&objects, &settings.network, &mut problems);
-    sockets::check(&objects, &addresses, &mut problems);
-    let none = Endpoints::default();
-    let endpoints = beside.endpoints.unwrap_or(&none);
-    let selection = selection::select(&objects, endpoints, &mut problems);
-    assemble::check_upstreams(&objects, &mut problems);
-    probes::check(&objects, &selection, &mut problems);
-    let mut targets = Targets::new();
-    let policies = policies::resolve(&objects, &selection, &mut targets, &mut problems);
-    let routes = routes::resolve(&objects, &mut problems);
-    let traffic = traffic::resolve(&objects, &mut problems);
-    routes::timeouts::check(&objects.routes, &routes, &traffic, &mut problems);
-    let limits = limits::resolve(&objects, &selection, &mut targets, &mut problems);
-    problems.sort_by(|a, b| a.location.cmp(&b.location));
-    let (warnings, errors): (Vec<_>, Vec<_>) = problems
-        .into_iter()
-        .partition(|problem| problem.is_warning() || beside.tolerated.contains(&problem.cause));
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-    let trust = match trust {
-        Some(trust) => trust.clone(),
-        None => nobody(&objects, settings.trust_domain.clone())?,
-    };
-    let parts = assemble::Parts {
-        objects: &objects,
-        settings: &settings,
-        identities: &identities,
-        addresses: &addresses,
-        selection: &selection,
-        endpoints,
-        policies,
-        routes,
-        traffic: &traffic,
-        limits,
-        trust,
-    };
-    let workloads = parts.workloads();
-    let destinations = parts.destinations();
-    Ok(Mesh {
-        specs: objects
-            .workloads
-            .iter()
-            .map(|(name, workload)| (name.clone(), workload.spec.clone()))
-            .collect(),
-        identities: identities.into_values().collect(),
-        addresses: instances::table(&addresses, &workloads, &traffic),
-        cluster_ips: addresses.services,
-        workloads,
-        destinations,
-        settings,
-        targets,
-        warnings,
-    })
-}
-
-fn settings(objects: &Objects<'_>, beside: Beside<'_>, problems: &mut Vec<Problem>) -> Settings {
-    let spec = objects
-        .config
-        .map(|config| config.spec.clone())
-        .unwrap_or_default();
-    let written = spec
-        .trust_domain
-        .or_else(|| beside.trust_domain.cloned())
-        .or_else(|| DEFAULT_TRUST_DOMAIN.parse().ok());
-    let running = beside.trust.map(|trust| trust.trust_domain().clone());
-    if let (Some(written), Some(running)) = (&written, &running)
-        && written != running
-    {
-        let message = format!(
-            "is {written}, but the certificate authority is that of {running}, expected the same \
-             (another trust domain is another mesh, with a state directory of its own)"
-        );
-        problems.push(objects.config_problem("spec.trustDomain", message));
-    }
-    let Some(trust_domain) = running.or(written) else {
-        unreachable!("the default trust domain is one");
-    };
-    Settings {
-        trust_domain,
-        default_deny: spec.default_deny,
-        certificate_lifetime: spec.certificate_lifetime,
-        access_log: spec.access_log,
-        drain_timeout: spec.drain_timeout,
-        detect_timeout: spec.detect_timeout,
-        mtls: spec.mtls.into(),
-        unknown_destinations: spec.unknown_destinations.into(),
-        network: spec.network,
-    }
-}
-
-/// A bundle of one authority that has no key: it was made for this and thrown away.
-fn nobody(objects: &Objects<'_>, trust_domain: TrustDomain) -> Result<TrustBundle, Vec<Problem>> {
-    TrustBundle::from_pem(trust_domain, include_bytes!("nobody.pem"))
-        .map_err(|error| vec![objects.config_problem("spec.trustDomain", error.to_string())])
+    let shelves = objects.iter().cloned().collect();
+    fold(&shelves, beside, &mut Memo::default())
 }

@@ -1,10 +1,9 @@
 //! Which policies apply to which workload. A policy that applies to nothing is a problem: it would
 //! protect nothing, and nobody would notice.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 
-use outrider_api::authorization::Policy;
+use outrider_api::authorization::PolicySet;
 use outrider_api::kinds::TargetRef;
 use outrider_api::manifest::{Cause, Located, Problem};
 use outrider_api::names::ServiceName;
@@ -14,18 +13,33 @@ use super::objects::Objects;
 use super::selection::{Selection, has_labels};
 use super::{Targets, WorkloadName};
 
-/// The policies of each workload, in the order of their names.
-pub(super) type Policies = BTreeMap<WorkloadName, Vec<Arc<Policy>>>;
+/// Policies, by whom they are about.
+#[derive(Debug)]
+pub(super) struct Policies {
+    /// Of workloads that have some, in the order of their names; few are different.
+    sets: HashMap<WorkloadName, PolicySet>,
+    /// Of the others.
+    none: PolicySet,
+    pub(super) targets: Targets,
+}
 
-/// Resolves the targets of every policy.
+impl Policies {
+    pub(super) fn of(&self, workload: &WorkloadName) -> &PolicySet {
+        self.sets.get(workload).unwrap_or(&self.none)
+    }
+}
+
+/// Resolves the targets of every policy. `default_deny`: see [`PolicySet::new`].
 pub(super) fn resolve(
-    objects: &Objects<'_>,
-    selection: &Selection<'_>,
-    about: &mut Targets,
+    objects: &Objects,
+    selection: &Selection,
+    default_deny: bool,
     problems: &mut Vec<Problem>,
 ) -> Policies {
-    let mut policies = Policies::new();
-    for policy in objects.policies.values() {
+    let mut about = Targets::new();
+    let mut compiled = Vec::with_capacity(objects.policies.len());
+    let mut of_workloads: HashMap<WorkloadName, Vec<usize>> = HashMap::new();
+    for (name, policy) in objects.policies.iter() {
         let mut targets = BTreeSet::new();
         for (index, target) in policy.spec.target_refs.iter().enumerate() {
             match workloads(&policy.metadata.namespace, target, objects, selection) {
@@ -39,23 +53,30 @@ pub(super) fn resolve(
             Some((field, rule.network_attributes.as_ref()?.ports.as_slice()))
         });
         check_port_list(policy, ports, &targets, objects, selection, problems);
-        let compiled = Arc::new(policy.to_policy());
-        about.insert(
-            (
-                "AuthorizationPolicy",
-                compiled.namespace.clone(),
-                compiled.name.clone(),
-            ),
-            targets.clone(),
-        );
-        for workload in targets {
-            policies
-                .entry(workload)
-                .or_default()
-                .push(Arc::clone(&compiled));
+        for workload in &targets {
+            match of_workloads.get_mut(workload) {
+                Some(policies) => policies.push(compiled.len()),
+                None => {
+                    of_workloads.insert(workload.clone(), vec![compiled.len()]);
+                }
+            }
         }
+        compiled.push(policy.to_policy());
+        about.insert(name.clone(), targets);
     }
-    policies
+    let mut known: HashMap<Vec<usize>, PolicySet> = HashMap::new();
+    let sets = of_workloads.into_iter().map(|(workload, policies)| {
+        let set = known.entry(policies).or_insert_with_key(|policies| {
+            let policies = policies.iter().map(|index| compiled[*index].clone());
+            PolicySet::new(default_deny, policies.collect())
+        });
+        (workload, set.clone())
+    });
+    Policies {
+        sets: sets.collect(),
+        none: PolicySet::new(default_deny, Vec::new()),
+        targets: about,
+    }
 }
 
 /// What is wrong with a target.
@@ -93,8 +114,8 @@ impl Wrong {
 pub(super) fn workloads(
     namespace: &str,
     target: &TargetRef,
-    objects: &Objects<'_>,
-    selection: &Selection<'_>,
+    objects: &Objects,
+    selection: &Selection,
 ) -> Result<Vec<WorkloadName>, Wrong> {
     match target {
         TargetRef::Service { name } => {
@@ -115,7 +136,7 @@ pub(super) fn workloads(
                 );
                 return Err(Wrong::nobody("name", message));
             }
-            Ok(found.iter().map(|&name| name.clone()).collect())
+            Ok(found.to_vec())
         }
         TargetRef::Workload { name } => {
             let workload = WorkloadName::new(namespace, name);
@@ -180,10 +201,14 @@ pub(super) fn check_port_list<'p, T>(
     policy: &Located<T>,
     lists: impl Iterator<Item = (String, &'p [u16])>,
     targets: &BTreeSet<WorkloadName>,
-    objects: &Objects<'_>,
-    selection: &Selection<'_>,
+    objects: &Objects,
+    selection: &Selection,
     problems: &mut Vec<Problem>,
 ) {
+    let lists: Vec<(String, &[u16])> = lists.filter(|(_, ports)| !ports.is_empty()).collect();
+    if lists.is_empty() {
+        return;
+    }
     let mut known = BTreeSet::new();
     for target in targets {
         let ports = app_port_numbers(target, objects, selection);

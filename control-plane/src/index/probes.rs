@@ -9,9 +9,13 @@ use super::selection::{self, Selection};
 use super::{WorkloadName, assemble};
 
 /// A probe lets somebody in without an identity, so it names a port that the app is known to have.
-pub(super) fn check(objects: &Objects<'_>, selection: &Selection<'_>, problems: &mut Vec<Problem>) {
-    for (name, workload) in &objects.workloads {
+pub(super) fn check(objects: &Objects, selection: &Selection, problems: &mut Vec<Problem>) {
+    for (name, workload) in objects.workloads.iter() {
         for (index, probe) in workload.spec.probes.iter().enumerate() {
+            let declares = |port: &kinds::WorkloadPort| probe.port == TargetPort::Number(port.port);
+            if workload.spec.ports.iter().any(declares) {
+                continue;
+            }
             if let Err(message) = check_port(name, workload, &probe.port, objects, selection) {
                 let field = format!("spec.probes[{index}].{}.port", probe.field());
                 problems.push(workload.problem(field, message));
@@ -24,8 +28,8 @@ fn check_port(
     name: &WorkloadName,
     workload: &Located<kinds::Workload>,
     port: &TargetPort,
-    objects: &Objects<'_>,
-    selection: &Selection<'_>,
+    objects: &Objects,
+    selection: &Selection,
 ) -> Result<(), String> {
     let Some(number) = selection::port_number(port, workload) else {
         let known = selection::named_ports(workload);

@@ -7,61 +7,60 @@ use outrider_api::manifest::{Cause, Located, Problem};
 use outrider_api::names::ServiceName;
 
 use super::WorkloadName;
-use super::endpoints::Endpoints;
+use super::endpoints::Members;
 use super::objects::Objects;
 
 /// Both ways, in the order of names.
-#[derive(Default)]
-pub(super) struct Selection<'o> {
-    pub(super) workloads: BTreeMap<&'o ServiceName, Vec<&'o WorkloadName>>,
-    pub(super) services: BTreeMap<&'o WorkloadName, Vec<&'o ServiceName>>,
+#[derive(Debug, Default)]
+pub(super) struct Selection {
+    workloads: HashMap<ServiceName, Vec<WorkloadName>>,
+    services: HashMap<WorkloadName, Vec<ServiceName>>,
 }
 
-impl<'o> Selection<'o> {
-    pub(super) fn workloads_of(&self, service: &ServiceName) -> &[&'o WorkloadName] {
+impl Selection {
+    pub(super) fn workloads_of(&self, service: &ServiceName) -> &[WorkloadName] {
         self.workloads.get(service).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn services_of(&self, workload: &WorkloadName) -> &[&'o ServiceName] {
+    pub(super) fn services_of(&self, workload: &WorkloadName) -> &[ServiceName] {
         self.services.get(workload).map_or(&[], Vec::as_slice)
     }
 }
 
 /// Selects, and checks the ports of every Service against the workloads that it selects.
-pub(super) fn select<'o>(
-    objects: &'o Objects<'o>,
-    endpoints: &Endpoints,
+pub(super) fn select(
+    objects: &Objects,
+    members: &Members,
     problems: &mut Vec<Problem>,
-) -> Selection<'o> {
+) -> Selection {
     let mut selection = Selection::default();
     let labelled = Labelled::new(objects);
-    for (name, service) in &objects.services {
+    for (name, service) in objects.services.iter() {
         check_ports(service, problems);
         let selector = &service.spec.selector;
+        let mut selected = Vec::new();
         // A Service without a selector selects nothing: its endpoints are somebody else's to say.
         let chosen = match selector.is_empty() {
             false => labelled.candidates(&name.namespace, selector),
             true => {
-                let members = endpoints.members_of(name);
+                let members = members.get(name).into_iter().flatten();
                 members.filter_map(|member| labelled.find(member)).collect()
             }
         };
-        for (workload_name, workload) in chosen {
-            if !has_labels(workload, selector) {
-                continue;
+        let has_all =
+            |(_, workload): &(_, &Located<kinds::Workload>)| has_labels(workload, selector);
+        for (workload_name, workload) in chosen.into_iter().filter(has_all) {
+            match selection.services.get_mut(workload_name) {
+                Some(services) => services.push(name.clone()),
+                None => {
+                    let first = vec![name.clone()];
+                    selection.services.insert(workload_name.clone(), first);
+                }
             }
-            selection
-                .workloads
-                .entry(name)
-                .or_default()
-                .push(workload_name);
-            selection
-                .services
-                .entry(workload_name)
-                .or_default()
-                .push(name);
+            selected.push(workload_name.clone());
             check_targets(service, workload_name, workload, problems);
         }
+        selection.workloads.insert(name.clone(), selected);
     }
     selection
 }
@@ -70,15 +69,15 @@ type Candidates<'o> = Vec<(&'o WorkloadName, &'o Located<kinds::Workload>)>;
 
 /// Workloads by one of their labels, so that a Service does not look at all of its namespace.
 struct Labelled<'o> {
-    objects: &'o Objects<'o>,
+    objects: &'o Objects,
     /// By namespace, label and value; in the order of names.
     by_label: HashMap<(&'o str, &'o str, &'o str), Candidates<'o>>,
 }
 
 impl<'o> Labelled<'o> {
-    fn new(objects: &'o Objects<'o>) -> Self {
+    fn new(objects: &'o Objects) -> Self {
         let mut by_label: HashMap<_, Candidates<'o>> = HashMap::new();
-        for (name, workload) in &objects.workloads {
+        for (name, workload) in objects.workloads.iter() {
             for (label, value) in &workload.metadata.labels {
                 let key = (&*name.namespace, label.as_str(), value.as_str());
                 by_label.entry(key).or_default().push((name, workload));
@@ -101,8 +100,7 @@ impl<'o> Labelled<'o> {
         &self,
         name: &WorkloadName,
     ) -> Option<(&'o WorkloadName, &'o Located<kinds::Workload>)> {
-        let (name, workload) = self.objects.workloads.get_key_value(name)?;
-        Some((name, *workload))
+        self.objects.workloads.get_key_value(name)
     }
 }
 

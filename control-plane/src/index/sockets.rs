@@ -2,6 +2,7 @@
 //! listen is found out when it starts, which is late.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use outrider_api::kinds;
@@ -10,8 +11,9 @@ use outrider_api::sidecar::{INBOUND_PORT, OUTBOUND_PORT};
 
 use super::WorkloadName;
 use super::addresses::Addresses;
-use super::assemble::{LOOPBACK, app_address};
+use super::assemble::LOOPBACK;
 use super::objects::Objects;
+use super::presence::app_address;
 
 /// One listening socket.
 struct Socket<'o> {
@@ -19,7 +21,7 @@ struct Socket<'o> {
     /// `None`: every address of the machine.
     address: Option<IpAddr>,
     port: u16,
-    field: String,
+    field: Field,
     /// Of the app; two workloads may be two faces of one app.
     app: bool,
 }
@@ -35,6 +37,23 @@ impl Socket<'_> {
     }
 }
 
+/// Where a socket is written. Most are never named.
+#[derive(Clone, Copy)]
+enum Field {
+    Own(&'static str),
+    /// An entry of a list, and its field.
+    Listed(&'static str, usize, &'static str),
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(field) => f.write_str(field),
+            Self::Listed(list, index, field) => write!(f, "{list}[{index}].{field}"),
+        }
+    }
+}
+
 /// Which machine a workload is on, as far as its address says: all of loopback is one.
 #[derive(PartialEq, Eq, Hash)]
 enum Host {
@@ -43,20 +62,30 @@ enum Host {
 }
 
 /// Says which sockets cannot be had together.
-pub(super) fn check(objects: &Objects<'_>, addresses: &Addresses, problems: &mut Vec<Problem>) {
-    let mut taken: HashMap<(Host, u16), Vec<Socket<'_>>> = HashMap::new();
-    for (name, workload) in &objects.workloads {
+pub(super) fn check(objects: &Objects, addresses: &Addresses, problems: &mut Vec<Problem>) {
+    let mut hosts: HashMap<Host, Vec<(&WorkloadName, &Located<kinds::Workload>)>> = HashMap::new();
+    for (name, workload) in objects.workloads.iter() {
         // Who has none is a problem already.
-        let Some(address) = addresses.first(name) else {
-            continue;
-        };
-        for socket in sockets(name, workload, addresses, address) {
-            let key = (host(address), socket.port);
-            let others = taken.entry(key).or_default();
-            if let Some(other) = others.iter().find(|other| socket.clashes(other)) {
-                problems.push(workload.problem(socket.field.clone(), clash(&socket, other)));
+        if let Some(address) = addresses.first(name) {
+            hosts
+                .entry(host(address))
+                .or_default()
+                .push((name, workload));
+        }
+    }
+    let mut taken: HashMap<u16, Vec<Socket<'_>>> = HashMap::new();
+    for workloads in hosts.values() {
+        taken.clear();
+        for (name, workload) in workloads {
+            let address = addresses.first(name).unwrap_or(LOOPBACK);
+            for socket in sockets(name, workload, addresses, address) {
+                let others = taken.entry(socket.port).or_default();
+                if let Some(other) = others.iter().find(|other| socket.clashes(other)) {
+                    let field = socket.field.to_string();
+                    problems.push(workload.problem(field, clash(&socket, other)));
+                }
+                others.push(socket);
             }
-            others.push(socket);
         }
     }
 }
@@ -89,15 +118,15 @@ fn sockets<'o>(
     address: IpAddr,
 ) -> Vec<Socket<'o>> {
     let spec = &workload.spec;
-    let app_address = app_address(name, workload, addresses);
-    let socket = |field: String, address, port, app| Socket {
+    let app_address = app_address(workload, address);
+    let socket = |field: Field, address, port, app| Socket {
         workload: name,
         address,
         port,
         field,
         app,
     };
-    let sidecar = |field: &str, address, port| socket(field.to_owned(), address, port, false);
+    let sidecar = |field, address, port| socket(Field::Own(field), address, port, false);
     let mut sockets: Vec<Socket<'o>> = Vec::new();
     // An app that is reached at the workload's own address may be intercepted, and listen on all.
     let may_be_intercepted =
@@ -108,7 +137,7 @@ fn sockets<'o>(
         sockets.push(sidecar(field, None, INBOUND_PORT));
     }
     for (index, port) in spec.ports.iter().enumerate() {
-        let field = format!("spec.ports[{index}].port");
+        let field = Field::Listed("spec.ports", index, "port");
         sockets.push(socket(field, Some(app_address), port.port, true));
     }
     sockets.push(sidecar("spec.meshPort", Some(address), spec.mesh_port));
@@ -119,7 +148,7 @@ fn sockets<'o>(
         sockets.push(sidecar("spec.outbound.httpPort", Some(LOOPBACK), port));
     }
     for (index, upstream) in spec.outbound.upstreams.iter().enumerate() {
-        let field = format!("spec.outbound.upstreams[{index}].localPort");
+        let field = Field::Listed("spec.outbound.upstreams", index, "localPort");
         sockets.push(socket(field, Some(LOOPBACK), upstream.local_port, false));
     }
     sockets

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 
 use outrider_api::kinds;
 use outrider_api::kinds::Traffic;
@@ -14,20 +15,21 @@ use super::objects::{Objects, oldest_first};
 use super::policies::missing;
 
 /// Of each Service, and of what is none.
+#[derive(Debug)]
 pub(super) struct ServiceTraffic {
-    default: TrafficSettings,
-    services: BTreeMap<ServiceName, TrafficSettings>,
+    default: Arc<TrafficSettings>,
+    services: BTreeMap<ServiceName, Arc<TrafficSettings>>,
 }
 
 impl ServiceTraffic {
-    pub(super) fn of(&self, service: Option<&ServiceName>) -> &TrafficSettings {
+    pub(super) fn of(&self, service: Option<&ServiceName>) -> &Arc<TrafficSettings> {
         let settings = service.and_then(|service| self.services.get(service));
         settings.unwrap_or(&self.default)
     }
 }
 
-pub(super) fn resolve(objects: &Objects<'_>, problems: &mut Vec<Problem>) -> ServiceTraffic {
-    let everywhere = objects.config.map(|config| &config.spec.traffic);
+pub(super) fn resolve(objects: &Objects, problems: &mut Vec<Problem>) -> ServiceTraffic {
+    let everywhere = objects.config.as_ref().map(|config| &config.spec.traffic);
     let everywhere = everywhere.cloned().unwrap_or_default();
     let default = match everywhere.resolve() {
         Ok(settings) => settings,
@@ -41,11 +43,12 @@ pub(super) fn resolve(objects: &Objects<'_>, problems: &mut Vec<Problem>) -> Ser
         let message = "is of no Service, expected it in a TrafficPolicy".to_owned();
         problems.push(objects.config_problem("spec.traffic.healthCheck.port", message));
     }
+    let default = Arc::new(default);
     let policies = by_service(objects, problems);
     let services = objects.services.keys().map(|service| {
         let settings = match policies.get(service) {
-            None => default.clone(),
-            Some(policy) => over(policy, &everywhere, service, objects, problems),
+            None => Arc::clone(&default),
+            Some(policy) => Arc::new(over(policy, &everywhere, service, objects, problems)),
         };
         (service.clone(), settings)
     });
@@ -57,7 +60,7 @@ pub(super) fn resolve(objects: &Objects<'_>, problems: &mut Vec<Problem>) -> Ser
 
 /// The one policy of each Service that has one.
 pub(super) fn by_service<'o>(
-    objects: &Objects<'o>,
+    objects: &'o Objects,
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<ServiceName, &'o Located<kinds::TrafficPolicy>> {
     let mut policies: BTreeMap<ServiceName, &Located<kinds::TrafficPolicy>> = BTreeMap::new();
@@ -104,7 +107,7 @@ fn over(
     policy: &Located<kinds::TrafficPolicy>,
     everywhere: &Traffic,
     service: &ServiceName,
-    objects: &Objects<'_>,
+    objects: &Objects,
     problems: &mut Vec<Problem>,
 ) -> TrafficSettings {
     let settings = match policy.spec.traffic.or(everywhere).resolve() {

@@ -1,17 +1,18 @@
 //! Everything that was watched, and what of it is of the mesh: a pure fold of what the watches say.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use outrider_api::manifest::Object;
 use outrider_api::names::ServiceName;
 
+use super::entries::Entries;
 use super::kinds::Kind;
+use super::living::Living;
 use super::objects::{Entry, ObjectId};
 use super::pods::{Pod, Pods};
-use super::services::{PodTable, Service, Slice};
-use crate::index::{Endpoints, WorkloadName};
+use super::services::{Behind, PodTable, Service, Slice};
+use crate::index::{Endpoints, Shared, WorkloadName};
 
 /// The label of nodes and of workloads that says where they are.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -53,14 +54,36 @@ pub(super) struct Cluster {
     synced: BTreeSet<Kind>,
     slices: HashMap<ServiceName, BTreeSet<ObjectId>>,
     pods: Pods,
+    /// Since it was last taken.
+    changed: Changed,
+    taken: Taken,
+    living: Living,
+    /// Pods as they are with the zones of their nodes.
+    zoned: HashMap<WorkloadName, Zoned>,
 }
 
-/// What is of the mesh.
-#[derive(Debug, Default)]
+/// What is different.
+#[derive(Default)]
+struct Changed {
+    /// But for slices.
+    kinds: BTreeSet<Kind>,
+    /// Those of which slices are.
+    services: BTreeSet<ServiceName>,
+}
+
+/// A pod's entry, the zone of its node, and the entry that comes of it.
+struct Zoned {
+    entry: Arc<Entry>,
+    zone: String,
+    made: Arc<Entry>,
+}
+
+/// What is of the mesh. Cheap to clone; what has not changed is the same as before.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Taken {
-    pub(super) entries: Vec<Arc<Entry>>,
+    pub(super) entries: Entries,
     pub(super) endpoints: Endpoints,
-    pub(super) meshed: BTreeSet<String>,
+    pub(super) meshed: Shared<BTreeSet<String>>,
 }
 
 impl Cluster {
@@ -71,6 +94,10 @@ impl Cluster {
             synced: BTreeSet::new(),
             slices: HashMap::new(),
             pods,
+            changed: Changed::default(),
+            taken: Taken::default(),
+            living: Living::default(),
+            zoned: HashMap::new(),
         }
     }
 
@@ -120,6 +147,7 @@ impl Cluster {
         if self.items.get(&id) == Some(&item) {
             return false;
         }
+        self.forget_slice(&id);
         match &item {
             Item::Pod(pod, _) => self.pods.tell(&pod.name, Some(pod)),
             Item::Slice(slice) => {
@@ -128,8 +156,22 @@ impl Cluster {
             }
             Item::Service(_) | Item::Namespace(_) | Item::Node(_) | Item::Object(_) => {}
         }
+        self.changed.note(&id, &item);
         self.items.insert(id, item);
         true
+    }
+
+    fn forget_slice(&mut self, id: &ObjectId) {
+        let Some(Item::Slice(slice)) = self.items.get(id) else {
+            return;
+        };
+        self.changed.services.insert(slice.service.clone());
+        if let Some(of_service) = self.slices.get_mut(&slice.service) {
+            of_service.remove(id);
+            if of_service.is_empty() {
+                self.slices.remove(&slice.service);
+            }
+        }
     }
 
     /// Policies of a namespace that is being deleted hold until it is gone: they are deleted in any
@@ -139,26 +181,22 @@ impl Cluster {
         if holds && self.namespace(&id.namespace).is_some_and(|it| it.is_ending) {
             return false;
         }
-        match self.items.remove(id) {
-            None => return false,
-            Some(Item::Pod(pod, _)) => self.pods.tell(&pod.name, None),
-            Some(Item::Slice(slice)) => {
-                if let Some(of_service) = self.slices.get_mut(&slice.service) {
-                    of_service.remove(id);
-                    if of_service.is_empty() {
-                        self.slices.remove(&slice.service);
-                    }
+        self.forget_slice(id);
+        let Some(gone) = self.items.remove(id) else {
+            return false;
+        };
+        self.changed.note(id, &gone);
+        match gone {
+            Item::Pod(pod, _) => self.pods.tell(&pod.name, None),
+            Item::Namespace(_) => {
+                for kind in [Kind::AuthorizationPolicy, Kind::RateLimitPolicy] {
+                    let policies =
+                        |of: &ObjectId, _: &mut Item| of.kind == kind && of.namespace == id.name;
+                    self.items.extract_if(.., policies).for_each(drop);
+                    self.changed.kinds.insert(kind);
                 }
             }
-            Some(Item::Namespace(_)) => {
-                let policies = |of: &ObjectId, _: &mut Item| {
-                    let holds =
-                        matches!(of.kind, Kind::AuthorizationPolicy | Kind::RateLimitPolicy);
-                    holds && of.namespace == id.name
-                };
-                self.items.extract_if(.., policies).for_each(drop);
-            }
-            Some(Item::Service(_) | Item::Node(_) | Item::Object(_)) => {}
+            Item::Service(_) | Item::Slice(_) | Item::Node(_) | Item::Object(_) => {}
         }
         true
     }
@@ -175,32 +213,146 @@ impl Cluster {
         }
     }
 
-    /// What is of the mesh now.
-    pub(super) fn take(&self) -> Taken {
-        let pods = Living::of(self.items.values());
-        let mut taken = Taken::default();
-        for item in self.items.values() {
-            match item {
-                Item::Pod(pod, entry) => {
-                    taken.meshed.insert(pod.name.namespace.clone());
-                    if pods.named(&pod.name).is_some() {
-                        taken.entries.push(self.with_zone(pod, entry));
-                    }
-                }
-                Item::Service(service) => self.service(service, &pods, &mut taken),
-                Item::Object(entry) => taken.entries.push(Arc::clone(entry)),
-                Item::Slice(_) | Item::Namespace(_) | Item::Node(_) => {}
-            }
+    /// What is of the mesh now. Only what may have changed is looked at.
+    pub(super) fn take(&mut self) -> Taken {
+        let Changed { kinds, services } = std::mem::take(&mut self.changed);
+        let any = |of: &[Kind]| of.iter().any(|kind| kinds.contains(kind));
+        if any(&[Kind::Pod, Kind::Node]) {
+            self.living = Living::of(self.of_kind(Kind::Pod).map(|(_, item)| item));
+            let pods = self.take_pods();
+            self.taken.entries.set(Kind::Pod, pods);
         }
-        let namespaces = self.items.iter().filter_map(|(id, item)| match item {
-            Item::Namespace(namespace) if namespace.is_meshed => Some(id.name.clone()),
-            _ => None,
-        });
-        taken.meshed.extend(namespaces);
-        taken
+        if any(&[Kind::Pod, Kind::Service, Kind::Namespace]) {
+            self.take_services(None);
+            self.taken.meshed = Shared::new(self.meshed());
+        } else if !services.is_empty() {
+            self.take_services(Some(&services));
+        }
+        for kind in kinds {
+            if kind.resources().is_empty() {
+                continue;
+            }
+            let entries = self.of_kind(kind).filter_map(|(_, item)| match item {
+                Item::Object(entry) => Some(Arc::clone(entry)),
+                _ => None,
+            });
+            let entries = entries.collect();
+            self.taken.entries.set(kind, entries);
+        }
+        self.taken.clone()
     }
 
-    fn service(&self, service: &Arc<Service>, pods: &Living<'_>, taken: &mut Taken) {
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&ObjectId, &Item)> {
+        let first = ObjectId {
+            kind,
+            namespace: String::new(),
+            name: String::new(),
+        };
+        let items = self.items.range(first..);
+        items.take_while(move |(id, _)| id.kind == kind)
+    }
+
+    fn take_pods(&mut self) -> Vec<Arc<Entry>> {
+        let mut zoned = HashMap::new();
+        let mut entries = Vec::new();
+        for (_, item) in self.of_kind(Kind::Pod) {
+            let Item::Pod(pod, entry) = item else {
+                continue;
+            };
+            if self.living.named(&pod.name).is_none() {
+                continue;
+            }
+            let Some(zone) = self.zone_of_node(pod) else {
+                entries.push(Arc::clone(entry));
+                continue;
+            };
+            let known = self.zoned.get(&pod.name);
+            let known = known.filter(|it| Arc::ptr_eq(&it.entry, entry) && it.zone == *zone);
+            let made = match known {
+                Some(known) => Arc::clone(&known.made),
+                None => with_zone(entry, zone),
+            };
+            entries.push(Arc::clone(&made));
+            let now = Zoned {
+                entry: Arc::clone(entry),
+                zone: zone.clone(),
+                made,
+            };
+            zoned.insert(pod.name.clone(), now);
+        }
+        self.zoned = zoned;
+        entries
+    }
+
+    /// Kubernetes says of a node, not of its pods, where it is (before 1.35).
+    fn zone_of_node(&self, pod: &Pod) -> Option<&String> {
+        if pod.labels.contains_key(ZONE) {
+            return None;
+        }
+        let id = ObjectId {
+            kind: Kind::Node,
+            namespace: String::new(),
+            name: pod.node.clone()?,
+        };
+        match self.items.get(&id) {
+            Some(Item::Node(zone)) => zone.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Who is behind these Services, or all: and so, which are of the mesh.
+    fn take_services(&mut self, only: Option<&BTreeSet<ServiceName>>) {
+        let mut members = (*self.taken.endpoints.members).clone();
+        let mut ready = (*self.taken.endpoints.ready).clone();
+        if only.is_none() {
+            let is_left = |name: &ServiceName| self.items.contains_key(&service_id(name));
+            members.retain(|name, _| is_left(name));
+            ready.retain(|name, _| is_left(name));
+        }
+        let mut of_mesh = Vec::new();
+        for (_, item) in self.of_kind(Kind::Service) {
+            let Item::Service(service) = item else {
+                continue;
+            };
+            let name = &service.name;
+            let same = only.is_some_and(|only| !only.contains(name));
+            if !same {
+                match self.behind(service) {
+                    Some(behind) => {
+                        if service.selector.is_empty() {
+                            members.insert(name.clone(), behind.all);
+                        } else {
+                            members.remove(name);
+                        }
+                        let known = ready.get(name);
+                        if known.is_none_or(|known| **known != behind.ready) {
+                            ready.insert(name.clone(), Shared::new(behind.ready));
+                        }
+                    }
+                    None => {
+                        members.remove(name);
+                        ready.remove(name);
+                    }
+                }
+            }
+            if ready.contains_key(name) {
+                of_mesh.push(Arc::clone(&service.entry));
+            }
+        }
+        let same = |known: &[Arc<Entry>]| {
+            let mut pairs = known.iter().zip(&of_mesh);
+            known.len() == of_mesh.len() && pairs.all(|(one, other)| Arc::ptr_eq(one, other))
+        };
+        if !same(self.taken.entries.of(Kind::Service)) {
+            self.taken.entries.set(Kind::Service, of_mesh);
+        }
+        if *self.taken.endpoints.members != members {
+            self.taken.endpoints.members = Shared::new(members);
+        }
+        self.taken.endpoints.ready = Shared::new(ready);
+    }
+
+    fn behind(&self, service: &Service) -> Option<Behind> {
         let ids = self.slices.get(&service.name).into_iter().flatten();
         let slices = ids.filter_map(|id| match self.items.get(id) {
             Some(Item::Slice(slice)) => Some(slice),
@@ -208,100 +360,56 @@ impl Cluster {
         });
         let namespace = self.namespace(&service.name.namespace);
         let is_meshed = namespace.is_some_and(|namespace| namespace.is_meshed);
-        let Some(behind) = service.behind(slices, pods, is_meshed) else {
-            return;
-        };
-        taken.entries.push(Arc::clone(&service.entry));
-        let name = &service.name;
-        if service.selector.is_empty() {
-            taken.endpoints.members.insert(name.clone(), behind.all);
-        }
-        taken.endpoints.ready.insert(name.clone(), behind.ready);
+        service.behind(slices, &self.living, is_meshed)
     }
 
-    /// Kubernetes says of a node, not of its pods, where it is (before 1.35).
-    fn with_zone(&self, pod: &Pod, entry: &Arc<Entry>) -> Arc<Entry> {
-        let node = pod.node.as_ref().map(|node| ObjectId {
-            kind: Kind::Node,
-            namespace: String::new(),
-            name: node.clone(),
-        });
-        let node = node.and_then(|id| self.items.get(&id));
-        let (Some(Item::Node(Some(zone))), Some(Object::Workload(workload))) =
-            (node, &entry.object)
-        else {
-            return Arc::clone(entry);
-        };
-        if pod.labels.contains_key(ZONE) {
-            return Arc::clone(entry);
-        }
-        let mut workload = workload.clone();
-        let labels = &mut workload.value.metadata.labels;
-        labels.insert(ZONE.to_owned(), zone.clone());
-        Arc::new(entry.with(Object::Workload(workload)))
-    }
-}
-
-/// The pods that have addresses: each has its own.
-struct Living<'c> {
-    by_name: HashMap<&'c WorkloadName, &'c Pod>,
-    by_address: HashMap<IpAddr, &'c Pod>,
-    by_namespace: HashMap<&'c str, Vec<&'c Pod>>,
-}
-
-impl<'c> Living<'c> {
-    fn of(items: impl Iterator<Item = &'c Item>) -> Self {
-        let pods = items.filter_map(|item| match item {
-            Item::Pod(pod, _) if !pod.ended && !pod.addresses.is_empty() => Some(&**pod),
-            _ => None,
-        });
-        let pods: Vec<&Pod> = pods.collect();
-        // An address that two pods have is that of the newer: the older is gone from it, and nobody
-        // has told yet (a node that was lost).
-        let mut by_address: HashMap<IpAddr, &Pod> = HashMap::new();
-        for pod in &pods {
-            for address in &pod.addresses {
-                let owner = by_address.entry(*address).or_insert(*pod);
-                if (&owner.created, &owner.uid) < (&pod.created, &pod.uid) {
-                    *owner = *pod;
-                }
+    /// Those that are meshed, and those that have a pod with a sidecar.
+    fn meshed(&self) -> BTreeSet<String> {
+        let of_namespaces = self
+            .of_kind(Kind::Namespace)
+            .filter_map(|(id, item)| match item {
+                Item::Namespace(namespace) if namespace.is_meshed => Some(&id.name),
+                _ => None,
+            });
+        let mut meshed: BTreeSet<String> = of_namespaces.cloned().collect();
+        for (id, _) in self.of_kind(Kind::Pod) {
+            if !meshed.contains(&id.namespace) {
+                meshed.insert(id.namespace.clone());
             }
         }
-        let owns = |pod: &&Pod| {
-            let mut addresses = pod.addresses.iter();
-            addresses.all(|address| by_address.get(address).is_some_and(|it| it.uid == pod.uid))
-        };
-        let living: Vec<&Pod> = pods.into_iter().filter(owns).collect();
-        let mut by_namespace: HashMap<&str, Vec<&Pod>> = HashMap::new();
-        for pod in &living {
-            let of_namespace = by_namespace.entry(&pod.name.namespace).or_default();
-            of_namespace.push(*pod);
-        }
-        Self {
-            by_name: living.iter().map(|pod| (&pod.name, *pod)).collect(),
-            by_address,
-            by_namespace,
-        }
+        meshed
     }
 }
 
-impl PodTable for Living<'_> {
-    fn named(&self, name: &WorkloadName) -> Option<&Pod> {
-        self.by_name.get(name).copied()
+impl Changed {
+    fn note(&mut self, id: &ObjectId, item: &Item) {
+        match item {
+            Item::Slice(slice) => self.services.insert(slice.service.clone()),
+            Item::Pod(..)
+            | Item::Service(_)
+            | Item::Namespace(_)
+            | Item::Node(_)
+            | Item::Object(_) => self.kinds.insert(id.kind),
+        };
     }
+}
 
-    fn at(&self, address: IpAddr) -> Option<&Pod> {
-        let pod = self.by_address.get(&address)?;
-        self.named(&pod.name)
+fn service_id(name: &ServiceName) -> ObjectId {
+    ObjectId {
+        kind: Kind::Service,
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
     }
+}
 
-    fn of_namespace<'t>(&'t self, namespace: &'t str) -> impl Iterator<Item = &'t Pod> {
-        self.by_namespace
-            .get(namespace)
-            .into_iter()
-            .flatten()
-            .copied()
-    }
+fn with_zone(entry: &Arc<Entry>, zone: &str) -> Arc<Entry> {
+    let Some(Object::Workload(written)) = &entry.object else {
+        return Arc::clone(entry);
+    };
+    let mut workload = (**written).clone();
+    let labels = &mut workload.metadata.labels;
+    labels.insert(ZONE.to_owned(), zone.to_owned());
+    Arc::new(entry.with(Object::Workload(written.with(workload))))
 }
 
 #[cfg(test)]

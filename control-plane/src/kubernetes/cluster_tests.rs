@@ -44,7 +44,7 @@ fn cluster(updates: Vec<Update>) -> Cluster {
     cluster
 }
 
-fn taken(cluster: &Cluster) -> Vec<String> {
+fn taken(cluster: &mut Cluster) -> Vec<String> {
     let entries = cluster.take().entries;
     entries.iter().map(|entry| entry.id.to_string()).collect()
 }
@@ -55,7 +55,7 @@ fn an_address_that_two_pods_have_is_the_newer_ones() {
     let old = apply_pod("billing-1", &json!({}));
     let new = apply_pod("search-1", &later);
     let mut cluster = cluster(vec![new, old]);
-    assert_eq!(taken(&cluster), ["Pod/shop/search-1"]);
+    assert_eq!(taken(&mut cluster), ["Pod/shop/search-1"]);
     // The older is found all the same by whoever asks for its token.
     assert!(
         cluster
@@ -65,7 +65,7 @@ fn an_address_that_two_pods_have_is_the_newer_ones() {
     );
 
     cluster.update(Update::Delete(id(Kind::Pod, "shop", "search-1")));
-    assert_eq!(taken(&cluster), ["Pod/shop/billing-1"]);
+    assert_eq!(taken(&mut cluster), ["Pod/shop/billing-1"]);
 }
 
 #[test]
@@ -78,9 +78,9 @@ fn a_pod_that_has_ended_has_no_address() {
         apply_pod("billing-1", &json!({})),
         apply_pod("job-1", &later),
     ];
-    assert_eq!(taken(&cluster(updates)), ["Pod/shop/billing-1"]);
+    assert_eq!(taken(&mut cluster(updates)), ["Pod/shop/billing-1"]);
     let none = json!({"status": {"podIP": null, "podIPs": null}});
-    assert!(taken(&cluster(vec![apply_pod("billing-1", &none)])).is_empty());
+    assert!(taken(&mut cluster(vec![apply_pod("billing-1", &none)])).is_empty());
 }
 
 #[test]
@@ -106,15 +106,15 @@ fn what_is_not_listed_anew_is_gone_once_the_list_is_whole() {
     ];
     let mut cluster = cluster(updates);
     let before = ["Pod/shop/billing-1", "AuthorizationPolicy/shop/allow"];
-    assert_eq!(taken(&cluster), before);
+    assert_eq!(taken(&mut cluster), before);
     assert!(
         !cluster.update(apply_policy("deny")),
         "not before the end of the list"
     );
-    assert_eq!(taken(&cluster), before);
+    assert_eq!(taken(&mut cluster), before);
     assert!(cluster.update(Update::Synced(Kind::AuthorizationPolicy)));
     let after = ["Pod/shop/billing-1", "AuthorizationPolicy/shop/deny"];
-    assert_eq!(taken(&cluster), after);
+    assert_eq!(taken(&mut cluster), after);
     assert!(!cluster.missing().contains(&Kind::AuthorizationPolicy));
     assert!(cluster.missing().contains(&Kind::Pod));
 }
@@ -124,17 +124,17 @@ fn policies_of_a_namespace_that_is_being_deleted_hold_until_it_is_gone() {
     let delete = || Update::Delete(id(Kind::AuthorizationPolicy, "shop", "deny"));
     let mut held = cluster(vec![apply_namespace(true, true), apply_policy("deny")]);
     assert!(!held.update(delete()));
-    assert_eq!(taken(&held), ["AuthorizationPolicy/shop/deny"]);
+    assert_eq!(taken(&mut held), ["AuthorizationPolicy/shop/deny"]);
     // Not even a list that lacks it says more.
     held.update(Update::Restart(Kind::AuthorizationPolicy));
     held.update(Update::Synced(Kind::AuthorizationPolicy));
-    assert_eq!(taken(&held), ["AuthorizationPolicy/shop/deny"]);
+    assert_eq!(taken(&mut held), ["AuthorizationPolicy/shop/deny"]);
     assert!(held.update(Update::Delete(id(Kind::Namespace, "", "shop"))));
-    assert!(taken(&held).is_empty());
+    assert!(taken(&mut held).is_empty());
 
     let mut other = cluster(vec![apply_namespace(true, false), apply_policy("deny")]);
     assert!(other.update(delete()));
-    assert!(taken(&other).is_empty());
+    assert!(taken(&mut other).is_empty());
 }
 
 #[test]
@@ -143,29 +143,29 @@ fn a_pod_is_where_its_node_is() {
         let zone = Item::Node(Some(zone.to_owned()));
         Update::Apply(id(Kind::Node, "", "node-1"), zone)
     };
-    let zone = |cluster: &Cluster| match &cluster.take().entries[0].object {
+    let zone = |cluster: &mut Cluster| match &cluster.take().entries.of(Kind::Pod)[0].object {
         Some(Object::Workload(workload)) => workload.metadata.labels.get(ZONE).cloned(),
         _ => panic!("a Workload"),
     };
     let mut unlabelled = cluster(vec![apply_pod("billing-1", &json!({}))]);
-    assert_eq!(zone(&unlabelled), None);
+    assert_eq!(zone(&mut unlabelled), None);
     unlabelled.update(node("north"));
-    assert_eq!(zone(&unlabelled).as_deref(), Some("north"));
+    assert_eq!(zone(&mut unlabelled).as_deref(), Some("north"));
     let own = json!({"metadata": {"labels": {ZONE: "south"}}});
-    let labelled = cluster(vec![node("north"), apply_pod("billing-1", &own)]);
-    assert_eq!(zone(&labelled).as_deref(), Some("south"));
+    let mut labelled = cluster(vec![node("north"), apply_pod("billing-1", &own)]);
+    assert_eq!(zone(&mut labelled).as_deref(), Some("south"));
 }
 
 #[test]
 fn namespaces_with_a_sidecar_need_a_bundle_too() {
     let meshed = cluster(vec![apply_namespace(true, false)]).take().meshed;
-    assert_eq!(meshed.into_iter().collect::<Vec<_>>(), ["shop"]);
+    assert_eq!(meshed.iter().collect::<Vec<_>>(), ["shop"]);
     let updates = vec![
         apply_namespace(false, false),
         apply_pod("billing-1", &json!({"status": null})),
     ];
     let opted_in = cluster(updates).take().meshed;
-    assert_eq!(opted_in.into_iter().collect::<Vec<_>>(), ["shop"]);
+    assert_eq!(opted_in.iter().collect::<Vec<_>>(), ["shop"]);
     assert!(
         cluster(vec![apply_namespace(false, false)])
             .take()
@@ -201,15 +201,114 @@ fn the_endpoints_of_a_service_are_those_of_all_its_slices() {
         slice("a", "billing-1"),
         slice("b", "billing-2"),
     ]);
-    let ready = |cluster: &Cluster| -> Vec<String> {
+    let ready = |cluster: &mut Cluster| -> Vec<String> {
         let ready = cluster.take().endpoints.ready;
-        let ready = ready.into_values().flatten();
-        ready.map(|workload| workload.name).collect()
+        let ready = ready.values().flat_map(|ready| ready.iter());
+        ready.map(|workload| workload.name.clone()).collect()
     };
-    assert_eq!(ready(&cluster), ["billing-1", "billing-2"]);
+    assert_eq!(ready(&mut cluster), ["billing-1", "billing-2"]);
     cluster.update(Update::Delete(id(Kind::EndpointSlice, "shop", "a")));
-    assert_eq!(ready(&cluster), ["billing-2"]);
+    assert_eq!(ready(&mut cluster), ["billing-2"]);
     cluster.update(Update::Delete(id(Kind::EndpointSlice, "shop", "b")));
     // Without any, the pods' own word counts.
-    assert_eq!(ready(&cluster), ["billing-1", "billing-2"]);
+    assert_eq!(ready(&mut cluster), ["billing-1", "billing-2"]);
+}
+
+/// One of everything that has a say in what is taken, and what becomes of it.
+fn history() -> Vec<Update> {
+    let service = |name: &str, selector: &Value| {
+        let service = json!({
+            "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}], "selector": selector},
+        });
+        let service = services::read(&serde_json::from_value(service).unwrap()).unwrap();
+        Update::Apply(service.entry.id.clone(), Item::Service(Arc::new(service)))
+    };
+    let slice = |name: &str, service: &str, pod: &str, ready: bool| {
+        let slice = json!({
+            "metadata": {"name": name, "namespace": "shop",
+                         "labels": {"kubernetes.io/service-name": service}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready},
+                "targetRef": {"kind": "Pod", "name": pod, "uid": format!("uid-of-{pod}")}}],
+            "ports": [],
+        });
+        let slice = services::read_slice(&serde_json::from_value(slice).unwrap()).unwrap();
+        Update::Apply(id(Kind::EndpointSlice, "shop", name), Item::Slice(slice))
+    };
+    let node = |zone: &str| {
+        let zone = Item::Node(Some(zone.to_owned()));
+        Update::Apply(id(Kind::Node, "", "node-1"), zone)
+    };
+    let other = json!({"status": {"podIP": "10.244.0.8", "podIPs": [{"ip": "10.244.0.8"}]}});
+    let delete = |kind, name| Update::Delete(id(kind, "shop", name));
+    vec![
+        service("billing", &json!({"app": "billing"})),
+        service("foreign", &json!({})),
+        apply_pod("billing-1", &json!({})),
+        slice("a", "billing", "billing-1", true),
+        apply_pod("billing-2", &other),
+        slice("b", "billing", "billing-2", true),
+        node("north"),
+        slice("b", "billing", "billing-2", false),
+        slice("c", "foreign", "billing-2", true),
+        apply_namespace(true, false),
+        apply_policy("allow"),
+        node("south"),
+        // To another Service.
+        slice("b", "foreign", "billing-1", true),
+        delete(Kind::EndpointSlice, "c"),
+        delete(Kind::Pod, "billing-1"),
+        delete(Kind::EndpointSlice, "a"),
+        service("billing", &json!({"app": "nobody"})),
+        delete(Kind::AuthorizationPolicy, "allow"),
+        apply_namespace(false, false),
+        delete(Kind::Service, "billing"),
+        apply_pod("billing-1", &json!({})),
+        delete(Kind::Service, "foreign"),
+    ]
+}
+
+#[test]
+fn what_is_taken_does_not_depend_on_what_was_taken_before() {
+    let mut often = Cluster::new(Pods::new());
+    for taken in 1..=history().len() {
+        let update = history().into_iter().nth(taken - 1).unwrap();
+        often.update(update);
+        let often = often.take();
+        let once = cluster(history().into_iter().take(taken).collect()).take();
+        let entries =
+            |taken: &Taken| -> Vec<Arc<Entry>> { taken.entries.iter().cloned().collect() };
+        assert_eq!(entries(&often), entries(&once), "after {taken}");
+        assert_eq!(
+            *often.endpoints.members, *once.endpoints.members,
+            "after {taken}"
+        );
+        let ready = |taken: &Taken| -> Vec<_> {
+            let ready = taken.endpoints.ready.iter();
+            ready
+                .map(|(name, ready)| (name.clone(), (**ready).clone()))
+                .collect()
+        };
+        assert_eq!(ready(&often), ready(&once), "after {taken}");
+        assert_eq!(*often.meshed, *once.meshed, "after {taken}");
+    }
+}
+
+#[test]
+fn what_has_not_changed_is_the_very_same() {
+    let mut history = history();
+    let rest = history.split_off(7);
+    let mut cluster = cluster(history);
+    let before = cluster.take();
+    // One endpoint is not ready.
+    cluster.update(rest.into_iter().next().unwrap());
+    let after = cluster.take();
+    for kind in [Kind::Pod, Kind::Service] {
+        assert!(before.entries.shelf(kind) == after.entries.shelf(kind));
+    }
+    assert!(before.endpoints.members == after.endpoints.members);
+    let billing = ServiceName::new("shop", "billing").unwrap();
+    assert!(before.endpoints.ready[&billing] != after.endpoints.ready[&billing]);
+    assert!(cluster.take().endpoints.ready == after.endpoints.ready);
 }

@@ -20,7 +20,7 @@ use outrider_certs::bundle::TrustBundle;
 use super::kinds::Kind;
 use super::objects::{Entry, ObjectId, refusing_instead};
 use super::source::Held;
-use crate::index::{self, Beside, Mesh};
+use crate::index::{self, Beside, Memo, Mesh, Shelf, Shelves};
 
 /// The one MeshConfig that is read.
 pub(crate) const MESH_CONFIG: &str = "default";
@@ -31,9 +31,15 @@ pub(crate) const TOLERATED: &[Cause] = &[Cause::TargetNotFound, Cause::NoEffect,
 /// and what was left out may be missed.
 const ROUNDS: usize = 8;
 
-/// What was good, of the objects that fall back to it.
+/// What is known from before.
 #[derive(Debug, Default)]
-pub(crate) struct LastGood(HashMap<ObjectId, Arc<Entry>>);
+pub(crate) struct Past {
+    good: LastGood,
+    memo: Memo,
+}
+
+/// What was good, of the objects that fall back to it.
+type LastGood = HashMap<ObjectId, Arc<Entry>>;
 
 /// What was made of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,29 +71,28 @@ pub(super) fn degrade(
     held: &Held,
     trust: Option<&TrustBundle>,
 ) -> (Result<Mesh, Vec<Problem>>, Verdicts) {
-    let mut last_good = lock(held.last_good());
-    let mut places = Places::new(held, &last_good);
-    if let Some(problems) = places.lost_settings(held) {
+    let mut past = lock(held.past());
+    let Past { good, memo } = &mut *past;
+    let mut places = Places::new(held, good);
+    if let Some(problems) = places.lost_settings() {
         return (Err(problems), places.verdicts(&[]));
     }
     for _ in 0..ROUNDS {
-        let own_config = places.config(held, trust);
-        let objects = places.objects().chain(&own_config);
         let beside = Beside {
             trust,
             trust_domain: held.trust_domain(),
             endpoints: Some(&held.endpoints),
             tolerated: TOLERATED,
         };
-        let errors = match index::fold(objects, beside) {
+        let errors = match index::fold(&places.shelves(trust), beside, memo) {
             Ok(mesh) => {
                 let verdicts = places.verdicts(mesh.warnings());
-                places.remember(held, &mut last_good);
+                *good = places.good();
                 return (Ok(mesh), verdicts);
             }
             Err(errors) => errors,
         };
-        if !places.yield_to(&errors, &last_good) || places.lost_settings(held).is_some() {
+        if !places.yield_to(&errors, good) || places.lost_settings().is_some() {
             return (Err(errors), places.verdicts(&[]));
         }
     }
@@ -103,12 +108,13 @@ pub(super) fn degrade(
 
 /// What stands for each object.
 struct Places<'h> {
-    places: Vec<Place<'h>>,
-    by_file: HashMap<String, usize>,
+    held: &'h Held,
+    /// Of those that are not good, or have warnings.
+    places: BTreeMap<ObjectId, Place<'h>>,
 }
 
 struct Place<'h> {
-    entry: &'h Entry,
+    entry: &'h Arc<Entry>,
     standing: Standing,
     problems: Vec<Problem>,
 }
@@ -122,50 +128,68 @@ enum Standing {
 
 impl<'h> Places<'h> {
     fn new(held: &'h Held, last_good: &LastGood) -> Self {
-        let mut places = Self {
-            places: Vec::with_capacity(held.entries.len()),
-            by_file: HashMap::with_capacity(held.entries.len()),
-        };
-        for entry in &held.entries {
-            let mut place = Place {
-                entry,
-                standing: Standing::Itself,
-                problems: entry.problems.clone(),
-            };
-            if let Some(problem) = misplaced(entry, held.namespace()) {
+        let mut places = BTreeMap::new();
+        for entry in held.entries.iter() {
+            let misplaced = misplaced(entry, held.namespace());
+            if entry.object.is_some() && entry.problems.is_empty() && misplaced.is_none() {
+                continue;
+            }
+            let mut place = Place::new(entry);
+            if let Some(problem) = misplaced {
                 place.problems.push(problem);
                 place.standing = Standing::Nothing;
             } else if entry.object.is_none() {
                 place.fall_back(last_good);
             }
-            let index = places.places.len();
-            places.by_file.insert(entry.id.to_string(), index);
-            places.places.push(place);
+            places.insert(entry.id.clone(), place);
         }
-        places
+        Self { held, places }
     }
 
-    fn objects(&self) -> impl Iterator<Item = &Object> {
-        self.places
-            .iter()
-            .filter_map(|place| match &place.standing {
-                Standing::Itself => place.entry.object.as_ref(),
-                Standing::Refusing(object) => Some(object),
-                Standing::LastGood(entry) => entry.object.as_ref(),
-                Standing::Nothing => None,
-            })
+    /// All that stands.
+    fn shelves(&self, trust: Option<&TrustBundle>) -> Shelves {
+        let routes =
+            [Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute].map(|kind| self.shelf(kind));
+        let configs = self.shelf(Kind::MeshConfig);
+        Shelves {
+            configs: match trust {
+                Some(trust) if configs.objects().is_empty() => self.default_config(trust),
+                _ => configs,
+            },
+            services: self.shelf(Kind::Service),
+            workloads: self.shelf(Kind::Pod),
+            policies: self.shelf(Kind::AuthorizationPolicy),
+            traffic: self.shelf(Kind::TrafficPolicy),
+            limits: self.shelf(Kind::RateLimitPolicy),
+            routes: routes
+                .iter()
+                .flat_map(|shelf| shelf.objects().iter().cloned())
+                .collect(),
+            accounts: Shelf::default(),
+            first: None,
+        }
+    }
+
+    fn shelf(&self, kind: Kind) -> Shelf {
+        let mut places = self.places.values();
+        let is_other = |place: &Place<'_>| !matches!(place.standing, Standing::Itself);
+        if !places.any(|place| place.entry.id.kind == kind && is_other(place)) {
+            return self.held.entries.shelf(kind);
+        }
+        let entries = self.held.entries.of(kind).iter();
+        let standing = entries.filter_map(|entry| match self.places.get(&entry.id) {
+            None => entry.object.clone(),
+            Some(place) => place.object().cloned(),
+        });
+        standing.collect()
     }
 
     /// Without a MeshConfig the mesh has the defaults, but for the trust domain that it has already, and
     /// but for this: on a cluster nobody is let in unless somebody says so.
-    fn config(&self, held: &Held, trust: Option<&TrustBundle>) -> Vec<Object> {
-        let is_config = |object: &Object| matches!(object, Object::MeshConfig(_));
-        let Some(trust) = trust.filter(|_| !self.objects().any(is_config)) else {
-            return Vec::new();
-        };
+    fn default_config(&self, trust: &TrustBundle) -> Shelf {
         let id = ObjectId {
             kind: Kind::MeshConfig,
-            namespace: held.namespace().to_owned(),
+            namespace: self.held.namespace().to_owned(),
             name: MESH_CONFIG.to_owned(),
         };
         let document = serde_json::json!({
@@ -174,33 +198,41 @@ impl<'h> Places<'h> {
             "metadata": {"name": id.name, "namespace": id.namespace},
             "spec": {"trustDomain": trust.trust_domain().as_ref(), "defaultDeny": true},
         });
-        manifest::parse(&id.file(), &document.to_string()).unwrap_or_default()
+        let parsed = manifest::parse(&id.file(), &document.to_string());
+        parsed.unwrap_or_default().into_iter().collect()
     }
 
     /// What is wrong with the MeshConfig, where nothing can stand in its place: the defaults might
     /// allow what it denies.
-    fn lost_settings(&self, held: &Held) -> Option<Vec<Problem>> {
-        let mut places = self.places.iter();
+    fn lost_settings(&self) -> Option<Vec<Problem>> {
+        let mut places = self.places.values();
         let lost = places.find(|place| {
             place.entry.id.kind == Kind::MeshConfig
                 && matches!(place.standing, Standing::Nothing)
-                && misplaced(place.entry, held.namespace()).is_none()
+                && misplaced(place.entry, self.held.namespace()).is_none()
         });
         lost.map(|place| place.problems.clone())
     }
 
+    /// The object of which a problem is.
+    fn of(&self, problem: &Problem) -> Option<&'h Arc<Entry>> {
+        let id = ObjectId::of_file(&problem.location.file)?;
+        self.held.entries.find(&id)
+    }
+
     /// Whatever has errors makes place; false: one of them is of no object.
     fn yield_to(&mut self, errors: &[Problem], last_good: &LastGood) -> bool {
-        let mut bad: BTreeMap<usize, Vec<&Problem>> = BTreeMap::new();
+        let mut bad: BTreeMap<&ObjectId, (&'h Arc<Entry>, Vec<&Problem>)> = BTreeMap::new();
         for problem in errors {
-            let file = problem.location.file.to_string_lossy();
-            let Some(index) = self.by_file.get(&*file) else {
+            let Some(entry) = self.of(problem) else {
                 return false;
             };
-            bad.entry(*index).or_default().push(problem);
+            let of_entry = bad.entry(&entry.id).or_insert((entry, Vec::new()));
+            of_entry.1.push(problem);
         }
-        for (index, problems) in bad {
-            let place = &mut self.places[index];
+        for (id, (entry, problems)) in bad {
+            let place = self.places.entry(id.clone());
+            let place = place.or_insert_with(|| Place::new(entry));
             // Of what stands in its place nobody wrote anything.
             if matches!(place.standing, Standing::Itself) {
                 place.problems.extend(problems.into_iter().cloned());
@@ -212,55 +244,81 @@ impl<'h> Places<'h> {
 
     fn verdicts(&self, warnings: &[Problem]) -> Verdicts {
         let mut verdicts = BTreeMap::new();
-        for place in &self.places {
-            let kind = place.entry.id.kind;
-            if matches!(kind, Kind::Pod | Kind::Service) && place.problems.is_empty() {
-                continue;
+        for kind in Kind::ALL {
+            let is_quiet = matches!(kind, Kind::Pod | Kind::Service);
+            for entry in self.held.entries.of(kind).iter().filter(|_| !is_quiet) {
+                verdicts.insert(entry.id.clone(), Place::new(entry).verdict());
             }
-            let verdict = Verdict {
-                generation: place.entry.generation,
-                outcome: match place.standing {
-                    Standing::Itself => Outcome::Applied,
-                    Standing::Refusing(_) => Outcome::Refusing,
-                    Standing::LastGood(_) => Outcome::LastGood,
-                    Standing::Nothing => Outcome::LeftOut,
-                },
-                problems: place.problems.clone(),
-            };
-            verdicts.insert(place.entry.id.clone(), verdict);
+        }
+        for (id, place) in &self.places {
+            let is_quiet = matches!(id.kind, Kind::Pod | Kind::Service);
+            if !is_quiet || !place.problems.is_empty() {
+                verdicts.insert(id.clone(), place.verdict());
+            }
         }
         for warning in warnings {
-            let file = warning.location.file.to_string_lossy();
-            let place = self.by_file.get(&*file).map(|index| &self.places[*index]);
-            if let Some(place) = place
-                && matches!(place.standing, Standing::Itself)
-                && let Some(verdict) = verdicts.get_mut(&place.entry.id)
-            {
+            let Some(entry) = self.of(warning) else {
+                continue;
+            };
+            let place = self.places.get(&entry.id);
+            let stands = place.is_none_or(|place| matches!(place.standing, Standing::Itself));
+            if stands && let Some(verdict) = verdicts.get_mut(&entry.id) {
                 verdict.problems.push(warning.clone());
             }
         }
         Verdicts(verdicts)
     }
 
-    fn remember(&self, held: &Held, last_good: &mut LastGood) {
-        let mut good = HashMap::new();
-        for (place, entry) in self.places.iter().zip(&held.entries) {
-            let id = &place.entry.id;
-            if !falls_back(id.kind) {
-                continue;
-            }
-            let kept = match &place.standing {
-                Standing::Itself => Arc::clone(entry),
-                Standing::LastGood(entry) => Arc::clone(entry),
-                Standing::Refusing(_) | Standing::Nothing => continue,
+    /// What to fall back to.
+    fn good(&self) -> LastGood {
+        let kinds = [Kind::MeshConfig, Kind::TrafficPolicy, Kind::RateLimitPolicy];
+        let entries = kinds
+            .into_iter()
+            .flat_map(|kind| self.held.entries.of(kind));
+        let good = entries.filter_map(|entry| {
+            let standing = self.places.get(&entry.id).map(|place| &place.standing);
+            let kept = match standing {
+                None | Some(Standing::Itself) => entry,
+                Some(Standing::LastGood(good)) => good,
+                Some(Standing::Refusing(_) | Standing::Nothing) => return None,
             };
-            good.insert(id.clone(), kept);
-        }
-        last_good.0 = good;
+            Some((entry.id.clone(), Arc::clone(kept)))
+        });
+        good.collect()
     }
 }
 
-impl Place<'_> {
+impl<'h> Place<'h> {
+    fn new(entry: &'h Arc<Entry>) -> Self {
+        Self {
+            entry,
+            standing: Standing::Itself,
+            problems: entry.problems.clone(),
+        }
+    }
+
+    fn object(&self) -> Option<&Object> {
+        match &self.standing {
+            Standing::Itself => self.entry.object.as_ref(),
+            Standing::Refusing(object) => Some(object),
+            Standing::LastGood(entry) => entry.object.as_ref(),
+            Standing::Nothing => None,
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        Verdict {
+            generation: self.entry.generation,
+            outcome: match self.standing {
+                Standing::Itself => Outcome::Applied,
+                Standing::Refusing(_) => Outcome::Refusing,
+                Standing::LastGood(_) => Outcome::LastGood,
+                Standing::Nothing => Outcome::LeftOut,
+            },
+            problems: self.problems.clone(),
+        }
+    }
+
     /// From what it says to what takes its place, and from that to nothing.
     fn fall_back(&mut self, last_good: &LastGood) {
         let entry = self.entry;
@@ -270,9 +328,9 @@ impl Place<'_> {
                     Some(object) => refusing_instead(&entry.id, object),
                     None => entry.instead.clone(),
                 };
-                let good = last_good.0.get(&entry.id);
+                let good = last_good.get(&entry.id);
                 // One of that name that was deleted is another.
-                let good = good.filter(|good| good.uid == entry.uid && ***good != *entry);
+                let good = good.filter(|good| good.uid == entry.uid && *good != entry);
                 match (refusing, good) {
                     (Some(object), _) => Standing::Refusing(Box::new(object)),
                     (None, Some(good)) => Standing::LastGood(Arc::clone(good)),
@@ -282,11 +340,6 @@ impl Place<'_> {
             Standing::Refusing(_) | Standing::LastGood(_) | Standing::Nothing => Standing::Nothing,
         };
     }
-}
-
-fn falls_back(kind: Kind) -> bool {
-    let kinds = [Kind::MeshConfig, Kind::TrafficPolicy, Kind::RateLimitPolicy];
-    kinds.contains(&kind)
 }
 
 /// A MeshConfig that is not the one that is read.
@@ -304,8 +357,8 @@ fn misplaced(entry: &Entry, namespace: &str) -> Option<Problem> {
     })
 }
 
-fn lock(last_good: &Mutex<LastGood>) -> MutexGuard<'_, LastGood> {
-    last_good.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(past: &Mutex<Past>) -> MutexGuard<'_, Past> {
+    past.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ fn shop_and(more: &[Arc<Entry>]) -> Held {
 fn after(before: Option<&Held>, more: &[Arc<Entry>]) -> Held {
     let mut entries = shop();
     entries.extend(more.iter().cloned());
-    Held::after(before, entries)
+    Held::after(before, entries.into_iter().collect())
 }
 
 fn mesh(held: &Held) -> (Mesh, Verdicts) {

@@ -32,10 +32,21 @@ impl ObjectId {
     pub(crate) fn file(&self) -> Arc<Path> {
         Path::new(&self.to_string()).into()
     }
+
+    /// The object of which this is the file; `None`: it is of none.
+    pub(crate) fn of_file(file: &Path) -> Option<Self> {
+        let mut parts = file.to_str()?.splitn(3, '/');
+        let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self {
+            kind: Kind::ALL.into_iter().find(|known| known.name() == kind)?,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
+    }
 }
 
-/// What is kept of an object.
-#[derive(Debug)]
+/// What is kept of an object. Equal is what says the same.
+#[derive(Debug, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) id: ObjectId,
     pub(crate) uid: String,
@@ -47,25 +58,12 @@ pub(crate) struct Entry {
     pub(crate) instead: Option<Object>,
     /// Why it cannot.
     pub(crate) problems: Vec<Problem>,
-    /// As it was read: what is the same says nothing new.
-    text: Box<str>,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.id == other.id
-            && self.uid == other.uid
-            && self.generation == other.generation
-            && self.text == other.text
-            && self.problems == other.problems
-    }
 }
 
 impl Entry {
     /// Reads `document`, which has apiVersion, kind and what [`metadata`] makes.
     pub(crate) fn read(id: ObjectId, metadata: &ObjectMeta, document: &Value) -> Self {
-        let text = document.to_string();
-        let (object, problems) = match parse(&id, &text) {
+        let (object, problems) = match parse(&id, &document.to_string()) {
             Ok(object) => (Some(object), Vec::new()),
             Err(problems) => (None, problems),
         };
@@ -77,7 +75,6 @@ impl Entry {
             object,
             instead,
             problems,
-            text: text.into(),
         }
     }
 
@@ -89,8 +86,7 @@ impl Entry {
             generation: self.generation,
             object: Some(object),
             instead: None,
-            problems: Vec::new(),
-            text: self.text.clone(),
+            problems: self.problems.clone(),
         }
     }
 }
@@ -136,7 +132,8 @@ fn parse(id: &ObjectId, text: &str) -> Result<Object, Vec<Problem>> {
     let file = id.file();
     let mut objects = manifest::parse(&file, text)?;
     match (objects.pop(), objects.pop()) {
-        (Some(object), None) => Ok(object),
+        // The text is ours, not what somebody wrote.
+        (Some(object), None) => Ok(object.without_places()),
         _ => {
             let location = Location {
                 file,

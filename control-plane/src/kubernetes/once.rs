@@ -80,9 +80,8 @@ pub async fn read(client: Client, namespace: &str, limit: Duration) -> Result<Re
         return Err(ReadError::Timeout(limit, String::new()));
     };
     let (mesh, _) = degrade(&held, None);
-    let objects = held.entries.iter().filter_map(|entry| entry.object.clone());
     Ok(Reading {
-        objects: objects.collect(),
+        objects: held.entries.objects().cloned().collect(),
         mesh: mesh.map_err(ReadError::Problems)?,
     })
 }

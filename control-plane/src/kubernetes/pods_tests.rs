@@ -51,7 +51,7 @@ pub(crate) fn merge(into: &mut Value, from: &Value) {
 fn workload(pod: &v1::Pod) -> Workload {
     let (_, entry) = read(pod).expect("a pod of the mesh");
     match entry.object {
-        Some(Object::Workload(workload)) => workload.value,
+        Some(Object::Workload(workload)) => Workload::clone(&workload),
         _ => panic!("{:?}", entry.problems),
     }
 }

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::cluster::{Cluster, Taken, Update};
-use super::degrade::{LastGood, Verdicts, degrade};
+use super::degrade::{Past, Verdicts, degrade};
+use super::entries::Entries;
 use super::kinds::Kind;
-use super::objects::Entry;
 use super::{Context, Pods, watches};
 use crate::admin::Readiness;
 use crate::index::{Endpoints, Mesh};
@@ -33,7 +33,7 @@ pub(crate) struct Source {
     held: watch::Sender<Option<Arc<Held>>>,
     meshed: watch::Sender<Arc<BTreeSet<String>>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
-    last_good: Arc<Mutex<LastGood>>,
+    past: Arc<Mutex<Past>>,
 }
 
 /// What the rest of the control plane may know of what the source holds; cheap to clone.
@@ -51,13 +51,13 @@ pub(crate) struct View {
 /// All objects of the mesh at one moment.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) entries: Vec<Arc<Entry>>,
+    pub(crate) entries: Entries,
     pub(crate) endpoints: Endpoints,
     /// The control plane's own, in which the MeshConfig is.
     namespace: String,
     /// Whose identities these are, where no MeshConfig says it.
     trust_domain: Option<TrustDomain>,
-    last_good: Arc<Mutex<LastGood>>,
+    past: Arc<Mutex<Past>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
     judged: Mutex<Arc<Verdicts>>,
 }
@@ -92,7 +92,7 @@ impl Source {
             held,
             meshed,
             verdicts,
-            last_good: Arc::default(),
+            past: Arc::default(),
         };
         (source, view)
     }
@@ -154,15 +154,15 @@ impl Source {
             endpoints,
             namespace: self.context.namespace.clone(),
             trust_domain: self.context.trust_domain.clone(),
-            last_good: Arc::clone(&self.last_good),
+            past: Arc::clone(&self.past),
             verdicts: self.verdicts.clone(),
             judged: Mutex::default(),
         });
         self.held.send_replace(Some(Arc::clone(&held)));
         self.meshed.send_if_modified(|before| {
-            let changed = **before != meshed;
+            let changed = **before != *meshed;
             if changed {
-                *before = Arc::new(meshed);
+                *before = Arc::new((*meshed).clone());
             }
             changed
         });
@@ -219,19 +219,19 @@ impl Held {
         }
     }
 
-    pub(super) fn last_good(&self) -> &Mutex<LastGood> {
-        &self.last_good
+    pub(super) fn past(&self) -> &Mutex<Past> {
+        &self.past
     }
 
     /// What `before` was followed by.
     #[cfg(test)]
-    pub(super) fn after(before: Option<&Self>, entries: Vec<Arc<Entry>>) -> Self {
+    pub(super) fn after(before: Option<&Self>, entries: Entries) -> Self {
         Self {
             entries,
             endpoints: Endpoints::default(),
             namespace: "outrider-system".to_owned(),
             trust_domain: before.and_then(|held| held.trust_domain.clone()),
-            last_good: before.map_or_else(Arc::default, |held| Arc::clone(&held.last_good)),
+            past: before.map_or_else(Arc::default, |held| Arc::clone(&held.past)),
             verdicts: watch::Sender::default(),
             judged: Mutex::default(),
         }

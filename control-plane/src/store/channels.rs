@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::withdrawal::Departures;
 use super::{Store, Withdrawn};
-use crate::index::WorkloadName;
+use crate::index::{Shared, Tables, WorkloadName};
 
 /// One resource at one version; `value` is absent where there is no such resource.
 #[derive(Debug)]
@@ -36,14 +36,14 @@ impl<T> Clone for Snapshot<T> {
 
 /// Everything that can be followed.
 #[derive(Default)]
-pub(crate) struct Tables {
+pub(crate) struct Followed {
     pub(super) workloads: Channels<WorkloadName, model::Workload>,
     pub(super) destinations: Channels<ServiceName, model::Destination>,
     /// Only of addresses that somebody follows: few of all that there are, and of others besides.
     pub(super) addresses: Channels<IpAddr, AddressTarget>,
-    /// What is at all of them.
-    pub(super) targets: BTreeMap<IpAddr, Arc<AddressTarget>>,
-    /// Of what is in these tables.
+    /// What is published, all of it.
+    pub(super) published: Tables,
+    /// Of what is published.
     pub(super) version: u64,
     /// Which workloads destinations have lost.
     left_destinations: Departures<ServiceName>,
@@ -51,7 +51,7 @@ pub(crate) struct Tables {
     left_addresses: Departures<IpAddr>,
 }
 
-impl Tables {
+impl Followed {
     /// Takes down which endpoints go with these changes, which are still to be applied.
     pub(super) fn take_leave(
         &mut self,
@@ -70,7 +70,7 @@ impl Tables {
         }
         for (address, now) in addresses {
             if self.addresses.0.contains_key(address) {
-                let before = endpoints_at(self.targets.get(address));
+                let before = endpoints_at(self.published.addresses.get(address));
                 let now = endpoints_at(now.as_ref());
                 self.left_addresses.record(address, before, now, version);
             }
@@ -113,21 +113,21 @@ fn endpoints_at(target: Option<&Arc<AddressTarget>>) -> &[Endpoint] {
 pub(crate) trait Key: Clone + Eq + Hash + Ord + Send + Sync + 'static {
     type Value: PartialEq + Send + Sync + 'static;
 
-    fn channels(tables: &mut Tables) -> &mut Channels<Self, Self::Value>;
+    fn channels(followed: &mut Followed) -> &mut Channels<Self, Self::Value>;
 
     /// What is there now, where no channel says it.
-    fn current(&self, tables: &Tables) -> Option<Arc<Self::Value>>;
+    fn current(&self, followed: &Followed) -> Option<Arc<Self::Value>>;
 }
 
 impl Key for ServiceName {
     type Value = model::Destination;
 
-    fn channels(tables: &mut Tables) -> &mut Channels<Self, Self::Value> {
-        &mut tables.destinations
+    fn channels(followed: &mut Followed) -> &mut Channels<Self, Self::Value> {
+        &mut followed.destinations
     }
 
     /// Whatever exists has a channel.
-    fn current(&self, _: &Tables) -> Option<Arc<Self::Value>> {
+    fn current(&self, _: &Followed) -> Option<Arc<Self::Value>> {
         None
     }
 }
@@ -135,12 +135,12 @@ impl Key for ServiceName {
 impl Key for IpAddr {
     type Value = AddressTarget;
 
-    fn channels(tables: &mut Tables) -> &mut Channels<Self, Self::Value> {
-        &mut tables.addresses
+    fn channels(followed: &mut Followed) -> &mut Channels<Self, Self::Value> {
+        &mut followed.addresses
     }
 
-    fn current(&self, tables: &Tables) -> Option<Arc<Self::Value>> {
-        tables.targets.get(self).cloned()
+    fn current(&self, followed: &Followed) -> Option<Arc<Self::Value>> {
+        followed.published.addresses.get(self).cloned()
     }
 }
 
@@ -155,23 +155,10 @@ impl<K, T> Default for Channels<K, T> {
 pub(super) type Changes<K, T> = Vec<(K, Option<Arc<T>>)>;
 
 impl<K: Eq + Hash + Clone + Ord, T: PartialEq> Channels<K, T> {
-    /// What differs between the channels and `now`.
-    pub(super) fn changes(&self, now: &BTreeMap<K, Arc<T>>) -> Changes<K, T> {
-        let gone = self.0.iter().filter_map(|(key, channel)| {
-            let exists = channel.borrow().value.is_some();
-            (exists && !now.contains_key(key)).then(|| (key.clone(), None))
-        });
-        let made = now.iter().filter_map(|(key, value)| {
-            let same = self
-                .0
-                .get(key)
-                .is_some_and(|channel| channel.borrow().value.as_ref() == Some(value));
-            (!same).then(|| (key.clone(), Some(Arc::clone(value))))
-        });
-        gone.chain(made).collect()
-    }
-
     pub(super) fn apply(&mut self, changes: Changes<K, T>, version: u64, noticed: Instant) {
+        if changes.is_empty() {
+            return;
+        }
         for (key, value) in changes {
             let snapshot = Snapshot {
                 version,
@@ -212,18 +199,28 @@ fn needed<T>(channel: &watch::Sender<Snapshot<T>>) -> bool {
     channel.receiver_count() > 0 || channel.borrow().value.is_some()
 }
 
-/// What differs between two tables.
+/// What differs between two tables. What is the very same is not looked at.
 pub(super) fn differences<K: Ord + Clone, T: PartialEq>(
-    before: &BTreeMap<K, Arc<T>>,
-    now: &BTreeMap<K, Arc<T>>,
+    before: &Shared<BTreeMap<K, Arc<T>>>,
+    now: &Shared<BTreeMap<K, Arc<T>>>,
 ) -> Changes<K, T> {
-    let gone = before.keys().filter(|key| !now.contains_key(key));
-    let gone = gone.map(|key| (key.clone(), None));
-    let made = now
-        .iter()
-        .filter(|(key, value)| before.get(key) != Some(value));
-    let made = made.map(|(key, value)| (key.clone(), Some(Arc::clone(value))));
-    gone.chain(made).collect()
+    if before == now {
+        return Changes::new();
+    }
+    let mut changes = Changes::new();
+    let mut known = before.iter().peekable();
+    for (key, value) in now.iter() {
+        while let Some((gone, _)) = known.next_if(|(other, _)| *other < key) {
+            changes.push((gone.clone(), None));
+        }
+        let known = known.next_if(|(other, _)| *other == key);
+        let is_same = |known: &Arc<T>| Arc::ptr_eq(known, value) || known == value;
+        if !known.is_some_and(|(_, known)| is_same(known)) {
+            changes.push((key.clone(), Some(Arc::clone(value))));
+        }
+    }
+    changes.extend(known.map(|(gone, _)| (gone.clone(), None)));
+    changes
 }
 
 /// Follows one resource. Dropping it forgets the channel if nothing else needs it, so that asking for
@@ -236,10 +233,10 @@ pub(crate) struct Watch<K: Key> {
 
 impl<K: Key> Watch<K> {
     pub(super) fn new(store: &Arc<Store>, key: K) -> Self {
-        let mut tables = store.tables();
-        let version = tables.version;
-        let current = key.current(&tables);
-        let channel = K::channels(&mut tables).0.entry(key.clone());
+        let mut followed = store.followed();
+        let version = followed.version;
+        let current = key.current(&followed);
+        let channel = K::channels(&mut followed).0.entry(key.clone());
         let channel = channel.or_insert_with(|| {
             watch::Sender::new(Snapshot {
                 version,
@@ -248,7 +245,7 @@ impl<K: Key> Watch<K> {
             })
         });
         let receiver = channel.subscribe();
-        drop(tables);
+        drop(followed);
         Self {
             key,
             receiver: Some(receiver),
@@ -282,10 +279,10 @@ impl<K: Key> Watch<K> {
 impl<K: Key> Drop for Watch<K> {
     fn drop(&mut self) {
         self.receiver = None;
-        let mut tables = self.store.tables();
+        let mut followed = self.store.followed();
         // What there is can be found again without its channel, where tables say so.
-        let is_known = self.key.current(&tables).is_some();
-        let channels = &mut K::channels(&mut tables).0;
+        let is_known = self.key.current(&followed).is_some();
+        let channels = &mut K::channels(&mut followed).0;
         if let Some(channel) = channels.get(&self.key) {
             let unused = channel.receiver_count() == 0;
             if unused && (is_known || channel.borrow().value.is_none()) {

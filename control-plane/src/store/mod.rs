@@ -18,9 +18,8 @@ use outrider_api::model;
 use outrider_api::names::ServiceName;
 use tokio::sync::watch;
 
+use self::channels::{Followed, differences};
 pub(crate) use self::channels::{Key, Snapshot, Watch};
-use self::channels::{Tables, differences};
-use self::withdrawal::Remaining;
 use crate::index::{Mesh, WorkloadName};
 use crate::version::VersionCounter;
 
@@ -45,7 +44,7 @@ pub(crate) struct Store {
     writer: Mutex<VersionCounter>,
     version: AtomicU64,
     /// Held briefly, never while a file is written.
-    tables: Mutex<Tables>,
+    followed: Mutex<Followed>,
     mesh: watch::Sender<Option<Arc<Mesh>>>,
     /// Held briefly.
     withdrawn: Mutex<BTreeSet<WorkloadName>>,
@@ -56,7 +55,7 @@ impl Store {
         Arc::new(Self {
             version: AtomicU64::new(version.current()),
             writer: Mutex::new(version),
-            tables: Mutex::default(),
+            followed: Mutex::default(),
             mesh: watch::Sender::new(None),
             withdrawn: Mutex::default(),
         })
@@ -106,18 +105,17 @@ impl Store {
     /// Where a workload was an endpoint and is no longer, by what is published: since it was
     /// withdrawn, or since somebody wrote so.
     pub(crate) fn withdrawn_from(&self, workload: &WorkloadName) -> Withdrawn {
-        self.tables().left_by(workload)
+        self.followed().left_by(workload)
     }
 
     fn apply(&self, counter: &mut VersionCounter, mesh: Arc<Mesh>, noticed: Instant) -> Published {
         let withdrawn = self.still_withdrawn(&mesh);
-        let remaining = Remaining::of(&mesh, &withdrawn);
-        let tables = self.tables();
-        let workloads = tables.workloads.changes(mesh.workloads());
-        let destinations = tables.destinations.changes(&remaining.destinations);
-        let addresses = differences(&tables.targets, &remaining.addresses);
-        drop(tables);
-        let targets = (!addresses.is_empty()).then(|| remaining.addresses.into_owned());
+        let now = withdrawal::remaining(&mesh, &withdrawn);
+        // Only a writer changes it.
+        let before = self.followed().published.clone();
+        let workloads = differences(&before.workloads, &now.workloads);
+        let destinations = differences(&before.destinations, &now.destinations);
+        let addresses = differences(&before.addresses, &now.addresses);
         let changed = workloads.len() + destinations.len() + addresses.len();
         let version = if changed > 0 || self.mesh.borrow().is_none() {
             counter.advance()
@@ -127,16 +125,16 @@ impl Store {
         // Who may ask for a certificate is known before anybody is told of it.
         self.mesh.send_replace(Some(Arc::clone(&mesh)));
         self.version.store(version, Ordering::Release);
-        let mut tables = self.tables();
-        tables.version = version;
-        tables.take_leave(&destinations, &addresses, version);
-        tables.workloads.apply(workloads, version, noticed);
-        tables.destinations.apply(destinations, version, noticed);
-        tables.addresses.apply_followed(addresses, version, noticed);
-        if let Some(targets) = targets {
-            tables.targets = targets;
-        }
-        tables.forget_departed();
+        let mut followed = self.followed();
+        followed.version = version;
+        followed.take_leave(&destinations, &addresses, version);
+        followed.workloads.apply(workloads, version, noticed);
+        followed.destinations.apply(destinations, version, noticed);
+        followed
+            .addresses
+            .apply_followed(addresses, version, noticed);
+        followed.published = now;
+        followed.forget_departed();
         Published { version, changed }
     }
 
@@ -149,12 +147,12 @@ impl Store {
 
     /// The version of what is published of a workload.
     pub(crate) fn workload_version(&self, name: &WorkloadName) -> Option<u64> {
-        self.tables().workloads.version(name)
+        self.followed().workloads.version(name)
     }
 
     /// The version of what is published of a Service.
     pub(crate) fn destination_version(&self, name: &ServiceName) -> Option<u64> {
-        self.tables().destinations.version(name)
+        self.followed().destinations.version(name)
     }
 
     /// Follows a workload; `None`: there is no such workload.
@@ -162,8 +160,8 @@ impl Store {
         &self,
         name: &WorkloadName,
     ) -> Option<watch::Receiver<Snapshot<model::Workload>>> {
-        let tables = self.tables();
-        let channel = tables.workloads.0.get(name)?;
+        let followed = self.followed();
+        let channel = followed.workloads.0.get(name)?;
         let exists = channel.borrow().value.is_some();
         exists.then(|| channel.subscribe())
     }
@@ -175,12 +173,12 @@ impl Store {
 
     #[cfg(test)]
     fn channels(&self) -> usize {
-        let tables = self.tables();
-        tables.workloads.0.len() + tables.destinations.0.len() + tables.addresses.0.len()
+        let followed = self.followed();
+        followed.workloads.0.len() + followed.destinations.0.len() + followed.addresses.0.len()
     }
 
-    fn tables(&self) -> MutexGuard<'_, Tables> {
-        lock(&self.tables)
+    fn followed(&self) -> MutexGuard<'_, Followed> {
+        lock(&self.followed)
     }
 }
 

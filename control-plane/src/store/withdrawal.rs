@@ -1,57 +1,39 @@
 //! Endpoints that are not to be called any more, although what people wrote says that they exist; and
 //! which endpoints have gone from where, so that it can be told when nobody knows them any more.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use outrider_api::model::address::AddressTarget;
 use outrider_api::model::{Destination, Endpoint};
-use outrider_api::names::ServiceName;
 
-use crate::index::{Mesh, WorkloadName};
+use crate::index::{Mesh, Shared, Tables, WorkloadName};
 
-type Map<K, T> = BTreeMap<K, Arc<T>>;
-
-/// A mesh without the endpoints of some workloads. What is not about them is the mesh's own.
-pub(super) struct Remaining<'m> {
-    pub(super) destinations: Cow<'m, Map<ServiceName, Destination>>,
-    pub(super) addresses: Cow<'m, Map<IpAddr, AddressTarget>>,
-}
-
-impl<'m> Remaining<'m> {
-    pub(super) fn of(mesh: &'m Mesh, withdrawn: &BTreeSet<WorkloadName>) -> Self {
-        let mut remaining = Self {
-            destinations: Cow::Borrowed(mesh.destinations()),
-            addresses: Cow::Borrowed(mesh.addresses()),
-        };
-        if withdrawn.is_empty() {
-            return remaining;
-        }
-        for (name, destination) in mesh.destinations() {
-            if let Some(rest) = without(destination, withdrawn) {
-                remaining
-                    .destinations
-                    .to_mut()
-                    .insert(name.clone(), Arc::new(rest));
-            }
-        }
-        for (address, target) in mesh.addresses() {
-            // An address stays the workload's: as one of nobody it would be connected to in plaintext.
-            if let AddressTarget::Instance(instance) = &**target
-                && let Some(rest) = without(instance, withdrawn)
-            {
-                let rest = AddressTarget::Instance(Box::new(rest));
-                remaining
-                    .addresses
-                    .to_mut()
-                    .insert(*address, Arc::new(rest));
-            }
-        }
-        remaining
+/// The tables of `mesh` without the endpoints of some workloads. What is not about them is the mesh's own.
+pub(super) fn remaining(mesh: &Mesh, withdrawn: &BTreeSet<WorkloadName>) -> Tables {
+    let mut tables = mesh.tables();
+    if withdrawn.is_empty() {
+        return tables;
     }
+    let mut destinations = (*tables.destinations).clone();
+    for destination in destinations.values_mut() {
+        if let Some(rest) = without(destination, withdrawn) {
+            *destination = Arc::new(rest);
+        }
+    }
+    let mut addresses = (*tables.addresses).clone();
+    for target in addresses.values_mut() {
+        // An address stays the workload's: as one of nobody it would be connected to in plaintext.
+        if let AddressTarget::Instance(instance) = &**target
+            && let Some(rest) = without(instance, withdrawn)
+        {
+            *target = Arc::new(AddressTarget::Instance(Box::new(rest)));
+        }
+    }
+    tables.destinations = Shared::new(destinations);
+    tables.addresses = Shared::new(addresses);
+    tables
 }
 
 /// `None`: there is nothing to take out.

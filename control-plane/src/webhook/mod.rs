@@ -208,8 +208,8 @@ impl Webhooks {
         let judged = spawn_blocking(move || {
             let trust = authority.map(|authority| authority.trust_bundle());
             let held = held.as_deref();
-            let entries = held.into_iter().flat_map(|held| &held.entries);
-            let objects: Vec<&Object> = entries.filter_map(|entry| entry.object.as_ref()).collect();
+            let objects = held.into_iter().flat_map(|held| held.entries.objects());
+            let objects: Vec<&Object> = objects.collect();
             let beside = validate::Beside {
                 held: &objects,
                 endpoints: held.map(|held| &held.endpoints),

@@ -78,15 +78,16 @@ pub(super) fn validate(request: &Request, beside: Beside<'_>) -> Answer {
     let file = object.location("").file;
     let others = beside.held.iter().copied();
     let others = others.filter(|held| matters(held, &object));
-    let all = others.chain(std::iter::once(&object));
+    let all = others.chain(std::iter::once(&object)).cloned();
     let found = index::fold(
-        all,
+        &all.collect(),
         index::Beside {
             trust: beside.trust,
             trust_domain: beside.trust_domain,
             endpoints: beside.endpoints,
             tolerated: TOLERATED,
         },
+        &mut index::Memo::default(),
     );
     let problems = match found {
         Ok(mesh) => mesh.warnings().to_vec(),

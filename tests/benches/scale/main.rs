@@ -15,6 +15,8 @@ mod plane;
 mod report;
 
 use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -25,7 +27,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::fleet::Fleet;
 use crate::objects::Cluster;
 use crate::plane::ControlPlane;
-use crate::report::Report;
+use crate::report::{Churned, Report};
 
 /// What a control plane is measured with.
 #[derive(Debug, Clone, clap::Parser)]
@@ -90,9 +92,12 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
     sleep(SETTLED).await;
     let mut report = Report::new(arguments.clone(), ready, fleet.connected(), plane.usage()?);
     say("changing endpoints and applying policy");
-    let churning = tokio::spawn(churn(cluster.clone(), arguments.clone()));
+    let changed = Arc::new(AtomicU64::new(0));
+    let churning = churn(cluster.clone(), arguments.clone(), Arc::clone(&changed));
+    let churning = tokio::spawn(churning);
     sleep(SETTLED).await;
     let before = plane.usage()?;
+    let changed_before = changed.load(Ordering::Relaxed);
     let begun = Instant::now();
     for number in 1..=arguments.policies {
         let applied = Instant::now();
@@ -101,13 +106,19 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
         report.policy(taken.with_context(|| format!("policy {number}: {}", plane.log()))?);
         sleep(Duration::from_secs(arguments.pause)).await;
     }
-    report.churned(before, plane.usage()?, begun.elapsed());
+    report.churned(Churned {
+        time: begun.elapsed(),
+        changed: changed.load(Ordering::Relaxed) - changed_before,
+        before,
+        after: plane.usage()?,
+    });
     churning.abort();
     Ok(report)
 }
 
-/// One endpoint after the other is not ready, and ready again the next time.
-async fn churn(cluster: Cluster, arguments: Arguments) -> Result<()> {
+/// One endpoint after the other is not ready, and ready again the next time. `changed` counts those that
+/// the API server has taken: it may be slower than it is asked to be.
+async fn churn(cluster: Cluster, arguments: Arguments, changed: Arc<AtomicU64>) -> Result<()> {
     let Some(pause) = Duration::from_secs(1).checked_div(arguments.churn) else {
         return Ok(());
     };
@@ -116,10 +127,11 @@ async fn churn(cluster: Cluster, arguments: Arguments) -> Result<()> {
     for number in 0.. {
         tick.tick().await;
         let cluster = cluster.clone();
-        let arguments = arguments.clone();
+        let (arguments, changed) = (arguments.clone(), Arc::clone(&changed));
         tokio::spawn(async move {
-            if let Err(error) = cluster.change_endpoint(&arguments, number).await {
-                say(&format!("an endpoint was not changed: {error:#}"));
+            match cluster.change_endpoint(&arguments, number).await {
+                Ok(()) => drop(changed.fetch_add(1, Ordering::Relaxed)),
+                Err(error) => say(&format!("an endpoint was not changed: {error:#}")),
             }
         });
     }

@@ -15,11 +15,20 @@ pub(crate) struct Report {
     ready: Duration,
     connected: Duration,
     at_rest: Usage,
-    churned: Option<(Usage, Duration, Duration)>,
+    churned: Option<Churned>,
     /// Of each sidecar and policy.
     each: Vec<Duration>,
     /// Until the last sidecar had acknowledged a policy.
     all: Vec<Duration>,
+}
+
+/// While endpoints changed and policy was applied.
+pub(crate) struct Churned {
+    pub(crate) time: Duration,
+    /// Endpoints.
+    pub(crate) changed: u64,
+    pub(crate) before: Usage,
+    pub(crate) after: Usage,
 }
 
 impl Report {
@@ -45,13 +54,13 @@ impl Report {
         self.each.extend(taken);
     }
 
-    pub(crate) fn churned(&mut self, before: Usage, after: Usage, time: Duration) {
-        self.churned = Some((after, after.cpu.saturating_sub(before.cpu), time));
+    pub(crate) fn churned(&mut self, churned: Churned) {
+        self.churned = Some(churned);
     }
 
     fn most(&self) -> u64 {
-        self.churned
-            .map_or(self.at_rest.peak, |(usage, ..)| usage.peak)
+        let churned = self.churned.as_ref();
+        churned.map_or(self.at_rest.peak, |churned| churned.after.peak)
     }
 
     pub(crate) fn is_good(&self) -> bool {
@@ -74,13 +83,16 @@ impl Report {
             row("all connected after", format!("{:.1?}", self.connected)),
             row("memory with all connected", mib(self.at_rest.resident)),
         ];
-        if let Some((usage, cpu, time)) = self.churned {
-            let share = 100.0 * cpu.as_secs_f64() / time.as_secs_f64();
-            lines.push(format!(
-                "with {churn} endpoints changed in a second, and {policies} policies applied:"
-            ));
-            lines.push(row("memory", mib(usage.resident)));
-            lines.push(row("processor", format!("{share:.0} %")));
+        if let Some(churned) = &self.churned {
+            let (time, cpu) = (churned.time.as_secs_f64(), churned.cpu().as_secs_f64());
+            lines.push(format!("while {policies} policies were applied:"));
+            let rate = churned.changed as f64 / time;
+            let rate = format!("{rate:.0} in a second (asked for: {churn})");
+            lines.push(row("endpoints changed", rate));
+            lines.push(row("memory", mib(churned.after.resident)));
+            let share = 100.0 * cpu / time;
+            let cpu = format!("{cpu:.1} s in {time:.1} s ({share:.0} % of a core)");
+            lines.push(row("processor", cpu));
         }
         let most = format!("{} (mark: under {})", mib(self.most()), mib(MOST));
         lines.push(row("most memory ever", most));
@@ -96,6 +108,12 @@ impl Report {
             format!("p99 of all sidecars under {SLOWEST:?}"),
         ));
         lines.join("\n") + "\n"
+    }
+}
+
+impl Churned {
+    fn cpu(&self) -> Duration {
+        self.after.cpu.saturating_sub(self.before.cpu)
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) const NO_COPY: &str = "no copy is sent";
 
 /// The backends of one route.
 pub(super) struct Backends<'b> {
-    pub(super) objects: &'b Objects<'b>,
+    pub(super) objects: &'b Objects,
     /// Of the route.
     pub(super) namespace: &'b str,
 }

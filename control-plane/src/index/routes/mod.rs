@@ -9,6 +9,7 @@ pub(super) mod timeouts;
 mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use outrider_api::kinds::gateway::httproutes::HttpRouteParentRefs;
 use outrider_api::manifest::{Cause, Problem};
@@ -27,7 +28,7 @@ use super::selection;
 const PARENTS_MAX: usize = 32;
 
 /// The routes of each Service, producer's and consumers'.
-pub(super) type ServiceRoutes = BTreeMap<ServiceName, Vec<RouteGroup>>;
+pub(super) type ServiceRoutes = BTreeMap<ServiceName, Arc<Vec<RouteGroup>>>;
 
 /// A route with its rules read.
 struct Bound<'o> {
@@ -48,10 +49,10 @@ struct Attachment {
 /// Whose calls: `None`, a producer's routes, everyone's.
 type Consumer = Option<String>;
 
-pub(super) fn resolve(objects: &Objects<'_>, problems: &mut Vec<Problem>) -> ServiceRoutes {
+pub(super) fn resolve(objects: &Objects, problems: &mut Vec<Problem>) -> ServiceRoutes {
     let mut bound = Vec::new();
     let mut attachments = Vec::new();
-    for object in &objects.routes {
+    for object in objects.routes.iter() {
         let Some(route) = Route::new(object) else {
             continue;
         };
@@ -74,7 +75,7 @@ pub(super) fn resolve(objects: &Objects<'_>, problems: &mut Vec<Problem>) -> Ser
             }
         }
     }
-    let mut routes = ServiceRoutes::new();
+    let mut routes: BTreeMap<&ServiceName, Vec<RouteGroup>> = BTreeMap::new();
     for ((service, port, consumer), mut candidates) in groups {
         // They are in the order of routes; one that names the Service and its port is there once.
         candidates.dedup_by_key(|candidate| candidate.route);
@@ -83,9 +84,12 @@ pub(super) fn resolve(objects: &Objects<'_>, problems: &mut Vec<Problem>) -> Ser
             port,
             routes: merge(&candidates, &bound, (service, port), objects, problems),
         };
-        routes.entry(service.clone()).or_default().push(group);
+        routes.entry(service).or_default().push(group);
     }
+    let routes = routes.into_iter();
     routes
+        .map(|(service, groups)| (service.clone(), Arc::new(groups)))
+        .collect()
 }
 
 /// What a route says that has no meaning in a mesh.
@@ -110,7 +114,7 @@ fn check(route: &Route<'_>, report: &mut Report<'_>) {
 fn attach(
     route: &Route<'_>,
     index: usize,
-    objects: &Objects<'_>,
+    objects: &Objects,
     report: &mut Report<'_>,
 ) -> Vec<Attachment> {
     report.at_most("spec.parentRefs", route.parents.len(), PARENTS_MAX);
@@ -139,7 +143,7 @@ fn service(
     route: &Route<'_>,
     parent: &HttpRouteParentRefs,
     field: &str,
-    objects: &Objects<'_>,
+    objects: &Objects,
     report: &mut Report<'_>,
 ) -> Option<(ServiceName, Option<u16>)> {
     let group = parent.group.as_deref();
@@ -195,7 +199,7 @@ fn merge(
     candidates: &[&Attachment],
     bound: &[Bound<'_>],
     (service, port): (&ServiceName, u16),
-    objects: &Objects<'_>,
+    objects: &Objects,
     problems: &mut Vec<Problem>,
 ) -> Routes {
     let of = |attachment: &Attachment| &bound[attachment.route];
@@ -248,7 +252,7 @@ fn merge(
     Routes::Http(merged(winners.into_iter().map(of)))
 }
 
-fn declared(objects: &Objects<'_>, service: &ServiceName, number: u16) -> Protocol {
+fn declared(objects: &Objects, service: &ServiceName, number: u16) -> Protocol {
     let service = objects.services.get(service);
     let port = service.and_then(|service| {
         let mut ports = selection::ports(service).map(|(_, port)| port);

@@ -31,7 +31,7 @@ pub(super) struct Read {
 }
 
 /// The rules of a route, in their order; the matches' `rule` counts within the route.
-pub(super) fn read(route: &Route<'_>, objects: &Objects<'_>, report: &mut Report<'_>) -> Vec<Read> {
+pub(super) fn read(route: &Route<'_>, objects: &Objects, report: &mut Report<'_>) -> Vec<Read> {
     report.at_most("spec.rules", route.rules.len(), RULES_MAX);
     for (index, rule) in route.rules.iter().enumerate() {
         let name = rule.common.name.as_ref();

@@ -14,7 +14,7 @@ use super::ServiceRoutes;
 
 /// Warns where an attempt may take longer than the whole request, and so is never cut.
 pub(in super::super) fn check(
-    objects: &[&Object],
+    objects: &[Object],
     routes: &ServiceRoutes,
     traffic: &ServiceTraffic,
     problems: &mut Vec<Problem>,
@@ -22,14 +22,14 @@ pub(in super::super) fn check(
     let mut seen = BTreeSet::new();
     for (service, groups) in routes {
         let settings = traffic.of(Some(service));
-        for group in groups {
+        for group in groups.iter() {
             let Routes::Http(http) = &group.routes else {
                 continue;
             };
             for rule in &http.rules {
                 if seen.insert((service, rule.origin.to_string()))
                     && let Some(message) = too_long(rule, &settings.timeouts)
-                    && let Some((object, field)) = rule_field(objects.iter().copied(), &rule.origin)
+                    && let Some((object, field)) = rule_field(objects, &rule.origin)
                 {
                     let name = format!("Service {}/{}", service.namespace, service.name);
                     let message = format!("{message} (for {name})");

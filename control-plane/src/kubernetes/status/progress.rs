@@ -89,14 +89,17 @@ impl Progress {
     }
 
     fn concerned(&self, id: &ObjectId, mesh: &Mesh, routed: &Routed) -> Option<Concerned> {
-        let key = || (id.kind.name(), id.namespace.clone(), id.name.clone());
+        let key = (id.namespace.clone(), id.name.clone());
         match id.kind {
             Kind::MeshConfig => {
                 let all = mesh.workloads().keys().cloned();
                 Some(Concerned::Workloads(all.collect()))
             }
             Kind::AuthorizationPolicy | Kind::RateLimitPolicy => {
-                let targets = mesh.targets().get(&key());
+                let targets = match id.kind {
+                    Kind::AuthorizationPolicy => mesh.policy_targets(&key),
+                    _ => mesh.limit_targets(&key),
+                };
                 Some(Concerned::Workloads(targets.cloned().unwrap_or_default()))
             }
             Kind::TrafficPolicy => Some(Concerned::Services(self.services_of(id, mesh))),
@@ -115,10 +118,8 @@ impl Progress {
 
     fn services_of(&self, id: &ObjectId, mesh: &Mesh) -> BTreeSet<ServiceName> {
         let held = self.view.held.borrow().clone();
-        let entries = held.iter().flat_map(|held| &held.entries);
-        let object = entries
-            .filter(|entry| entry.id == *id)
-            .find_map(|entry| entry.object.as_ref());
+        let entry = held.as_ref().and_then(|held| held.entries.find(id));
+        let object = entry.and_then(|entry| entry.object.as_ref());
         let Some(Object::TrafficPolicy(policy)) = object else {
             return BTreeSet::new();
         };
