@@ -56,6 +56,13 @@ fn list(ranges: &[IpNet]) -> String {
     ranges.join(", ")
 }
 
+/// FNV-1a: all that is asked of it is that two names differ.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// Which mesh of this machine: the same for the same state directory, always.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Id(String);
@@ -63,11 +70,7 @@ pub struct Id(String);
 impl Id {
     /// Of the mesh that keeps its state here; an absolute path without symbolic links.
     pub fn of(state_dir: &Path) -> Self {
-        // FNV-1a: all that is asked of it is that two directories differ.
-        let bytes = state_dir.as_os_str().as_encoded_bytes().iter();
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = hash(state_dir.as_os_str().as_encoded_bytes());
         Self(format!("{:06x}", (hash ^ (hash >> 32)) & 0xff_ffff))
     }
 
@@ -121,6 +124,15 @@ pub struct Namespace {
     pub addresses: Vec<IpAddr>,
     /// Its /etc/hosts.
     pub hosts: String,
+}
+
+impl Namespace {
+    /// The hardware address of its link: the same whenever it is made, since its neighbours remember it
+    /// for a while, and would send to nobody. Locally administered (IEEE 802, the second bit of 02).
+    fn mac(&self) -> String {
+        let [_, _, _, a, b, c, d, e] = hash(self.name.as_bytes()).to_be_bytes();
+        format!("02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}")
+    }
 }
 
 impl Layout {
@@ -195,9 +207,10 @@ impl Layout {
     pub fn attach(&self, number: usize, namespace: &Namespace) -> String {
         let (bridge, link) = (self.id.bridge(), self.id.link(number));
         let name = &namespace.name;
+        let mac = namespace.mac();
         format!(
             "netns add {name}\n\
-             link add name {link} type veth peer name {INSIDE} netns {name}\n\
+             link add name {link} type veth peer name {INSIDE} address {mac} netns {name}\n\
              link set {link} master {bridge} up\n"
         )
     }
@@ -295,6 +308,9 @@ mod tests {
     fn the_host_has_the_bridge_and_a_link_for_each_namespace() {
         let layout = layout(&[("a-1", &["10.201.0.5"]), ("b-1", &["10.201.0.6"])]);
         let id = layout.id.as_str();
+        let mac = |index: usize| layout.namespaces[index].mac();
+        let (a, b) = (mac(0), mac(1));
+        assert!(a != b && a.starts_with("02:") && a.len() == 17, "{a}");
         assert_eq!(
             layout.create(),
             format!(
@@ -303,10 +319,10 @@ mod tests {
                  address add fd4f:7574:7269:88::1/64 dev outr-{id} nodad\n\
                  link set outr-{id} up\n\
                  netns add outr-{id}-a-1\n\
-                 link add name outr-{id}-0 type veth peer name eth0 netns outr-{id}-a-1\n\
+                 link add name outr-{id}-0 type veth peer name eth0 address {a} netns outr-{id}-a-1\n\
                  link set outr-{id}-0 master outr-{id} up\n\
                  netns add outr-{id}-b-1\n\
-                 link add name outr-{id}-1 type veth peer name eth0 netns outr-{id}-b-1\n\
+                 link add name outr-{id}-1 type veth peer name eth0 address {b} netns outr-{id}-b-1\n\
                  link set outr-{id}-1 master outr-{id} up\n"
             )
         );
