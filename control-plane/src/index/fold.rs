@@ -16,7 +16,7 @@ use super::assemble::{Behind, Common, DestinationParts, WorkloadParts};
 use super::ground::{self, Ground};
 use super::instances::{self, AddressTable};
 use super::limits::{self, Limits};
-use super::memo::{Made, Rows, Shared, Stage};
+use super::memo::{Final, Made, Rows, Shared, Stage};
 use super::objects::{Objects, PolicyName, Sorting, Table};
 use super::policies::{self, Policies};
 use super::presence::{self, Presence};
@@ -35,15 +35,15 @@ pub(crate) struct Memo {
     traffic: Stage<(Config, ServiceTable, TrafficTable), ServiceTraffic>,
     timeouts: Stage<Timeouts, ()>,
     limits: Stage<(Shared<Ground>, LimitTable), Limits>,
-    common: Stage<(Settings, TrustBundle), Common>,
-    presences: Stage<(Shared<Ground>, model::Mtls), Presences>,
+    common: Final<(Settings, TrustBundle), Common>,
+    presences: Final<(Shared<Ground>, model::Mtls), Presences>,
     presence_rows: Rows<WorkloadName, presence::Parts, Presence>,
-    workloads: Stage<WorkloadInputs, BTreeMap<WorkloadName, Arc<model::Workload>>>,
+    workloads: Final<WorkloadInputs, BTreeMap<WorkloadName, Arc<model::Workload>>>,
     workload_rows: Rows<WorkloadName, WorkloadParts, model::Workload>,
-    behind: Stage<Shared<Presences>, BTreeMap<ServiceName, Arc<Behind>>>,
+    behind: Final<Shared<Presences>, BTreeMap<ServiceName, Arc<Behind>>>,
     behind_rows: Rows<ServiceName, Behind, Behind>,
     destination_rows: Rows<ServiceName, DestinationParts, model::Destination>,
-    addresses: Stage<(Shared<Presences>, Shared<ServiceTraffic>), AddressTable>,
+    addresses: Final<(Shared<Presences>, Shared<ServiceTraffic>), AddressTable>,
     address_rows: Rows<WorkloadName, instances::Parts, AddressTarget>,
 }
 

@@ -11,10 +11,6 @@ use std::sync::Arc;
 
 use outrider_api::manifest::Problem;
 
-/// Of each stage the results of so many inputs are kept: while an object is bad, each change is folded
-/// twice, with it and without.
-const KEPT: usize = 2;
-
 /// Something immutable. Equal is only what is the same.
 #[derive(Debug)]
 pub(crate) struct Shared<T>(Arc<T>);
@@ -74,16 +70,20 @@ impl<T> Made<T> {
     }
 }
 
-/// One stage, with its newest results.
-pub(super) struct Stage<I, T>(VecDeque<(I, Made<T>)>);
+/// One stage, with its newest results: two where something may be wrong, since while an object is bad,
+/// each change is folded twice, with it and without.
+pub(super) struct Stage<I, T, const KEPT: usize = 2>(VecDeque<(I, Made<T>)>);
 
-impl<I, T> Default for Stage<I, T> {
+/// A stage that only what is good gets to.
+pub(super) type Final<I, T> = Stage<I, T, 1>;
+
+impl<I, T, const KEPT: usize> Default for Stage<I, T, KEPT> {
     fn default() -> Self {
         Self(VecDeque::new())
     }
 }
 
-impl<I: PartialEq, T> Stage<I, T> {
+impl<I: PartialEq, T, const KEPT: usize> Stage<I, T, KEPT> {
     /// What `make` makes of `inputs`, of which alone it may depend.
     pub(super) fn of(&mut self, inputs: I, make: impl FnOnce(&mut Vec<Problem>) -> T) -> Made<T> {
         if let Some((_, made)) = self.0.iter().find(|(known, _)| *known == inputs) {
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_stage_makes_nothing_of_the_same_twice() {
         let made = Cell::new(0);
-        let mut stage = Stage::default();
+        let mut stage = Stage::<u32, u32>::default();
         let mut of = |inputs: u32| {
             let result = stage.of(inputs, |_| {
                 made.set(made.get() + 1);

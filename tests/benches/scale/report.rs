@@ -79,6 +79,7 @@ impl Report {
         let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
         let mut lines = vec![
             format!("{sidecars} sidecars, {services} Services, {endpoints} endpoints"),
+            row("load of the machine", load()),
             row("ready after", format!("{:.1?}", self.ready)),
             row("all connected after", format!("{:.1?}", self.connected)),
             row("memory with all connected", mib(self.at_rest.resident)),
@@ -97,10 +98,10 @@ impl Report {
         let most = format!("{} (mark: under {})", mib(self.most()), mib(MOST));
         lines.push(row("most memory ever", most));
         for (what, taken) in [("one sidecar", &self.each), ("all sidecars", &self.all)] {
-            let (half, slowest) = (quantile(taken, 0.5), quantile(taken, 0.99));
+            let [half, most, slowest] = [0.5, 0.9, 0.99].map(|share| quantile(taken, share));
             lines.push(row(
                 &format!("acknowledged by {what}"),
-                format!("p50 {half:.0?}, p99 {slowest:.0?}"),
+                format!("p50 {half:.2?}, p90 {most:.2?}, p99 {slowest:.2?}"),
             ));
         }
         lines.push(row(
@@ -115,6 +116,14 @@ impl Churned {
     fn cpu(&self) -> Duration {
         self.after.cpu.saturating_sub(self.before.cpu)
     }
+}
+
+/// The average of the last minute: all else that runs makes it slower.
+fn load() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    format!("{load}, of {cores} cores")
 }
 
 fn row(what: &str, value: impl std::fmt::Display) -> String {
