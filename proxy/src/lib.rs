@@ -22,6 +22,7 @@ pub mod outbound;
 pub mod refusal;
 pub mod strangers;
 pub mod telemetry;
+mod through;
 pub mod tls;
 pub mod traffic;
 pub mod tunnel;
