@@ -40,6 +40,11 @@ pub(crate) fn call(namespace: &Namespace, pod: &str, path: &str) -> Result<Strin
 
 /// A Deployment of two that says hello, and its Service.
 pub(crate) fn web() -> String {
+    web_with(&json!({}))
+}
+
+/// The same, whose pods have these annotations.
+pub(crate) fn web_with(annotations: &Value) -> String {
     let nginx = "daemon off; error_log stderr; pid /tmp/nginx.pid; events {} http { access_log off; \
                  client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; \
                  uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; \
@@ -53,7 +58,7 @@ pub(crate) fn web() -> String {
             "replicas": 2,
             "selector": {"matchLabels": {"app": "web"}},
             "template": {
-                "metadata": {"labels": {"app": "web"}},
+                "metadata": {"labels": {"app": "web"}, "annotations": annotations},
                 "spec": {"containers": [{
                     "name": "web",
                     "image": TOOLS,

@@ -36,6 +36,7 @@ mod kubernetes_identity;
 mod kubernetes_injection;
 mod kubernetes_install;
 mod kubernetes_mesh;
+mod kubernetes_sidecars;
 mod kubernetes_source;
 mod kubernetes_tools;
 mod lifecycle;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{Cluster, Image, Namespace, PATIENCE};
+use crate::api_server::program;
 use crate::process::run;
 use crate::programs::{outrider, target};
 
@@ -145,6 +146,11 @@ impl Outrider {
     /// `outrider` with the kubeconfig of the cluster.
     pub fn command(&self, arguments: &[&str]) -> Result<Command> {
         self.cluster.command_of(&outrider()?, arguments)
+    }
+
+    /// `helm` with the kubeconfig of the cluster.
+    pub fn helm(&self, arguments: &[&str]) -> Result<Command> {
+        self.cluster.command_of(&program("helm")?, arguments)
     }
 
     pub fn cluster(&self) -> &'static Cluster {

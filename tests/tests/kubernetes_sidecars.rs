@@ -1,0 +1,91 @@
+//! Sidecars of every kind in the cluster, and a mesh that helm has installed.
+
+use anyhow::{Context, Result};
+use mesh_tests::kubernetes::PATIENCE;
+use mesh_tests::kubernetes::outrider::{Outrider, SYSTEM};
+use mesh_tests::kubernetes::shop::Shop;
+use mesh_tests::process::run;
+use serde_json::{Value, json};
+
+use crate::kubernetes_common::{allow_friend, call, client, enforced, web, web_with};
+
+/// A call that policy allows to a pod with such a sidecar, and the pod.
+fn called(outrider: &Outrider, web: &str) -> Result<Value> {
+    let namespace = outrider.meshed_namespace("sidecars")?;
+    namespace.apply(web)?;
+    namespace.apply(&client("friend"))?;
+    namespace.apply(&client("stranger"))?;
+    namespace.apply(&allow_friend())?;
+    namespace.rolled_out("deployment/web")?;
+    for pod in ["pod/friend", "pod/stranger"] {
+        namespace.wait(pod, "Ready")?;
+    }
+    enforced(&namespace, "web", 2)?;
+    let answer = call(&namespace, "friend", "/")?;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = call(&namespace, "stranger", "/")?;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let pods = namespace.read(&["pods", "--selector", "app=web"])?;
+    Ok(pods["items"][0].clone())
+}
+
+#[test]
+fn a_classic_sidecar_serves() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let classic = json!({"outrider.mesh/sidecar": "classic"});
+    let pod = called(&outrider, &web_with(&classic))?;
+    assert_eq!(pod["spec"]["containers"][0]["name"], "outrider-proxy");
+    assert_eq!(pod["spec"]["containers"][1]["name"], "web");
+    Ok(())
+}
+
+#[test]
+fn a_sidecar_with_tproxy_serves() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let tproxy = json!({"outrider.mesh/interception-mode": "TProxy"});
+    let pod = called(&outrider, &web_with(&tproxy))?;
+    let arguments = &pod["spec"]["initContainers"][0]["args"];
+    let arguments = arguments.as_array().context("arguments of init")?;
+    assert!(arguments.contains(&json!("--mode=tproxy")), "{arguments:?}");
+    Ok(())
+}
+
+#[test]
+fn a_job_with_a_classic_sidecar_ends() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let shop = Shop::open(&outrider)?;
+    let mut job: Value = serde_json::from_str(&shop.job("classic", 5))?;
+    job["spec"]["template"]["metadata"]["annotations"]["outrider.mesh/sidecar"] = json!("classic");
+    shop.namespace().apply(&job.to_string())?;
+    shop.namespace().wait("job/classic", "Complete")
+}
+
+/// What `helm install --wait` has installed injects, enforces and goes.
+#[test]
+fn a_mesh_that_helm_has_installed_serves() -> Result<()> {
+    // Installed once, so that its images are there.
+    let outrider = Outrider::installed()?;
+    outrider.uninstall()?;
+    outrider
+        .cluster()
+        .eventually("it is gone", &["namespaces"], |list| {
+            let system = |item: &&Value| item["metadata"]["name"] == SYSTEM;
+            let left = list["items"].as_array()?.iter().find(system);
+            left.is_none().then_some(())
+        })?;
+    let helm = |arguments: &[&str]| -> Result<()> {
+        let system = ["--namespace", SYSTEM];
+        run(
+            &mut outrider.helm(&[arguments, &system].concat())?,
+            2 * PATIENCE,
+        )?
+        .success()?;
+        Ok(())
+    };
+    let chart = mesh_tests::programs::root().join("manifests/helm/outrider");
+    let chart = chart.to_str().context("a path in UTF-8")?;
+    helm(&["install", "outrider", chart, "--create-namespace", "--wait"])?;
+    called(&outrider, &web())?;
+    helm(&["uninstall", "outrider", "--wait"])?;
+    outrider.uninstall()
+}
