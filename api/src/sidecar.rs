@@ -1,5 +1,16 @@
 //! What is agreed about every sidecar: its ports, its user, and how much it may ask.
 
+use std::time::Duration;
+
+/// The longest that callers may take to learn that a sidecar goes.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
+
+/// How long a sidecar that is to end waits until nobody calls it, before it begins to drain: half of the
+/// drain timeout, and 5 s at most.
+pub fn withdrawal_limit(drain_timeout: Duration) -> Duration {
+    WITHDRAWAL.min(drain_timeout / 2)
+}
+
 /// The user that a sidecar runs as where connections are intercepted: its own pass.
 pub const UID: u32 = 2102;
 /// The default of its admin port, on loopback.

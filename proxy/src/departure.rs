@@ -4,18 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrider_api::sidecar::withdrawal_limit;
 use tokio::sync::watch;
 
 use crate::control::WorkloadState;
 use crate::telemetry::metrics::Metrics;
 use crate::worker;
 
-/// The longest that callers may take to learn that this sidecar goes: half of the drain timeout, and no
-/// longer than this.
-const WITHDRAWAL: Duration = Duration::from_secs(5);
-/// Whoever asks to hold the app knows that the pod goes; the control plane hears of it at about the
-/// same time. After so long only a container of the pod ends, and not the pod.
-const WORD: Duration = Duration::from_secs(2);
+/// Whoever asks to hold the app knows that the pod goes, and the control plane hears of it at about the
+/// same time; it takes a second or two to say so in a large mesh. After so long only a container of the
+/// pod ends, and not the pod.
+const WORD: Duration = Duration::from_secs(4);
 /// The control plane that this sidecar is connected to knows when the sidecars of its own streams have
 /// taken the change. Those of its replicas get it at about the same time.
 const REPLICAS: Duration = Duration::from_millis(500);
@@ -23,8 +22,10 @@ const REPLICAS: Duration = Duration::from_millis(500);
 /// The end of a sidecar, before anything is closed.
 #[derive(Clone, Debug)]
 pub struct Departure {
-    /// This sidecar goes: the control plane is told.
-    pub draining: watch::Sender<bool>,
+    /// The sidecar has been told to end.
+    pub told: watch::Sender<bool>,
+    /// The control plane says that the workload goes.
+    pub terminating: watch::Receiver<bool>,
     /// Whoever called this workload has learned that it goes, or cannot be told.
     pub withdrawn: watch::Receiver<bool>,
     pub workload: watch::Receiver<WorkloadState>,
@@ -44,11 +45,16 @@ pub enum Hold {
 }
 
 impl Departure {
+    /// Whether it goes, whoever says so.
+    pub fn is_under_way(&self) -> bool {
+        *self.told.borrow() || *self.terminating.borrow()
+    }
+
     /// Has the endpoint withdrawn, and resolves when whoever calls it has learned so: until then
     /// connections are taken as ever, so that no call meets a closed port.
     pub async fn announced(mut self) {
-        self.draining.send_replace(true);
-        if !self.is_heard() {
+        self.told.send_replace(true);
+        if self.metrics.control_plane_connected.get() == 0 {
             return;
         }
         let limit = self.limit();
@@ -64,31 +70,45 @@ impl Departure {
     /// Resolves when the app may end, for a hook of its container. Announces nothing: anybody may ask
     /// the sidecar's telemetry, and only the control plane knows that the pod goes.
     pub async fn hold(mut self) -> Hold {
-        let mut draining = self.draining.subscribe();
-        let told = draining.wait_for(|draining| *draining);
-        if !self.is_heard() || !matches!(tokio::time::timeout(WORD, told).await, Ok(Ok(_))) {
+        let hold = self.held().await;
+        tracing::info!(?hold, "somebody asked whether the app may end");
+        hold
+    }
+
+    async fn held(&mut self) -> Hold {
+        let mut told = self.told.subscribe();
+        let word = async {
+            tokio::select! {
+                heard = self.terminating.wait_for(|terminating| *terminating) => heard.is_ok(),
+                heard = told.wait_for(|told| *told) => heard.is_ok(),
+            }
+        };
+        if !matches!(tokio::time::timeout(WORD, word).await, Ok(true)) {
             return Hold::Stays;
         }
         let limit = self.limit();
-        if !self.spread(limit).await {
-            return Hold::TooLong;
+        match self.spread(limit).await {
+            true => Hold::Withdrawn,
+            false => Hold::TooLong,
         }
-        tokio::time::sleep(REPLICAS).await;
-        Hold::Withdrawn
-    }
-
-    fn is_heard(&self) -> bool {
-        self.metrics.control_plane_connected.get() != 0
     }
 
     fn limit(&self) -> Duration {
-        let drain = worker::drain_timeout(self.drain_timeout, self.workload.borrow().as_deref());
-        WITHDRAWAL.min(drain / 2)
+        let workload = self.workload.borrow();
+        withdrawal_limit(worker::drain_timeout(
+            self.drain_timeout,
+            workload.as_deref(),
+        ))
     }
 
     async fn spread(&mut self, limit: Duration) -> bool {
         let spread = self.withdrawn.wait_for(|withdrawn| *withdrawn);
-        tokio::time::timeout(limit, spread).await.is_ok()
+        let has_spread = tokio::time::timeout(limit, spread).await.is_ok();
+        // Only a cluster says so, and only there are replicas.
+        if has_spread && *self.terminating.borrow() {
+            tokio::time::sleep(REPLICAS).await;
+        }
+        has_spread
     }
 }
 
@@ -100,17 +120,20 @@ mod tests {
 
     struct Sides {
         departure: Departure,
+        terminating: watch::Sender<bool>,
         withdrawn: watch::Sender<bool>,
         _workload: watch::Sender<WorkloadState>,
     }
 
     fn sides() -> Sides {
         let (withdrawn, withdrawn_state) = watch::channel(false);
+        let (terminating, terminating_state) = watch::channel(false);
         let (workload, workload_state) = watch::channel(None);
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         metrics.control_plane_connected.set(1);
         let departure = Departure {
-            draining: watch::Sender::new(false),
+            told: watch::Sender::new(false),
+            terminating: terminating_state,
             withdrawn: withdrawn_state,
             workload: workload_state,
             metrics,
@@ -118,6 +141,7 @@ mod tests {
         };
         Sides {
             departure,
+            terminating,
             withdrawn,
             _workload: workload,
         }
@@ -128,7 +152,7 @@ mod tests {
         let sides = sides();
         let held = tokio::spawn(sides.departure.clone().hold());
         tokio::time::sleep(Duration::from_secs(1)).await;
-        sides.departure.draining.send_replace(true);
+        sides.terminating.send_replace(true);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(!held.is_finished());
         sides.withdrawn.send_replace(true);
@@ -141,24 +165,36 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(sides.departure.clone().hold().await, Hold::Stays);
         assert_eq!(begun.elapsed(), WORD);
-        assert!(!*sides.departure.draining.borrow(), "nothing was announced");
+        assert!(!sides.departure.is_under_way(), "nothing was announced");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_app_is_held_for_half_of_the_drain_timeout_at_most() {
         let sides = sides();
-        sides.departure.draining.send_replace(true);
+        sides.terminating.send_replace(true);
         let begun = Instant::now();
         assert_eq!(sides.departure.clone().hold().await, Hold::TooLong);
         assert_eq!(begun.elapsed(), Duration::from_secs(3));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_control_plane_there_is_nothing_to_wait_for() {
+    async fn without_a_control_plane_a_sidecar_ends_at_once() {
         let sides = sides();
         sides.departure.metrics.control_plane_connected.set(0);
         let begun = Instant::now();
-        assert_eq!(sides.departure.clone().hold().await, Hold::Stays);
+        sides.departure.clone().announced().await;
         assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(sides.departure.is_under_way());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_being_opened_again_is_waited_for() {
+        let sides = sides();
+        sides.departure.metrics.control_plane_connected.set(0);
+        let held = tokio::spawn(sides.departure.clone().hold());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        sides.terminating.send_replace(true);
+        sides.withdrawn.send_replace(true);
+        assert_eq!(held.await.expect("a result"), Hold::Withdrawn);
     }
 }

@@ -86,13 +86,15 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
     let known = Subjects::default();
     let (listening, listening_state) = watch::channel(false);
     let (ending, ending_state) = watch::channel(Ending::No);
-    let draining = watch::Sender::new(false);
+    let told = watch::Sender::new(false);
+    let (terminating, terminating_state) = watch::channel(false);
     let (withdrawn, withdrawn_state) = watch::channel(false);
     let (subscriptions, subscribed) = mpsc::channel(QUEUE);
     let (first_listening, mut listened) = mpsc::unbounded_channel();
 
     let departure = Departure {
-        draining: draining.clone(),
+        told: told.clone(),
+        terminating: terminating_state,
         withdrawn: withdrawn_state,
         workload: workload_state.clone(),
         metrics: Arc::clone(&metrics),
@@ -159,7 +161,8 @@ async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {
         Arc::clone(&metrics),
         Seen { last_heard, known },
         Leaving {
-            draining,
+            told,
+            terminating,
             withdrawn,
         },
     );

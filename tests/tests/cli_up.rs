@@ -159,10 +159,22 @@ fn a_workload_joins_and_leaves_without_a_failed_call() -> Result<()> {
         "port {port} on 127.0.0.1 is in use by another program; Workload shop/late-1 needs it"
     ))?;
     says("Workload shop/late-1 is left out until the next edit")?;
+
+    // One that runs is not ended for what could not be started in its place, nor for a Service's port.
+    let missing = second.clone().command("[no-such-program]");
+    fs::write(&added, missing.yaml())?;
+    says("Workload shop/billing-2 runs on as it was until the next edit")?;
+    let wider = Service::new("billing").port(80, "app", Some("http"));
+    let wider = wider.port(81, free_port()?, Some("http"));
+    fs::write(up.folder.path().join("billing.yaml"), wider.yaml())?;
+    fs::write(&added, second.yaml())?;
+    fs::remove_file(up.folder.path().join("late-1.yaml"))?;
     let answer = http::get(local(order.http_port), "billing", "/")?;
     assert_eq!(answer.status, 200);
     up.process.signal(Signal::TERM)?;
     assert!(up.process.exit(PATIENCE)?.success());
+    let log = up.process.log();
+    assert!(!log.contains("Workload shop/billing-2 ends"), "{log}");
     TcpListener::bind(local(second_port)).context("the app's port is free again")?;
     Ok(())
 }

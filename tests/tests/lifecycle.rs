@@ -331,6 +331,9 @@ fn an_app_is_held_until_nobody_calls_it_if_its_workload_goes() -> Result<()> {
 
     let yaml = format!("{}  terminating: true\n", leaving.yaml());
     mesh.write("workload-billing-2.yaml", &yaml)?;
+    becomes("it hears of that", &"draining\n".to_owned(), || {
+        Ok(ask("/ready")?.text())
+    })?;
     let held = ask("/hold")?;
     let expected = "nobody calls this workload any more\n";
     assert_eq!((held.status, held.text()), (200, expected.into()));
@@ -339,6 +342,5 @@ fn an_app_is_held_until_nobody_calls_it_if_its_workload_goes() -> Result<()> {
         assert_eq!(call()?, 200);
     }
     assert_eq!(apps[1].requests().len(), called);
-    assert_eq!(ask("/ready")?.text(), "draining\n");
     Ok(())
 }

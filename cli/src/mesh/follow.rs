@@ -3,50 +3,43 @@
 //! finds the names of all in its /etc/hosts. Reads the directory as the control plane does, which says
 //! what is wrong with it.
 
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use outrider_api::manifest::Problem;
 use outrider_control_plane::index;
-use outrider_control_plane::source::directory::{self, Files};
+use outrider_control_plane::source::directory::Files;
+use outrider_control_plane::source::watch::DirectoryWatch;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
 
+use super::error::StartError;
+use super::member::program;
 use super::netns::{Layout, layout};
 use super::plan::{Plan, WorkloadPlan};
-use super::{Mesh, lock};
-
-/// How often the directory is looked at.
-const INTERVAL: Duration = Duration::from_millis(250);
+use super::{Mesh, lock, ports};
 
 impl Mesh {
     /// Never resolves.
     pub(super) async fn follow_directory(&self) {
-        let directory = self.plan().directory.clone();
-        let mut before = None;
-        let mut taken = None;
+        let plan = self.plan();
+        let mut watch = DirectoryWatch::new(plan.directory.clone(), plan.state_dir.clone());
         loop {
-            sleep(INTERVAL).await;
-            let Some(files) = collect(directory.clone()).await else {
-                continue;
-            };
-            // Whoever moves a Workload from one file to another is not to see it ended: what counts is
-            // what is the same for two looks.
-            if before.as_ref() == Some(&files) && taken.as_ref() != Some(&files) {
-                if let Some(mesh) = read_mesh(Arc::clone(&files)).await {
-                    self.adapt(&mesh).await;
+            match watch.next_files().await {
+                Ok((_, files)) => {
+                    if let Some(mesh) = read_mesh(files).await {
+                        self.adapt(&mesh).await;
+                    }
                 }
-                taken = Some(Arc::clone(&files));
+                Err(error) => self.say(format!("{}: {error}", plan.directory.display())),
             }
-            before = Some(files);
         }
     }
 
     async fn adapt(&self, mesh: &index::Mesh) {
         let plan = self.plan();
-        let now = Plan::of(mesh, &plan.directory, plan.options());
+        let mut now = Plan::of(mesh, &plan.directory, plan.options());
         if let Some(what) = fixed(&plan, &now) {
             self.say(format!(
                 "{what} of the MeshConfig has changed, which takes a new start: end this, and start it again"
@@ -54,6 +47,15 @@ impl Mesh {
             return;
         }
         self.point_out(&plan, &now);
+        now.keep_running(&plan.workloads);
+        for (name, error) in self.not_startable(&plan.workloads, &now) {
+            self.say(error.to_string());
+            now.refuse(&name, &plan.workloads);
+            self.say(match now.of_full_name(&name) {
+                Some(_) => format!("Workload {name} runs on as it was until the next edit"),
+                None => format!("Workload {name} is left out until the next edit"),
+            });
+        }
         let (gone, new) = differences(&plan.workloads, &now.workloads);
         self.take_over(now, |workload| !new.contains(workload));
         self.write_names();
@@ -64,6 +66,27 @@ impl Mesh {
         }))
         .await;
         join_all(new.iter().map(|workload| self.add(workload))).await;
+    }
+
+    /// Those that are described anew and could not be started, before anything is ended for them.
+    fn not_startable(&self, running: &[WorkloadPlan], now: &Plan) -> Vec<(String, StartError)> {
+        let (gone, new) = differences(running, &now.workloads);
+        let given_up: Vec<SocketAddr> = gone.iter().flat_map(WorkloadPlan::sockets).collect();
+        let check = |workload: &WorkloadPlan| {
+            program(workload, &self.exe)?;
+            // A namespace of its own has nobody else's ports.
+            if workload.place.is_none() {
+                let mut uses = workload.ports();
+                uses.retain(|used| !given_up.contains(&used.address));
+                ports::check(&uses).map_err(StartError::Ports)?;
+            }
+            Ok(())
+        };
+        let failures = new.iter().filter_map(|workload| {
+            let error = check(workload).err()?;
+            Some((workload.full_name(), error))
+        });
+        failures.collect()
     }
 
     async fn add(&self, workload: &WorkloadPlan) {
@@ -136,13 +159,8 @@ pub fn elsewhere(workload: &str) -> String {
     format!("Workload {workload} is on another machine: run its sidecar there")
 }
 
-async fn collect(directory: PathBuf) -> Option<Arc<Files>> {
-    let files = spawn_blocking(move || directory::collect(&directory)).await;
-    files.ok().map(Arc::new)
-}
-
 /// None: what is wrong with it the control plane says.
-async fn read_mesh(files: Arc<Files>) -> Option<index::Mesh> {
+async fn read_mesh(files: Files) -> Option<index::Mesh> {
     let read = move || -> Result<index::Mesh, Vec<Problem>> { index::build(&files.parse()?, None) };
     spawn_blocking(read).await.ok()?.ok()
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use outrider_api::manifest::Problem;
+use outrider_api::sidecar::withdrawal_limit;
 use outrider_certs::spiffe::TrustDomain;
 use outrider_control_plane::index::Mesh;
 
@@ -128,14 +129,39 @@ impl Plan {
         }
     }
 
+    /// The Workload of this full name.
+    pub(super) fn of_full_name(&self, name: &str) -> Option<&WorkloadPlan> {
+        let mut workloads = self.workloads.iter();
+        workloads.find(|workload| workload.full_name() == name)
+    }
+
+    /// Leaves those as they run that would be started as they were.
+    pub(super) fn keep_running(&mut self, running: &[WorkloadPlan]) {
+        for workload in &mut self.workloads {
+            if let Some(as_it_was) = running.iter().find(|it| it.starts_as(workload)) {
+                workload.label.clone_from(&as_it_was.label);
+                workload.app_ports.clone_from(&as_it_was.app_ports);
+            }
+        }
+    }
+
+    /// Takes a Workload as it runs, or not at all where it does not.
+    pub(super) fn refuse(&mut self, name: &str, running: &[WorkloadPlan]) {
+        self.workloads
+            .retain(|workload| workload.full_name() != name);
+        let mut running = running.iter();
+        let as_it_was = running.find(|workload| workload.full_name() == name);
+        self.workloads.extend(as_it_was.cloned());
+    }
+
     /// Where state is kept unless someone says otherwise: hidden, so that it is not read as YAML.
     pub fn default_state_dir(directory: &Path) -> PathBuf {
         directory.join(".outrider")
     }
 
-    /// How long one step of the drain may take.
+    /// How long one step of the drain may take: callers are told first.
     pub fn drain_deadline(&self) -> Duration {
-        self.drain_timeout + DRAIN_GRACE
+        withdrawal_limit(self.drain_timeout) + self.drain_timeout + DRAIN_GRACE
     }
 
     /// Every port that the mesh binds on this machine, apps included. What is bound in namespaces is

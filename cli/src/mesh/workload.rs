@@ -146,6 +146,28 @@ impl WorkloadPlan {
         }
     }
 
+    /// Whether its processes would be started in the same way: what they are called in the lines that
+    /// are printed says nothing of that, nor does a port without a name that only a Service leads to.
+    pub(super) fn starts_as(&self, other: &Self) -> bool {
+        let bare = |workload: &Self| {
+            let mut ports = workload.app_ports.iter().enumerate();
+            let told =
+                |(index, (name, _)): &(usize, &(String, u16))| *index == 0 || !name.is_empty();
+            let app_ports = ports.by_ref().filter(told).map(|(_, port)| port.clone());
+            Self {
+                label: String::new(),
+                app_ports: app_ports.collect(),
+                ..workload.clone()
+            }
+        };
+        bare(self) == bare(other)
+    }
+
+    /// What it binds.
+    pub(super) fn sockets(&self) -> Vec<SocketAddr> {
+        self.ports().into_iter().map(|used| used.address).collect()
+    }
+
     /// The sidecar's health and metrics.
     pub fn telemetry(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.telemetry_port)
@@ -283,6 +305,21 @@ pub(super) mod tests {
             run_as_user: None,
             place: None,
         }
+    }
+
+    #[test]
+    fn what_processes_are_not_told_does_not_start_them_anew() {
+        let label = WorkloadPlan {
+            label: "shop/order-1".to_owned(),
+            ..order()
+        };
+        let mut wider = order();
+        wider.app_ports.push((String::new(), 18103));
+        assert!(order().starts_as(&label) && order().starts_as(&wider));
+        wider.app_ports.push(("metrics".to_owned(), 18104));
+        let mut other = order();
+        other.command.push("--more".to_owned());
+        assert!(!order().starts_as(&wider) && !order().starts_as(&other));
     }
 
     #[test]

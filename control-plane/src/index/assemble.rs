@@ -224,7 +224,9 @@ impl DestinationParts {
     pub(super) fn model(&self, name: &ServiceName) -> Destination {
         let takes_calls = |presence: &&Arc<Presence>| {
             let ready = self.ready.as_ref();
-            ready.is_none_or(|ready| ready.contains(&presence.name))
+            let ready = ready.is_none_or(|ready| ready.contains(&presence.name));
+            // Whatever a slice says (`publishNotReadyAddresses`).
+            ready && !presence.terminating
         };
         let taking = self.behind.0.iter().filter(takes_calls);
         let ports = selection::ports(&self.service).map(|(_, port)| ServicePort {

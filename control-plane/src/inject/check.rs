@@ -5,7 +5,7 @@ use std::time::Duration;
 use outrider_api::annotations::{Annotations, SidecarKind};
 use outrider_api::duration;
 use outrider_api::sidecar::{
-    ADMIN_PORT, INBOUND_PORT, MESH_PORT, OUTBOUND_PORT, TELEMETRY_PORT, UID,
+    ADMIN_PORT, INBOUND_PORT, MESH_PORT, OUTBOUND_PORT, TELEMETRY_PORT, UID, withdrawal_limit,
 };
 
 use super::INIT_CONTAINER;
@@ -23,8 +23,6 @@ const OWN_PORTS: [u16; 5] = [
 const GRACE: i64 = 30;
 /// Of a mesh that says nothing.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that a sidecar waits until its callers know that it goes.
-const WITHDRAWAL: Duration = Duration::from_secs(5);
 
 /// What a pod and a sidecar cannot both have. Displays the field and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +89,7 @@ pub(super) fn warnings(spec: &Spec, annotations: &Annotations, kind: SidecarKind
 /// What a sidecar needs is not there.
 fn grace(spec: &Spec, annotations: &Annotations) -> Option<String> {
     let drain = annotations.drain_timeout.unwrap_or(DRAIN_TIMEOUT);
-    let needed = drain + WITHDRAWAL.min(drain / 2);
+    let needed = drain + withdrawal_limit(drain);
     let grace = spec.termination_grace_period_seconds.unwrap_or(GRACE);
     let has = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
     (has < needed).then(|| {

@@ -2,7 +2,7 @@
 //! the index's to say.
 
 pub mod directory;
-pub(crate) mod watch;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -27,7 +27,7 @@ const POLL: Duration = Duration::from_secs(2);
 const POLL_ALONE: Duration = Duration::from_millis(250);
 
 /// A directory that is watched.
-pub(crate) struct DirectoryWatch {
+pub struct DirectoryWatch {
     dir: PathBuf,
     /// Changes beneath it are our own.
     state_dir: PathBuf,
@@ -71,7 +71,8 @@ impl Notified {
 }
 
 impl DirectoryWatch {
-    pub(crate) fn new(dir: PathBuf, state_dir: PathBuf) -> Self {
+    /// Watches `dir`, except for what changes in `state_dir`.
+    pub fn new(dir: PathBuf, state_dir: PathBuf) -> Self {
         let mut watch = Self {
             dir,
             state_dir,
@@ -87,9 +88,20 @@ impl DirectoryWatch {
     /// # Errors
     /// Reading it has panicked.
     pub(crate) async fn next(&mut self) -> Result<Change, JoinError> {
+        let (noticed, files) = self.next_files().await?;
+        let seen = Seen::Files(files);
+        Ok(Change { noticed, seen })
+    }
+
+    /// The files of the next change, and when it was noticed.
+    ///
+    /// # Errors
+    /// Reading it has panicked.
+    pub async fn next_files(&mut self) -> Result<(Instant, Files), JoinError> {
         if self.last.is_none() {
             let noticed = Instant::now();
-            return self.changed(noticed, self.collect().await?);
+            let files = self.collect().await?;
+            return Ok((noticed, self.taken(files)));
         }
         loop {
             let notified = self.wake().await;
@@ -100,17 +112,16 @@ impl DirectoryWatch {
                     // Whatever the notifications watch, it is not (or no longer) all of it.
                     self.listen();
                 }
-                return self.changed(noticed, files);
+                return Ok((noticed, self.taken(files)));
             }
             // Whatever writes here all the time (and not YAML) does not have us read all the time.
             tokio::time::sleep(QUIET).await;
         }
     }
 
-    fn changed(&mut self, noticed: Instant, files: Files) -> Result<Change, JoinError> {
+    fn taken(&mut self, files: Files) -> Files {
         self.last = Some(files.clone());
-        let seen = Seen::Files(files);
-        Ok(Change { noticed, seen })
+        files
     }
 
     async fn collect(&self) -> Result<Files, JoinError> {

@@ -8,7 +8,7 @@ mod channels;
 mod tests;
 mod withdrawal;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,8 +46,8 @@ pub(crate) struct Store {
     /// Held briefly, never while a file is written.
     followed: Mutex<Followed>,
     mesh: watch::Sender<Option<Arc<Mesh>>>,
-    /// Held briefly.
-    withdrawn: Mutex<BTreeSet<WorkloadName>>,
+    /// And where they were. Held briefly.
+    withdrawn: Mutex<BTreeMap<WorkloadName, Vec<IpAddr>>>,
 }
 
 impl Store {
@@ -85,12 +85,13 @@ impl Store {
     /// From the next [`Self::refresh`] on, and over every mesh to come, `workload` is nobody's
     /// endpoint.
     pub(crate) fn withdraw(&self, workload: WorkloadName) {
-        lock(&self.withdrawn).insert(workload);
+        let addresses = self.mesh().and_then(|mesh| addresses(&mesh, &workload));
+        lock(&self.withdrawn).insert(workload, addresses.unwrap_or_default());
     }
 
     /// From the next [`Self::refresh`] on `workload` is an endpoint again; whether it was not.
     pub(crate) fn restore(&self, workload: &WorkloadName) -> bool {
-        lock(&self.withdrawn).remove(workload)
+        lock(&self.withdrawn).remove(workload).is_some()
     }
 
     /// Publishes the current mesh with what is withdrawn from it now. Writes a file, as `publish`.
@@ -138,11 +139,12 @@ impl Store {
         Published { version, changed }
     }
 
-    /// A workload that is gone is forgotten; should it come back, it is a new one.
+    /// A workload that is gone is forgotten, and so is one at other addresses: whatever has its name now
+    /// is another.
     fn still_withdrawn(&self, mesh: &Mesh) -> BTreeSet<WorkloadName> {
         let mut withdrawn = lock(&self.withdrawn);
-        withdrawn.retain(|name| mesh.workloads().contains_key(name));
-        withdrawn.clone()
+        withdrawn.retain(|name, before| addresses(mesh, name).as_ref() == Some(before));
+        withdrawn.keys().cloned().collect()
     }
 
     /// The version of what is published of a workload.
@@ -180,6 +182,12 @@ impl Store {
     fn followed(&self) -> MutexGuard<'_, Followed> {
         lock(&self.followed)
     }
+}
+
+/// Those of a workload; `None`: there is no such workload.
+fn addresses(mesh: &Mesh, name: &WorkloadName) -> Option<Vec<IpAddr>> {
+    let workload = mesh.workload(&name.namespace, &name.name)?;
+    Some(workload.addresses.clone())
 }
 
 /// A panic while it was held cannot have left half a change: what is applied is computed before.

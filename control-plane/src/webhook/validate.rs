@@ -112,8 +112,19 @@ fn newly_applied(request: &Request) -> Option<Value> {
     };
     let now = noted(&request.object)?;
     // What was applied once says nothing of an object that was changed in another way since.
-    let is_new = noted(&request.old_object).as_ref() != Some(&now);
-    serde_json::from_str(&now).ok().filter(|_| is_new)
+    if noted(&request.old_object).as_ref() == Some(&now) {
+        return None;
+    }
+    let mut written: Value = serde_json::from_str(&now).ok()?;
+    if written.get("kind") != request.object.get("kind") {
+        return None;
+    }
+    // The API server has made this version of whichever was written.
+    let version = request.object.get("apiVersion")?.clone();
+    written
+        .as_object_mut()?
+        .insert("apiVersion".to_owned(), version);
+    Some(written)
 }
 
 /// JSON is YAML: one parser reads both. What Kubernetes itself keeps in the metadata is left out.
@@ -334,11 +345,15 @@ spec:
         later.old_object = later.object.clone();
         later.object["spec"]["rules"][0]["name"] = json!("b");
         assert_eq!(newly_applied(&later), None);
-        for text in ["", "{", "[1]"] {
+        for text in ["", "{", "[1]", "{}", "{\"kind\": \"Service\"}"] {
             let mut object = policy(json!({}));
             object["metadata"]["annotations"] = json!({ LAST_APPLIED: text });
-            assert_ne!(newly_applied(&request(object)), Some(Value::Null), "{text}");
+            assert_eq!(newly_applied(&request(object)), None, "{text}");
         }
+        // Another version, which the API server serves as well.
+        let mut older = policy(json!({}));
+        older["apiVersion"] = json!("outrider.mesh/v1alpha0");
+        assert_eq!(judged(applied(older)), Answer::allowed());
     }
 
     #[test]

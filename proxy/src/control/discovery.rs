@@ -40,6 +40,8 @@ enum StreamError {
     Closed,
     #[error("a new certificate is to be shown")]
     Renewed,
+    #[error("the workload stays after all")]
+    Stays,
 }
 
 /// Who this sidecar says it is, and where the control plane is.
@@ -69,10 +71,18 @@ pub struct Discovery {
 /// How a sidecar that ends is taken out of the mesh before it takes nothing more.
 #[derive(Debug)]
 pub struct Leaving {
-    /// The sidecar has been told to end, or its workload goes.
-    pub draining: watch::Sender<bool>,
+    /// The sidecar has been told to end.
+    pub told: watch::Sender<bool>,
+    /// The control plane says that the workload goes.
+    pub terminating: watch::Sender<bool>,
     /// Whoever called this workload has learned that it goes, or cannot be told.
     pub withdrawn: watch::Sender<bool>,
+}
+
+impl Leaving {
+    fn is_under_way(&self) -> bool {
+        *self.told.borrow() || *self.terminating.borrow()
+    }
 }
 
 /// What the admin address shows of discovery.
@@ -122,12 +132,17 @@ impl Discovery {
                 Err(error) => error,
             };
             self.metrics.control_plane_connected.set(0);
-            if *self.leaving.draining.borrow() {
-                // There is nobody left who could spread the word.
-                self.leaving.withdrawn.send_replace(true);
+            match error {
+                StreamError::Renewed => continue,
+                StreamError::Stays => {
+                    self.leaving.withdrawn.send_replace(false);
+                    continue;
+                }
+                _ => {}
             }
-            if matches!(error, StreamError::Renewed) {
-                continue;
+            if attempt > 0 && self.leaving.is_under_way() {
+                // Nor could another stream be had: there is nobody left who could spread the word.
+                self.leaving.withdrawn.send_replace(true);
             }
             let delay = svid::retry_delay(attempt, fastrand::f64());
             attempt = attempt.saturating_add(1);
@@ -166,7 +181,9 @@ impl Discovery {
         self.workload_version = 0;
         self.newest = 0;
         self.known.begin();
-        self.greet(&requests).await?;
+        let mut told = self.leaving.told.subscribe();
+        let mut asked = self.leaving.is_under_way();
+        self.greet(&requests, asked).await?;
         let refused = |status| StreamError::Refused(Box::new(status));
         let mut incoming = DiscoveryClient::new(channel)
             .subscribe(ReceiverStream::new(outgoing))
@@ -175,16 +192,11 @@ impl Discovery {
             .into_inner();
         let mut greeted = false;
         let mut sweep = tokio::time::interval(SWEEP);
-        let mut leaving = self.leaving.draining.subscribe();
-        leaving.mark_changed();
-        let mut asked = false;
         loop {
             tokio::select! {
-                Ok(()) = leaving.changed(), if !asked => {
-                    asked = *leaving.borrow_and_update();
-                    if asked {
-                        send(&requests, Kind::Draining(Draining {})).await?;
-                    }
+                Ok(()) = told.changed(), if !asked => {
+                    asked = true;
+                    send(&requests, Kind::Draining(Draining {})).await?;
                 }
                 message = incoming.message() => {
                     let message = message.map_err(refused)?.ok_or(StreamError::Closed)?;
@@ -197,6 +209,15 @@ impl Discovery {
                     }
                     if let Some(reply) = self.apply(message) {
                         send(&requests, reply).await?;
+                    }
+                    match (asked, self.leaving.is_under_way()) {
+                        (false, true) => {
+                            asked = true;
+                            send(&requests, Kind::Draining(Draining {})).await?;
+                        }
+                        // What it was told was of another that had its name.
+                        (true, false) => return Err(StreamError::Stays),
+                        (false, false) | (true, true) => {}
                     }
                 }
                 Some(subscription) = self.subscriptions.recv() => {
@@ -240,12 +261,16 @@ impl Discovery {
         }
     }
 
-    async fn greet(&self, requests: &mpsc::Sender<DiscoveryRequest>) -> Result<(), StreamError> {
+    async fn greet(
+        &self,
+        requests: &mpsc::Sender<DiscoveryRequest>,
+        draining: bool,
+    ) -> Result<(), StreamError> {
         let hello = Hello {
             namespace: self.source.namespace.clone(),
             workload: self.source.workload.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            draining: *self.leaving.draining.borrow(),
+            draining,
         };
         send(requests, Kind::Hello(hello)).await?;
         let known: Vec<Kind> = self.known.all().iter().map(ask).collect();
@@ -330,9 +355,7 @@ impl Discovery {
         newer(version, self.workload_version)?;
         let workload = Workload::try_from(wire)?;
         self.workload_version = version;
-        if workload.terminating {
-            self.leaving.draining.send_replace(true);
-        }
+        self.leaving.terminating.send_replace(workload.terminating);
         self.workload.send_replace(Some(Arc::new(workload)));
         tracing::info!(version, "workload and policy applied");
         Ok(())

@@ -110,7 +110,7 @@ impl View {
 
     /// Ready only with a certificate, policy and open ports, and not while draining.
     fn ready(&self) -> Answer {
-        let missing = if *self.departure.draining.borrow() {
+        let missing = if self.departure.is_under_way() {
             Some("draining\n")
         } else if self.credentials.borrow().is_none() {
             Some("no certificate yet\n")
