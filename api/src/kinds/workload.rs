@@ -62,8 +62,7 @@ pub struct WorkloadSpec {
     #[schemars(with = "Vec<probe::Written>")]
     #[serde(default)]
     pub probes: Vec<Probe>,
-    /// It is about to end: its sidecar has it withdrawn, so that nobody calls it any more. There is no way
-    /// back for this sidecar, only for the next.
+    /// It is about to end: nobody is to call it any more, and its sidecar says when nobody does.
     #[serde(default)]
     pub terminating: bool,
     /// What the sidecar listens on for the app, on loopback.
