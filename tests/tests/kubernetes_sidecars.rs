@@ -1,9 +1,8 @@
 //! Sidecars of every kind in the cluster, and a mesh that helm has installed.
 
 use anyhow::{Context, Result};
-use mesh_tests::kubernetes::PATIENCE;
 use mesh_tests::kubernetes::outrider::{Outrider, SYSTEM};
-use mesh_tests::kubernetes::shop::Shop;
+use mesh_tests::kubernetes::{PATIENCE, TOOLS};
 use mesh_tests::process::run;
 use serde_json::{Value, json};
 
@@ -53,11 +52,26 @@ fn a_sidecar_with_tproxy_serves() -> Result<()> {
 #[test]
 fn a_job_with_a_classic_sidecar_ends() -> Result<()> {
     let outrider = Outrider::installed()?;
-    let shop = Shop::open(&outrider)?;
-    let mut job: Value = serde_json::from_str(&shop.job("classic", 5))?;
-    job["spec"]["template"]["metadata"]["annotations"]["outrider.mesh/sidecar"] = json!("classic");
-    shop.namespace().apply(&job.to_string())?;
-    shop.namespace().wait("job/classic", "Complete")
+    let namespace = outrider.meshed_namespace("job")?;
+    let job = json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "classic"},
+        "spec": {"backoffLimit": 0, "template": {
+            "metadata": {"annotations": {"outrider.mesh/sidecar": "classic"}},
+            "spec": {
+                "restartPolicy": "Never",
+                "containers": [{
+                    "name": "work",
+                    "image": TOOLS,
+                    "imagePullPolicy": "Never",
+                    "command": ["/bin/sleep", "3"],
+                }],
+            },
+        }},
+    });
+    namespace.apply(&job.to_string())?;
+    namespace.wait("job/classic", "Complete")
 }
 
 /// What `helm install --wait` has installed injects, enforces and goes.
