@@ -100,6 +100,6 @@ fn a_mesh_that_helm_has_installed_serves() -> Result<()> {
     let chart = chart.to_str().context("a path in UTF-8")?;
     helm(&["install", "outrider", chart, "--create-namespace", "--wait"])?;
     called(&outrider, &web())?;
-    helm(&["uninstall", "outrider", "--wait"])?;
+    helm(&["uninstall", "outrider"])?;
     outrider.uninstall()
 }
