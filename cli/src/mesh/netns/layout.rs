@@ -56,6 +56,12 @@ fn list(ranges: &[IpNet]) -> String {
     ranges.join(", ")
 }
 
+/// A hardware address that is the same whenever something of this name is made.
+fn mac(name: &str) -> String {
+    let [_, _, _, a, b, c, d, e] = hash(name.as_bytes()).to_be_bytes();
+    format!("02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}")
+}
+
 /// FNV-1a: all that is asked of it is that two names differ.
 fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -130,8 +136,7 @@ impl Namespace {
     /// The hardware address of its link: the same whenever it is made, since its neighbours remember it
     /// for a while, and would send to nobody. Locally administered (IEEE 802, the second bit of 02).
     fn mac(&self) -> String {
-        let [_, _, _, a, b, c, d, e] = hash(self.name.as_bytes()).to_be_bytes();
-        format!("02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}")
+        mac(&self.name)
     }
 }
 
@@ -192,7 +197,11 @@ impl Layout {
     /// Makes the bridge and the namespaces, each with a link to the bridge.
     pub fn create(&self) -> String {
         let bridge = self.id.bridge();
-        let mut lines = format!("link add name {bridge} type bridge mcast_snooping 0\n");
+        // Without an address of its own it has one of its ports', and another when ports come and go:
+        // then those who know it, for instance as the control plane's, talk to nobody for a while.
+        let mac = mac(&bridge);
+        let mut lines =
+            format!("link add name {bridge} address {mac} type bridge mcast_snooping 0\n");
         for net in &self.bridge {
             let _ = writeln!(lines, "address add {net} dev {bridge}{}", at_once(net));
         }
@@ -308,13 +317,14 @@ mod tests {
     fn the_host_has_the_bridge_and_a_link_for_each_namespace() {
         let layout = layout(&[("a-1", &["10.201.0.5"]), ("b-1", &["10.201.0.6"])]);
         let id = layout.id.as_str();
+        let own = mac(&layout.id.bridge());
         let mac = |index: usize| layout.namespaces[index].mac();
         let (a, b) = (mac(0), mac(1));
         assert!(a != b && a.starts_with("02:") && a.len() == 17, "{a}");
         assert_eq!(
             layout.create(),
             format!(
-                "link add name outr-{id} type bridge mcast_snooping 0\n\
+                "link add name outr-{id} address {own} type bridge mcast_snooping 0\n\
                  address add 10.201.0.1/16 dev outr-{id}\n\
                  address add fd4f:7574:7269:88::1/64 dev outr-{id} nodad\n\
                  link set outr-{id} up\n\
