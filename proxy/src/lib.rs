@@ -8,6 +8,7 @@ pub mod ahead;
 pub mod containers;
 pub mod control;
 pub mod departure;
+pub mod descriptors;
 pub mod detect;
 pub mod first;
 pub mod handover;

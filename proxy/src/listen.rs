@@ -1,6 +1,5 @@
 //! Listening sockets, and accepting from them for as long as the sidecar lives.
 
-use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -9,19 +8,18 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
-use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::descriptors;
 use crate::handover::{Inherited, Named};
 
 const BACKLOG: i32 = 4096;
-/// After an error of the listener itself (out of file descriptors, mostly).
+/// After an error of the listener itself.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Between two lines that say the same.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// A socket cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -107,15 +105,30 @@ pub fn copy(address: SocketAddr, listener: &TcpListener) -> Option<Named> {
     Some(Named { address, socket })
 }
 
-/// Hands every connection to `serve`, and one for which there is no file descriptor but a spare one to
-/// `scarce`. An error of one connection, or of the moment, ends nothing.
+/// Hands every connection of traffic to `serve`, and to `shed` what would have one of the file
+/// descriptors that are kept for the sidecar itself.
+pub async fn accept_traffic(
+    listener: impl Deref<Target = TcpListener>,
+    mut serve: impl FnMut(TcpStream, SocketAddr),
+    mut shed: impl FnMut(TcpStream),
+) {
+    let mut now_and_then = NowAndThen::default();
+    let serve_or_shed = |stream: TcpStream, peer| {
+        if !descriptors::is_kept(&stream) {
+            return serve(stream, peer);
+        }
+        shed(stream);
+        now_and_then.say(|| tracing::warn!("out of file descriptors: new connections are reset"));
+    };
+    accept_each(listener, serve_or_shed).await;
+}
+
+/// Hands every connection to `serve`. An error of one connection, or of the moment, ends nothing.
 pub async fn accept_each(
     listener: impl Deref<Target = TcpListener>,
     mut serve: impl FnMut(TcpStream, SocketAddr),
-    mut scarce: impl FnMut(TcpStream, SocketAddr),
 ) {
-    let mut spare = spare();
-    let mut told: Option<Instant> = None;
+    let mut now_and_then = NowAndThen::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -125,36 +138,28 @@ pub async fn accept_each(
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
-            Err(error) if has_no_descriptor(&error) && spare.take().is_some() => {
-                // The place of the spare one is free for whoever waits.
-                if let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
-                    scarce(stream, peer);
-                }
-                if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
-                    told = Some(Instant::now());
-                    tracing::warn!(%error, "out of file descriptors: new connections are reset");
-                }
-                spare = self::spare();
-            }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections for the moment");
+                now_and_then
+                    .say(|| tracing::warn!(%error, "cannot accept connections for the moment"));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
-                spare = spare.or_else(self::spare);
             }
         }
     }
 }
 
-/// A file descriptor that is kept for when there is no other.
-fn spare() -> Option<File> {
-    File::open("/dev/null").ok()
+/// Says again and again what lasts, but not each time.
+#[derive(Default)]
+struct NowAndThen {
+    said: Option<Instant>,
 }
 
-fn has_no_descriptor(error: &io::Error) -> bool {
-    let number = error.raw_os_error();
-    [Errno::MFILE, Errno::NFILE]
-        .iter()
-        .any(|errno| number == Some(errno.raw_os_error()))
+impl NowAndThen {
+    fn say(&mut self, say: impl FnOnce()) {
+        if self.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            self.said = Some(Instant::now());
+            say();
+        }
+    }
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -211,7 +211,7 @@ impl Listeners {
                 let serve = move |stream, from| {
                     tokio::task::spawn_local(inbound::serve(Rc::clone(&worker), stream, from));
                 };
-                tokio::task::spawn_local(listen::accept_each(listener, serve, shed))
+                tokio::task::spawn_local(listen::accept_traffic(listener, serve, shed))
             }
             Port::Outbound(_, target) => {
                 let target = Rc::new(target.clone());
@@ -219,7 +219,7 @@ impl Listeners {
                     let (worker, target) = (Rc::clone(&worker), Rc::clone(&target));
                     tokio::task::spawn_local(outbound::serve(worker, stream, from.ip(), target));
                 };
-                tokio::task::spawn_local(listen::accept_each(listener, serve, shed))
+                tokio::task::spawn_local(listen::accept_traffic(listener, serve, shed))
             }
             Port::Intercepted(_, by) => {
                 let by = Rc::clone(by);
@@ -227,7 +227,7 @@ impl Listeners {
                     let (worker, by) = (Rc::clone(&worker), Rc::clone(&by));
                     tokio::task::spawn_local(intercepted::serve(worker, by, stream, from.ip()));
                 };
-                tokio::task::spawn_local(listen::accept_each(listener, serve, shed))
+                tokio::task::spawn_local(listen::accept_traffic(listener, serve, shed))
             }
             Port::Plaintext(_, by) => {
                 let by = Rc::clone(by);
@@ -235,21 +235,21 @@ impl Listeners {
                     let (worker, by) = (Rc::clone(&worker), Rc::clone(&by));
                     tokio::task::spawn_local(plaintext::serve(worker, by, stream, from));
                 };
-                tokio::task::spawn_local(listen::accept_each(listener, serve, shed))
+                tokio::task::spawn_local(listen::accept_traffic(listener, serve, shed))
             }
         }
     }
 
     /// What becomes of a connection when there are no file descriptors: its client is not to wait for
     /// what may never come.
-    fn shed(&self, port: &Port) -> impl FnMut(TcpStream, SocketAddr) + use<> {
+    fn shed(&self, port: &Port) -> impl FnMut(TcpStream) + use<> {
         let metrics = Arc::clone(&self.worker.metrics);
         let direction = if port.is_inbound() {
             "inbound"
         } else {
             "outbound"
         };
-        move |stream, _| {
+        move |stream| {
             metrics.refused(direction, Refusal::TooManyConnections, "");
             intercept::reset(stream);
         }

@@ -19,6 +19,7 @@ use crate::control::discovery::{Discovery, DiscoverySource, Leaving, Seen};
 use crate::control::identity::{self, IdentitySource};
 use crate::control::subjects::Subjects;
 use crate::departure::Departure;
+use crate::descriptors;
 use crate::handover::{self, Inherited, Predecessor};
 use crate::inbound::limits;
 use crate::intercept::Interception;
@@ -46,22 +47,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         user::become_user(user, args.intercept)?;
     }
     let log_level = logging::init(args.log_format, &args.log_level)?;
-    raise_file_limit();
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(serve(args, log_level))
-}
-
-/// Each connection is a file descriptor, and the soft limit that processes are born with (1,024
-/// mostly) is for programs that use `select`.
-fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit on open files stays as it is");
-    }
 }
 
 async fn serve(args: Args, log_level: logging::LogLevel) -> anyhow::Result<()> {

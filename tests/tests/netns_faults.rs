@@ -303,5 +303,7 @@ fn without_file_descriptors_a_sidecar_sheds_and_still_answers_for_itself() -> Re
         .matches("out of file descriptors: new connections are reset")
         .count();
     ensure!((1..10).contains(&told), "told {told} times");
+    let blamed = up.log().contains("an endpoint's breaker");
+    ensure!(!blamed, "what the sidecar lacks is no fault of an endpoint");
     Ok(())
 }

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::descriptors;
 use crate::http::blocks::Blocks;
 use crate::http::body::{self, RequestBody};
 use crate::http::headers;
@@ -319,7 +320,7 @@ pub async fn connect(app: AppAddress) -> Result<TcpStream, Refusal> {
     let connecting = async {
         match app.seen_as {
             Some(client) => connect_as(client, app.address).await,
-            None => TcpStream::connect(app.address).await,
+            None => descriptors::connect(app.address).await,
         }
     };
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
@@ -338,6 +339,7 @@ async fn connect_as(client: IpAddr, address: SocketAddr) -> io::Result<TcpStream
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
+    let socket = descriptors::for_traffic(socket)?;
     socket.set_nonblocking(true)?;
     listen::set_transparent(&socket, address)?;
     socket.bind(&SocketAddr::new(client, 0).into())?;

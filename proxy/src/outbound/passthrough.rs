@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::descriptors;
 use crate::detect::{Detected, ServerName, detect};
 use crate::intercept;
 use crate::refusal::Refusal;
@@ -61,7 +62,7 @@ pub async fn serve(worker: &Worker, stream: TcpStream, to: SocketAddr) {
 }
 
 async fn connect(worker: &Worker, to: SocketAddr) -> Option<TcpStream> {
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to));
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, descriptors::connect(to));
     let error = match connecting.await {
         Ok(Ok(stream)) => match stream.set_nodelay(true) {
             Ok(()) => return Some(stream),

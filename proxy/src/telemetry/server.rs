@@ -80,8 +80,7 @@ pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
             }
         });
     };
-    // Also when there is room for nothing else: somebody wants to know how the sidecar is.
-    listen::accept_each(listener, answer.clone(), answer).await;
+    listen::accept_each(listener, answer).await;
 }
 
 impl View {
