@@ -5,7 +5,7 @@
 Without a certificate over plain TCP, with one over TLS. STEPS is a JSON list; each step is one of
     {"headers": [[name, value], ...], "stream": 1, "end": true, "split": 0}
     {"data": "text", "stream": 1, "end": true}        {"repeat": N, "hex": "..."}
-    {"reset": 1}        {"hex": "..."} (bytes as they are)
+    {"reset": 1, "code": 8}        {"hex": "..."} (bytes as they are)
     {"read": "STREAM THAT ENDS"}        {"read": STREAM, "until": "data"} (until some comes)
     {"window": 1, "by": 65535}
 Prints one line of JSON for each frame that came, then {"end": "closed" | "timeout"}.
@@ -81,7 +81,7 @@ class Peer:
             flags = ["END_STREAM"] if step.get("end") else []
             self.send(DataFrame(step.get("stream", 1), step["data"].encode(), flags=flags).serialize())
         elif "reset" in step:
-            self.send(RstStreamFrame(step["reset"], error_code=8).serialize())
+            self.send(RstStreamFrame(step["reset"], error_code=step.get("code", 8)).serialize())
         elif "window" in step:
             frame = WindowUpdateFrame(step["window"], window_increment=step["by"])
             self.send(frame.serialize())

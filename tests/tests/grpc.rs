@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use mesh_tests::manifest::{account, policy};
 use mesh_tests::peers::Language::{self, Go, Python};
 use mesh_tests::peers::{Server, grpc_calls, grpc_server, h2_field, h2_raw};
+use mesh_tests::wait::{PATIENCE, until};
 use mesh_tests::{Mesh, metrics};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -180,6 +181,44 @@ fn request_trailers_beyond_the_limit_have_a_status() -> Result<()> {
     }
     let after = grpc_calls(Python, port, "billing", &["unary:after"])?;
     assert_eq!(after[0]["messages"], json!(["after"]), "{after:?}");
+    Ok(())
+}
+
+#[test]
+fn whatever_reason_a_caller_resets_with_its_trailers_were_not_too_large() -> Result<()> {
+    const ENHANCE_YOUR_CALM: u8 = 11;
+    let (_folder, _server, mesh) = grpc_mesh(Python)?;
+    let port = mesh.http("order-1")?.port();
+    let streams = (0..20_u32).map(|index| 2 * index + 1);
+    let reset = |stream: u32| {
+        [
+            json!({"stream": stream, "headers": [
+                [":method", "POST"],
+                [":scheme", "http"],
+                [":authority", "billing"],
+                [":path", "/outrider.test.Echo/Bidi"],
+                ["content-type", "application/grpc"],
+                ["te", "trailers"],
+            ]}),
+            json!({"stream": stream, "data": "\0\0\0\0\u{5}hello"}),
+            json!({"read": stream, "until": "data"}),
+            json!({"reset": stream, "code": ENHANCE_YOUR_CALM}),
+        ]
+    };
+    let steps: Vec<Value> = streams.flat_map(reset).collect();
+    h2_raw(port, None, &Value::from(steps))?;
+    for (sidecar, reporter) in [("order-1", "source"), ("billing-1", "destination")] {
+        until("every reset has been counted", PATIENCE, || {
+            let metrics = mesh.metrics(sidecar)?;
+            let told = metrics.sum("istio_requests_total", &[("reporter", reporter)]);
+            Ok(told >= 20.0)
+        })?;
+        let reason = ("reason", "header_too_large");
+        let refused = mesh
+            .metrics(sidecar)?
+            .sum("outrider_refusals_total", &[reason]);
+        assert_eq!(refused, 0.0, "{sidecar}");
+    }
     Ok(())
 }
 
