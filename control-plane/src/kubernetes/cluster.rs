@@ -52,6 +52,8 @@ pub(super) struct Cluster {
     /// Kinds that are being read anew, and what was read of each so far.
     fresh: HashMap<Kind, BTreeMap<ObjectId, Item>>,
     synced: BTreeSet<Kind>,
+    /// Policies that were deleted before their namespace, which is being deleted, too.
+    outlived: BTreeSet<ObjectId>,
     slices: HashMap<ServiceName, BTreeSet<ObjectId>>,
     pods: Pods,
     /// Since it was last taken.
@@ -92,6 +94,7 @@ impl Cluster {
             items: BTreeMap::new(),
             fresh: HashMap::new(),
             synced: BTreeSet::new(),
+            outlived: BTreeSet::new(),
             slices: HashMap::new(),
             pods,
             changed: Changed::default(),
@@ -144,6 +147,7 @@ impl Cluster {
     }
 
     fn put(&mut self, id: ObjectId, item: Item) -> bool {
+        self.outlived.remove(&id);
         let item = match (item, self.items.get(&id)) {
             (item, Some(held)) if *held == item => return false,
             // Only its readiness differs, say: it is the very same to whoever asks for its object.
@@ -159,6 +163,8 @@ impl Cluster {
                 let of_service = self.slices.entry(slice.service.clone()).or_default();
                 of_service.insert(id.clone());
             }
+            // Another of that name, or it would be ending still.
+            Item::Namespace(it) if !it.is_ending => self.release(&id.name),
             Item::Service(_) | Item::Namespace(_) | Item::Node(_) | Item::Object(_) => {}
         }
         self.changed.note(&id, &item);
@@ -184,6 +190,9 @@ impl Cluster {
     fn delete(&mut self, id: &ObjectId) -> bool {
         let holds = matches!(id.kind, Kind::AuthorizationPolicy | Kind::RateLimitPolicy);
         if holds && self.namespace(&id.namespace).is_some_and(|it| it.is_ending) {
+            if self.items.contains_key(id) {
+                self.outlived.insert(id.clone());
+            }
             return false;
         }
         self.forget_slice(id);
@@ -193,17 +202,19 @@ impl Cluster {
         self.changed.note(id, &gone);
         match gone {
             Item::Pod(pod, _) => self.pods.tell(&pod.name, None),
-            Item::Namespace(_) => {
-                for kind in [Kind::AuthorizationPolicy, Kind::RateLimitPolicy] {
-                    let policies =
-                        |of: &ObjectId, _: &mut Item| of.kind == kind && of.namespace == id.name;
-                    self.items.extract_if(.., policies).for_each(drop);
-                    self.changed.kinds.insert(kind);
-                }
-            }
+            Item::Namespace(_) => self.release(&id.name),
             Item::Service(_) | Item::Slice(_) | Item::Node(_) | Item::Object(_) => {}
         }
         true
+    }
+
+    /// The policies go that were only held since their namespace was ending.
+    fn release(&mut self, namespace: &str) {
+        let of_namespace = |id: &ObjectId| id.namespace == namespace;
+        for id in self.outlived.extract_if(.., of_namespace) {
+            self.items.remove(&id);
+            self.changed.kinds.insert(id.kind);
+        }
     }
 
     fn namespace(&self, name: &str) -> Option<&Namespace> {

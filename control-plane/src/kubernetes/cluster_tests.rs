@@ -138,6 +138,29 @@ fn policies_of_a_namespace_that_is_being_deleted_hold_until_it_is_gone() {
 }
 
 #[test]
+fn policies_of_a_namespace_that_was_deleted_are_not_those_of_the_next_one_of_its_name() {
+    let mut cluster = cluster(vec![
+        apply_namespace(true, true),
+        apply_policy("deny"),
+        apply_policy("allow"),
+    ]);
+    for name in ["deny", "allow"] {
+        cluster.update(Update::Delete(id(Kind::AuthorizationPolicy, "shop", name)));
+    }
+    let both = [
+        "AuthorizationPolicy/shop/allow",
+        "AuthorizationPolicy/shop/deny",
+    ];
+    assert_eq!(taken(&mut cluster), both);
+    // The watch of namespaces was broken off while the one went and the other came, with a policy.
+    cluster.update(apply_policy("allow"));
+    cluster.update(Update::Restart(Kind::Namespace));
+    cluster.update(apply_namespace(true, false));
+    assert!(cluster.update(Update::Synced(Kind::Namespace)));
+    assert_eq!(taken(&mut cluster), ["AuthorizationPolicy/shop/allow"]);
+}
+
+#[test]
 fn a_pod_is_where_its_node_is() {
     let node = |zone: &str| {
         let zone = Item::Node(Some(zone.to_owned()));
