@@ -1,12 +1,17 @@
 //! What was made before changes how long a fold takes, and nothing else.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
-use outrider_api::manifest::Object;
+use outrider_api::manifest::{Cause, Object};
+use outrider_certs::authority::NewAuthority;
+use outrider_certs::bundle::TrustBundle;
+use outrider_certs::spiffe::TrustDomain;
 use proptest::prelude::*;
 
 use super::*;
-use crate::index::{Beside, Memo, Shelves, fold};
+use crate::index::{Beside, Endpoints, Memo, Shared, Shelves, WorkloadName, fold};
 
 const WORKLOAD: &str = "{apiVersion: outrider.mesh/v1alpha1, kind: Workload, metadata: ";
 const SERVICE: &str = "{apiVersion: v1, kind: Service, metadata: ";
@@ -134,26 +139,81 @@ fn parsed(text: &str) -> Object {
     objects.remove(0)
 }
 
+/// Slots of changes after those of [`objects`].
+const ENDPOINTS: usize = 9;
+const TRUST: usize = 10;
+const TOLERATED: usize = 11;
+
+/// What is known beside the objects, each with nothing of it, too.
+struct Around {
+    endpoints: Vec<Option<Endpoints>>,
+    trust: Vec<Option<TrustBundle>>,
+    tolerated: Vec<&'static [Cause]>,
+}
+
+static AROUND: LazyLock<Around> = LazyLock::new(|| Around {
+    endpoints: vec![
+        None,
+        Some(endpoints(&["a-1"], &["a-1"])),
+        Some(endpoints(&["a-1", "b-1"], &[])),
+        Some(endpoints(&[], &["b-1"])),
+    ],
+    trust: vec![None, Some(bundle()), Some(bundle())],
+    tolerated: vec![&[], &[Cause::TargetNotFound, Cause::Conflicted]],
+});
+
+/// Behind the Service `b`, though nothing selects them, and ready behind `a`.
+fn endpoints(behind_b: &[&str], ready_behind_a: &[&str]) -> Endpoints {
+    let names = |names: &[&str]| -> BTreeSet<WorkloadName> {
+        let names = names.iter().map(|name| WorkloadName::new("shop", *name));
+        names.collect()
+    };
+    Endpoints {
+        members: Shared::new(BTreeMap::from([(service("b"), names(behind_b))])),
+        ready: Shared::new(BTreeMap::from([(
+            service("a"),
+            Shared::new(names(ready_behind_a)),
+        )])),
+    }
+}
+
+fn bundle() -> TrustBundle {
+    let domain: TrustDomain = crate::index::DEFAULT_TRUST_DOMAIN.parse().unwrap();
+    let lifetime = Duration::from_secs(60);
+    let new = NewAuthority::generate(&domain, lifetime, SystemTime::now()).unwrap();
+    TrustBundle::from_pem(domain, new.certificate.as_bytes()).unwrap()
+}
+
 fn folded(shelves: &Shelves, memo: &mut Memo) -> Result<Mesh, Vec<Problem>> {
     fold(shelves, Beside::default(), memo)
+}
+
+fn one_of<T>(choices: &[T], choice: usize) -> &T {
+    &choices[choice % choices.len()]
 }
 
 proptest! {
     #[test]
     fn a_fold_says_the_same_whatever_was_folded_before(
-        changes in prop::collection::vec((0..9_usize, 0..4_usize), 1..40),
+        changes in prop::collection::vec((0..=TOLERATED, 0..4_usize), 1..40),
     ) {
         let choices = objects();
         let mut held: Vec<Option<Object>> = choices
             .iter()
             .map(|choice| choice[0].as_deref().map(parsed))
             .collect();
+        let mut beside = Beside::default();
         let mut memo = Memo::default();
         for (slot, choice) in changes {
-            let choice = &choices[slot][choice % choices[slot].len()];
-            held[slot] = choice.as_deref().map(parsed);
+            match slot {
+                ENDPOINTS => beside.endpoints = one_of(&AROUND.endpoints, choice).as_ref(),
+                TRUST => beside.trust = one_of(&AROUND.trust, choice).as_ref(),
+                TOLERATED => beside.tolerated = *one_of(&AROUND.tolerated, choice),
+                _ => held[slot] = one_of(&choices[slot], choice).as_deref().map(parsed),
+            }
             let shelves: Shelves = held.iter().flatten().cloned().collect();
-            let (now, anew) = (folded(&shelves, &mut memo), folded(&shelves, &mut Memo::default()));
+            let now = fold(&shelves, beside, &mut memo);
+            let anew = fold(&shelves, beside, &mut Memo::default());
             match (now, anew) {
                 (Ok(now), Ok(anew)) => {
                     prop_assert_eq!(now.workloads(), anew.workloads());
