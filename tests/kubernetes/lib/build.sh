@@ -18,8 +18,7 @@ kubernetes_version() {
 }
 
 build_key() {
-  cat "$HERE/lib/build.sh" "$HERE/go.mod" "$HERE/go.sum" "$HERE/coredns/main.go" |
-    sha256sum | cut -c1-8
+  cat "$HERE/lib/build.sh" "$HERE"/{,cert-manager/}go.{mod,sum} "$HERE"/*/main.go | sha256sum | cut -c1-8
 }
 
 build_all() {
@@ -53,16 +52,23 @@ wanted_go() {
   sed -n 's/^go //p' "$HERE/go.mod"
 }
 
-# What go.mod calls tools.
+# What go.mod calls tools, and cert-manager.
 build_programs() {
   local version=$1 folder=$2 flags="-s -w" package minor
   minor=${version#v1.}
   for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
     flags+=" -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}"
   done
+  go_build "$HERE" "$flags" "$folder" tool
+  go_build "$HERE/cert-manager" "-s -w" "$folder" .
+}
+
+# Builds packages of a module into a folder.
+go_build() {
+  local module=$1 flags=$2 folder=$3 packages=$4
   (
-    cd "$HERE"
+    cd "$module"
     CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-mod=readonly GOWORK=off \
-      nice -n 10 go build -trimpath -buildvcs=false -ldflags "$flags" -o "$folder/" tool
+      nice -n 10 go build -trimpath -buildvcs=false -ldflags "$flags" -o "$folder/" "$packages"
   )
 }
