@@ -59,11 +59,6 @@ impl Authority {
         &self.certificate
     }
 
-    /// Its key, PEM.
-    pub fn key(&self) -> String {
-        self.issuer.key().serialize_pem()
-    }
-
     /// Writes `NAME.crt` (with the authority's own after it) and `NAME.key`.
     pub fn issue(&self, leaf: &Leaf, folder: &Path, name: &str) -> Result<Identity> {
         let key = KeyPair::generate()?;

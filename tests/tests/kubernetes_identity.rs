@@ -1,191 +1,21 @@
 //! Who a pod is, and whom it trusts: tokens that the cluster reviews, the authority in a Secret, its
 //! rotation, and the replica that does it. Each test has a control plane of its own, in its namespace.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, ensure};
 use mesh_tests::kubernetes::outrider::Outrider;
-use mesh_tests::kubernetes::{Cluster, Image, Namespace, PATIENCE, PortForward, TOOLS};
-use mesh_tests::metrics::Metrics;
-use mesh_tests::pki::{Authority, signing_request, unsigned_token};
-use mesh_tests::programs::outrider;
-use mesh_tests::sign::{certificates, describe, frame, names};
+use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE};
+use mesh_tests::pki::unsigned_token;
+use mesh_tests::sign::names;
 use mesh_tests::wait::{eventually, until};
 use serde_json::json;
+
+use crate::kubernetes_replicas::{
+    Answer, BUNDLE, Replica, Sidecar, accounts, anchors, issuer, pod, prepare, sign, token,
+};
 
 const UNAUTHENTICATED: &str = "16";
 const RESOURCE_EXHAUSTED: &str = "8";
 const PERMISSION_DENIED: &str = "7";
-const BUNDLE: &str = "configmap/outrider-trust-bundle";
-
-/// The command, as an image.
-const OUTRIDER: &str = "outrider.test/outrider:1";
-
-/// Makes `namespace` one in which control planes may run. What they may do is not what is tested here.
-fn prepare(namespace: &Namespace) -> Result<()> {
-    let image = Image::new(OUTRIDER)
-        .libraries()
-        .option("--user", "2102")
-        .option("--entrypoint", "/outrider")
-        .file(&outrider()?, "/outrider");
-    namespace.cluster().load(&image.make()?)?;
-    accounts(namespace, &["control-plane"])?;
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": namespace.name(), "ownerReferences": [namespace.owner()?]},
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin",
-        },
-        "subjects": [{
-            "kind": "ServiceAccount", "name": "control-plane", "namespace": namespace.name(),
-        }],
-    });
-    namespace.cluster().apply(&binding.to_string())
-}
-
-/// A replica of a control plane.
-struct Replica {
-    name: String,
-    listen: String,
-    admin: PortForward,
-}
-
-impl Replica {
-    fn start(namespace: &Namespace, name: &str, arguments: &[&str]) -> Result<Self> {
-        let own = [
-            "control-plane",
-            "--kubernetes",
-            "--namespace",
-            namespace.name(),
-            "--replica",
-            name,
-            "--ca-settle",
-            "1s",
-        ];
-        let arguments = [&own, arguments].concat();
-        let pod = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "labels": {
-                "app.kubernetes.io/name": "outrider", "app.kubernetes.io/component": "control-plane",
-            }},
-            "spec": {
-                "serviceAccountName": "control-plane",
-                "containers": [{
-                    "name": "control-plane",
-                    "image": OUTRIDER,
-                    "imagePullPolicy": "Never",
-                    "args": arguments,
-                    "readinessProbe": {"httpGet": {"path": "/ready", "port": 15014}, "periodSeconds": 1},
-                }],
-            },
-        });
-        namespace.apply(&pod.to_string())?;
-        namespace.wait(&format!("pod/{name}"), "Ready")?;
-        let found = namespace.read(&["pod", name])?;
-        let address = found["status"]["podIP"].as_str().context("an address")?;
-        Ok(Self {
-            name: name.to_owned(),
-            listen: format!("{address}:15012"),
-            admin: namespace.port_forward(&format!("pod/{name}"), 15014)?,
-        })
-    }
-
-    fn leads(&self) -> Result<bool> {
-        Ok(self.value("leader")? > 0.5)
-    }
-
-    fn value(&self, name: &str) -> Result<f64> {
-        Metrics::scrape(self.admin.port())?.value(&format!("outrider_control_plane_{name}"))
-    }
-
-    fn reaches(&self, name: &str, least: f64) -> Result<()> {
-        until(&format!("{name} reaches {least}"), PATIENCE, || {
-            Ok(self.value(name)? >= least)
-        })
-    }
-
-    fn refused(&self, reason: &str) -> Result<f64> {
-        let name = "outrider_control_plane_certificates_refused_total";
-        Ok(Metrics::scrape(self.admin.port())?.sum(name, &[("reason", reason)]))
-    }
-}
-
-/// A pod that can ask for certificates as a sidecar does; its container has the sidecar's name, or another.
-fn pod(name: &str, account: &str, container: &str) -> String {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "serviceAccountName": account,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{
-                "name": container,
-                "image": TOOLS,
-                "imagePullPolicy": "Never",
-                "command": ["/bin/sleep", "1000000"],
-                "volumeMounts": [{"name": "tokens", "mountPath": "/tokens"}],
-            }],
-            "volumes": [{"name": "tokens", "projected": {"sources": [
-                {"serviceAccountToken": {"path": "own", "audience": "outrider-control-plane"}},
-                {"serviceAccountToken": {"path": "other", "audience": "elsewhere"}},
-            ]}}],
-        },
-    })
-    .to_string()
-}
-
-fn accounts(namespace: &Namespace, names: &[&str]) -> Result<()> {
-    names.iter().try_for_each(|name| {
-        namespace
-            .kubectl(&["create", "serviceaccount", name])
-            .map(|_| ())
-    })
-}
-
-/// What a call of `Identity.Sign` from a pod came to.
-struct Answer {
-    code: String,
-    message: String,
-    chain: Vec<Vec<u8>>,
-}
-
-fn token(namespace: &Namespace, pod: &str, path: &str) -> Result<String> {
-    let text = namespace.exec(pod, &["cat", &format!("/tokens/{path}")])?;
-    Ok(text.trim().to_owned())
-}
-
-/// Asks from within `pod` with `token`.
-fn sign(namespace: &Namespace, pod: &str, replica: &Replica, token: &str) -> Result<Answer> {
-    let request = frame(&signing_request(&[], false)?)?;
-    let request: String = request.iter().map(|byte| format!("\\{byte:03o}")).collect();
-    let script = format!(
-        "printf '{request}' > /tmp/request; : > /tmp/answer
-         curl -sk --http2 --max-time 20 -o /tmp/answer -D /tmp/heads --data-binary @/tmp/request \
-           -H 'content-type: application/grpc' -H 'te: trailers' -H 'authorization: Bearer {token}' \
-           https://{}/outrider.v1.Identity/Sign
-         cat /tmp/heads; echo; echo BODY; /bin/busybox od -An -v -tx1 /tmp/answer",
-        replica.listen
-    );
-    let text = namespace.exec(pod, &["/bin/sh", "-c", &script])?;
-    let (heads, body) = text.split_once("BODY").context("an answer")?;
-    let field = |name: &str| {
-        let mut lines = heads.lines().filter_map(|line| line.split_once(':'));
-        let line = lines.find(|(field, _)| field.eq_ignore_ascii_case(name));
-        line.map(|(_, value)| value.trim().to_owned())
-    };
-    let bytes = body
-        .split_whitespace()
-        .map(|byte| u8::from_str_radix(byte, 16));
-    let bytes: Result<Vec<u8>, _> = bytes.collect();
-    Ok(Answer {
-        code: field("grpc-status").with_context(|| format!("a status: {heads}"))?,
-        message: field("grpc-message").unwrap_or_default(),
-        chain: certificates(&bytes?)?,
-    })
-}
 
 #[track_caller]
 fn assert_refused(replica: &Replica, answer: &Answer, code: &str, reason: &str) -> Result<()> {
@@ -408,98 +238,10 @@ fn the_authority_is_rotated_while_two_replicas_sign() -> Result<()> {
     })
 }
 
-fn failed_renewals(telemetry: &PortForward) -> Result<f64> {
-    let metrics = Metrics::scrape(telemetry.port())?;
-    Ok(metrics.sum(
-        "outrider_certificate_renewals_total",
-        &[("result", "error")],
-    ))
-}
-
-/// A pod of a sidecar alone.
-struct Sidecar {
-    telemetry: PortForward,
-    /// Renewals that had failed when it was ready.
-    failed: f64,
-}
-
-impl Sidecar {
-    fn start(namespace: &Namespace, replica: &Replica) -> Result<Self> {
-        let workload = format!("{}/sidecar", namespace.name());
-        let pod = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "sidecar"},
-            "spec": {
-                "serviceAccountName": "order",
-                "terminationGracePeriodSeconds": 1,
-                "containers": [{
-                    "name": "outrider-proxy",
-                    "image": OUTRIDER,
-                    "imagePullPolicy": "Never",
-                    "args": [
-                        "proxy", "--control-plane", replica.listen, "--trust-bundle",
-                        "/trust/trust-bundle.pem", "--token-file", "/tokens/own", "--workload", workload,
-                    ],
-                    "readinessProbe": {"httpGet": {"path": "/ready", "port": 15020}, "periodSeconds": 1},
-                    "volumeMounts": [
-                        {"name": "tokens", "mountPath": "/tokens"},
-                        {"name": "trust", "mountPath": "/trust"},
-                    ],
-                }],
-                "volumes": [
-                    {"name": "tokens", "projected": {"sources": [{"serviceAccountToken": {
-                        "path": "own", "audience": "outrider-control-plane",
-                    }}]}},
-                    {"name": "trust", "configMap": {"name": "outrider-trust-bundle"}},
-                ],
-            },
-        });
-        namespace.apply(&pod.to_string())?;
-        namespace.wait("pod/sidecar", "Ready")?;
-        let telemetry = namespace.port_forward("pod/sidecar", 15020)?;
-        let failed = failed_renewals(&telemetry)?;
-        Ok(Self { telemetry, failed })
-    }
-
-    /// Waits until it is connected; no renewal of its certificate has failed.
-    fn is_well(&self, namespace: &Namespace) -> Result<()> {
-        until("the sidecar is connected", PATIENCE, || {
-            let metrics = Metrics::scrape(self.telemetry.port())?;
-            Ok(metrics.value("outrider_control_plane_connected")? > 0.5)
-        })?;
-        let failed = failed_renewals(&self.telemetry)?;
-        assert_eq!(failed, self.failed, "{}", self.log(namespace)?);
-        Ok(())
-    }
-
-    fn log(&self, namespace: &Namespace) -> Result<String> {
-        namespace.kubectl(&["logs", "sidecar"])
-    }
-}
-
 fn annotate(namespace: &Namespace, value: &str) -> Result<()> {
     let rotate = format!("outrider.mesh/rotate={value}");
     namespace.kubectl(&["annotate", "--overwrite", "secret", "outrider-ca", &rotate])?;
     Ok(())
-}
-
-/// Who signs.
-fn issuer(namespace: &Namespace, replica: &Replica, folder: &Path) -> Result<String> {
-    let own = token(namespace, "order", "own")?;
-    let answer = sign(namespace, "order", replica, &own)?;
-    assert_eq!(answer.code, "0", "{}", answer.message);
-    let leaf = answer.chain.first().context("a certificate")?;
-    describe(leaf, folder, &["-ext", "authorityKeyIdentifier"])
-}
-
-/// How many authorities the trust bundle has.
-fn anchors(namespace: &Namespace) -> Result<usize> {
-    let map = namespace.read(&[BUNDLE])?;
-    let text = map["data"]["trust-bundle.pem"]
-        .as_str()
-        .context("a bundle")?;
-    Ok(text.matches("BEGIN CERTIFICATE").count())
 }
 
 #[test]
@@ -562,52 +304,4 @@ fn what_somebody_changes_is_put_right() -> Result<()> {
     })?;
     assert_eq!(restored, secret["data"]);
     replica.reaches("ca_secret_valid", 1.0)
-}
-
-#[test]
-fn an_authority_of_another_keeper_is_followed() -> Result<()> {
-    let _turn = Outrider::absent()?;
-    let namespace = Cluster::shared()?.namespace("keeper")?;
-    prepare(&namespace)?;
-    accounts(&namespace, &["order"])?;
-    namespace.apply(&pod("order", "order", "outrider-proxy"))?;
-    namespace.wait("pod/order", "Ready")?;
-    let folder = tempfile::tempdir()?;
-    let (old, new) = (Authority::stranger()?, Authority::stranger()?);
-    put(&namespace, &old)?;
-    let arguments = ["--ca-secret", "given", "--ca-secret-managed-elsewhere"];
-    let replica = Replica::start(&namespace, "one", &arguments)?;
-    let before = issuer(&namespace, &replica, folder.path())?;
-    put(&namespace, &new)?;
-    until("both are trusted", PATIENCE, || {
-        Ok(anchors(&namespace)? == 2)
-    })?;
-    until("the next one signs", PATIENCE, || {
-        Ok(issuer(&namespace, &replica, folder.path())? != before)
-    })?;
-    drop(replica);
-    namespace.kubectl(&["delete", "pod", "one", "--wait"])?;
-    // It has not forgotten whom it trusted.
-    let replica = Replica::start(&namespace, "one", &arguments)?;
-    replica.reaches("trust_anchors", 2.0)?;
-    let secret = namespace.read(&["secret", "given"])?;
-    let fields = secret["metadata"]["managedFields"].to_string();
-    ensure!(!fields.contains("outrider"), "it was written: {fields}");
-    Ok(())
-}
-
-/// As cert-manager does: all at once.
-fn put(namespace: &Namespace, authority: &Authority) -> Result<()> {
-    let secret = json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "given"},
-        "type": "kubernetes.io/tls",
-        "stringData": {
-            "tls.crt": authority.certificate(),
-            "tls.key": authority.key(),
-            "ca.crt": authority.certificate(),
-        },
-    });
-    namespace.apply(&secret.to_string())
 }

@@ -4,7 +4,8 @@
 //! `tests/kubernetes/cluster` brings it up, or takes the one that `KUBECONFIG` names. `tests/run` ends
 //! what tests have brought up; a plain `cargo test` leaves it up, for the next one.
 
-mod gateway_api;
+mod cert_manager;
+mod definitions;
 mod image;
 mod namespace;
 pub mod outrider;
@@ -18,7 +19,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
-pub use gateway_api::GatewayApi;
+pub use cert_manager::CertManager;
+pub use definitions::GatewayApi;
 pub use image::{Image, TOOLS};
 pub use namespace::{Namespace, PortForward};
 
