@@ -10,9 +10,9 @@ const AS: &str = "--as system:serviceaccount:outrider-system:control-plane";
 const OWN: &str = "--namespace outrider-system";
 const SHOP: &str = "--namespace shop";
 
-fn start() -> Result<ApiServer> {
+fn start(options: &str) -> Result<ApiServer> {
     let server = ApiServer::start()?;
-    server.kubectl(APPLY, &install("")?)?;
+    server.kubectl(APPLY, &install(options)?)?;
     without_webhooks(&server)?;
     server.kubectl("create namespace shop", "")?;
     Ok(server)
@@ -28,7 +28,7 @@ fn secret(namespace: &str, name: &str) -> String {
 
 #[test]
 fn the_control_plane_may_do_what_it_does() -> Result<()> {
-    let server = start()?;
+    let server = start("")?;
     let may = |line: &str, input: &str| server.kubectl(&format!("{line} {AS}"), input);
     let kinds = "pods,services,namespaces,nodes,endpointslices,authorizationpolicies,meshconfigs,\
                  ratelimitpolicies,trafficpolicies";
@@ -72,16 +72,10 @@ fn the_control_plane_may_do_what_it_does() -> Result<()> {
 
 #[test]
 fn the_control_plane_may_do_nothing_else() -> Result<()> {
-    let server = start()?;
+    let server = start("")?;
     server.kubectl(CREATE, &secret("shop", "outrider-ca"))?;
     server.kubectl(CREATE, &secret("outrider-system", "other"))?;
-    let refuse = |line: &str, input: &str| -> Result<()> {
-        let refused = server.try_kubectl(&format!("{line} {AS}"), input)?;
-        ensure!(!refused.status.success(), "allowed: {line}");
-        let said = refused.output();
-        ensure!(said.contains("orbidden"), "{line}: {said}");
-        Ok(())
-    };
+    let refuse = |line: &str, input: &str| refuse(&server, line, input);
     for line in [
         "get secrets --all-namespaces",
         "get secret outrider-ca --namespace shop",
@@ -113,10 +107,40 @@ fn the_control_plane_may_do_nothing_else() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_control_plane_may_only_read_the_secret_of_another_keeper() -> Result<()> {
+    let server = start("--ca-secret mesh-ca")?;
+    for name in ["mesh-ca", "outrider-ca"] {
+        server.kubectl(CREATE, &secret("outrider-system", name))?;
+    }
+    let named = "--field-selector metadata.name=mesh-ca";
+    server.kubectl(&format!("get secrets {named} {OWN} {AS}"), "")?;
+    let patch = r#"--patch {"data":{"a":"Yg=="}}"#;
+    for line in [
+        &format!("patch secret mesh-ca {patch}"),
+        "delete secret mesh-ca",
+        "get secrets",
+        "get secret outrider-ca",
+        &format!("patch secret outrider-ca {patch}"),
+    ] {
+        refuse(&server, &format!("{line} {OWN}"), "")?;
+    }
+    refuse(&server, CREATE, &secret("outrider-system", "new"))
+}
+
+/// Asks for what the control plane may not do.
+fn refuse(server: &ApiServer, line: &str, input: &str) -> Result<()> {
+    let refused = server.try_kubectl(&format!("{line} {AS}"), input)?;
+    ensure!(!refused.status.success(), "allowed: {line}");
+    let said = refused.output();
+    ensure!(said.contains("orbidden"), "{line}: {said}");
+    Ok(())
+}
+
 /// The API server aggregates by a controller, which is not here; the roles say to whom they belong.
 #[test]
 fn people_may_change_policy_where_they_may_change_what_runs() -> Result<()> {
-    let server = start()?;
+    let server = start("")?;
     for (role, to) in [("outrider-view", "view"), ("outrider-edit", "edit")] {
         let bind = format!("create rolebinding {role} --clusterrole={role} --user={role} {SHOP}");
         server.kubectl(&bind, "")?;
