@@ -45,6 +45,14 @@ pub fn for_traffic<S: AsRawFd>(socket: S) -> io::Result<S> {
     }
 }
 
+/// Whether it is for want of descriptors.
+pub fn is_shortage(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| number == Some(errno.raw_os_error()))
+}
+
 /// Connects for one client's traffic, whose number nothing bounds.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = match address {

@@ -78,6 +78,11 @@ impl Shop {
         Ok(self.mesh.curl("client-1", &["http://web/"])?.status)
     }
 
+    /// What `up` and the sidecars have said.
+    pub fn log(&self) -> Result<String> {
+        Ok(self.mesh.up.as_ref().context("up runs")?.log())
+    }
+
     /// A signal for a workload's sidecar.
     pub fn signal(&self, workload: &str, signal: Signal) -> Result<()> {
         send(self.mesh.sidecar(workload)?, signal)

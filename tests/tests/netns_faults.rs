@@ -264,10 +264,27 @@ fn control_plane(mesh: &Placed) -> Result<u32> {
 
 #[test]
 fn without_file_descriptors_a_sidecar_sheds_and_still_answers_for_itself() -> Result<()> {
-    let shop = Shop::start("files", Settings::default())?;
+    let shop = sheds("files-of-caller", "client-1", "outbound")?;
+    let told = shop
+        .log()?
+        .matches("out of file descriptors: new connections are reset")
+        .count();
+    ensure!((1..10).contains(&told), "told {told} times");
+    Ok(())
+}
+
+#[test]
+fn without_file_descriptors_for_its_app_a_sidecar_is_not_to_blame() -> Result<()> {
+    sheds("files-of-callee", "web-1", "inbound")?;
+    Ok(())
+}
+
+/// Has `workload` without file descriptors, of which 200 connections from client-1 to web-1 need more.
+fn sheds(name: &str, workload: &str, direction: &str) -> Result<Shop> {
+    let shop = Shop::start(name, Settings::default())?;
     let mesh = &shop.mesh;
     assert_eq!(shop.call()?, 200);
-    let sidecar = mesh.sidecar("client-1")?;
+    let sidecar = mesh.sidecar(workload)?;
     // As its own user, who may take something away from it.
     let mut limit = command(&find("setpriv", "util-linux")?)?;
     limit
@@ -287,23 +304,14 @@ fn without_file_descriptors_a_sidecar_sheds_and_still_answers_for_itself() -> Re
     let mut holds = python(mesh, "client-1", "1000", script)?;
     until("connections are shed", PATIENCE, || {
         // Its own ports answer nevertheless.
-        let metrics = mesh.metrics("client-1")?;
-        let labels = [
-            ("direction", "outbound"),
-            ("reason", "too_many_connections"),
-        ];
+        let metrics = mesh.metrics(workload)?;
+        let labels = [("direction", direction), ("reason", "too_many_connections")];
         Ok(metrics.sum("outrider_refusals_total", &labels) > 100.0)
     })?;
     holds.kill()?;
     becomes("it serves again", &200, || shop.call())?;
-    assert_eq!(mesh.sidecar("client-1")?, sidecar, "it lived");
-    let up = mesh.up.as_ref().context("up runs")?;
-    let told = up
-        .log()
-        .matches("out of file descriptors: new connections are reset")
-        .count();
-    ensure!((1..10).contains(&told), "told {told} times");
-    let blamed = up.log().contains("an endpoint's breaker");
-    ensure!(!blamed, "what the sidecar lacks is no fault of an endpoint");
-    Ok(())
+    assert_eq!(mesh.sidecar(workload)?, sidecar, "it lived");
+    let blamed = shop.log()?.contains("an endpoint's breaker");
+    ensure!(!blamed, "what a sidecar lacks is no fault of an endpoint");
+    Ok(shop)
 }

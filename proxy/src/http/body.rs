@@ -47,8 +47,8 @@ pub enum BodyError {
     Lost,
     #[error("nothing came for as long as may be")]
     Idle,
-    #[error("the caller has reset its request")]
-    CallerReset(#[source] h2::Error),
+    #[error("the request was broken off")]
+    BrokenOff(#[source] h2::Error),
     #[error("the trailers of the request are larger than 64 KiB")]
     RequestTooLarge(#[source] h2::Error),
     #[error("the trailers of the answer are larger than 64 KiB")]
@@ -68,7 +68,7 @@ impl From<hyper::Error> for BodyError {
             Some(Violation::TooLarge) => Self::request_too_large(),
             // A reset goes on with the reason that it came with, and this one is taken.
             None if reset_reason(&error) == Some(TOO_LARGE) => {
-                Self::CallerReset(h2::Reason::CANCEL.into())
+                Self::BrokenOff(h2::Reason::CANCEL.into())
             }
             Some(_) | None => Self::Source(error),
         }

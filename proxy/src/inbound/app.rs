@@ -315,7 +315,10 @@ async fn connect_http2(address: AppAddress) -> Result<Sender2, Refusal> {
 pub async fn connect(app: AppAddress) -> Result<TcpStream, Refusal> {
     let unreachable = |error: io::Error| {
         tracing::debug!(address = %app.address, %error, "the app cannot be connected to");
-        Refusal::AppUnreachable
+        match descriptors::is_shortage(&error) {
+            true => Refusal::TooManyConnections,
+            false => Refusal::AppUnreachable,
+        }
     };
     let connecting = async {
         match app.seen_as {

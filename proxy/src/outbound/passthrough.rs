@@ -72,9 +72,11 @@ async fn connect(worker: &Worker, to: SocketAddr) -> Option<TcpStream> {
         Err(_) => io::ErrorKind::TimedOut.into(),
     };
     tracing::info!(%to, %error, "a destination outside the mesh cannot be connected to");
-    worker
-        .metrics
-        .refused("outbound", Refusal::DestinationUnreachable, "");
+    let refusal = match descriptors::is_shortage(&error) {
+        true => Refusal::TooManyConnections,
+        false => Refusal::DestinationUnreachable,
+    };
+    worker.metrics.refused("outbound", refusal, "");
     None
 }
 

@@ -17,7 +17,7 @@ use outrider_api::model::Endpoint;
 use outrider_api::sidecar::HOLD_PATH;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::metrics::Metrics;
 use crate::control::subjects::Subjects;
@@ -30,6 +30,8 @@ use crate::logging::LogLevel;
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
+/// Of each surface at once: fewer than there are file descriptors that traffic cannot have.
+const CONNECTIONS_MAX: usize = 16;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The port comes next.
 const TCP_PROBE: &str = "/probe/tcp/";
@@ -61,9 +63,15 @@ pub enum Surface {
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
-    let answer = move |stream, _: SocketAddr| {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let answer = move |stream, from: SocketAddr| {
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::debug!(%from, ?surface, "too many connections at once: this one is closed");
+            return;
+        };
         let view = view.clone();
         tokio::spawn(async move {
+            let _place = place;
             let service = service_fn(move |request: Request<Incoming>| {
                 let view = view.clone();
                 async move { Ok::<_, Infallible>(view.answer(surface, &request).await) }
