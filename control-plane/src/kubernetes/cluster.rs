@@ -42,6 +42,7 @@ pub(super) enum Item {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Namespace {
+    pub(super) uid: Option<String>,
     pub(super) is_meshed: bool,
     pub(super) is_ending: bool,
 }
@@ -163,8 +164,7 @@ impl Cluster {
                 let of_service = self.slices.entry(slice.service.clone()).or_default();
                 of_service.insert(id.clone());
             }
-            // Another of that name, or it would be ending still.
-            Item::Namespace(it) if !it.is_ending => self.release(&id.name),
+            Item::Namespace(it) if self.is_another(&id.name, it) => self.release(&id.name),
             Item::Service(_) | Item::Namespace(_) | Item::Node(_) | Item::Object(_) => {}
         }
         self.changed.note(&id, &item);
@@ -206,6 +206,12 @@ impl Cluster {
             Item::Service(_) | Item::Slice(_) | Item::Node(_) | Item::Object(_) => {}
         }
         true
+    }
+
+    /// Than the one of that name that was known.
+    fn is_another(&self, name: &str, namespace: &Namespace) -> bool {
+        self.namespace(name)
+            .is_some_and(|known| known.uid != namespace.uid)
     }
 
     /// The policies go that were only held since their namespace was ending.

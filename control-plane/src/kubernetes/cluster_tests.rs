@@ -29,7 +29,12 @@ fn apply_policy(name: &str) -> Update {
 }
 
 fn apply_namespace(is_meshed: bool, is_ending: bool) -> Update {
+    apply_namespace_of("first", is_meshed, is_ending)
+}
+
+fn apply_namespace_of(uid: &str, is_meshed: bool, is_ending: bool) -> Update {
     let namespace = Namespace {
+        uid: Some(uid.to_owned()),
         is_meshed,
         is_ending,
     };
@@ -152,10 +157,13 @@ fn policies_of_a_namespace_that_was_deleted_are_not_those_of_the_next_one_of_its
         "AuthorizationPolicy/shop/deny",
     ];
     assert_eq!(taken(&mut cluster), both);
+    // The list of a server that is behind is no word of another.
+    cluster.update(apply_namespace(true, false));
+    assert_eq!(taken(&mut cluster), both);
     // The watch of namespaces was broken off while the one went and the other came, with a policy.
     cluster.update(apply_policy("allow"));
     cluster.update(Update::Restart(Kind::Namespace));
-    cluster.update(apply_namespace(true, false));
+    cluster.update(apply_namespace_of("second", true, true));
     assert!(cluster.update(Update::Synced(Kind::Namespace)));
     assert_eq!(taken(&mut cluster), ["AuthorizationPolicy/shop/allow"]);
 }

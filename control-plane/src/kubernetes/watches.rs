@@ -293,6 +293,7 @@ fn namespace(namespace: &v1::Namespace) -> Namespace {
     let labels = namespace.metadata.labels.as_ref();
     let inject = labels.and_then(|labels| labels.get(INJECT));
     Namespace {
+        uid: namespace.metadata.uid.clone(),
         is_meshed: inject.is_some_and(|inject| inject == "enabled"),
         is_ending: namespace.metadata.deletion_timestamp.is_some(),
     }
