@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use anyhow::bail;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -56,14 +57,19 @@ pub(super) async fn run(args: &RotateArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn ask(cluster: &Cluster, value: &str) -> Result<(), ClusterError> {
+async fn ask(cluster: &Cluster, value: &str) -> anyhow::Result<()> {
     let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), SYSTEM);
     let mark = json!({"metadata": {"annotations": {ROTATE: value}}});
     // The answer is the metadata alone: the key has no business here.
     let (params, patch) = (PatchParams::default(), Patch::Merge(&mark));
     let marked = secrets.patch_metadata(CA_SECRET, &params, &patch).await;
-    marked.map_err(|error| cluster.failed(error))?;
-    Ok(())
+    match marked.map_err(|error| cluster.failed(error)) {
+        Err(ClusterError::NotFound(missing)) => bail!(
+            "not found: {missing}: if the authority is kept elsewhere (--ca-secret), renew it there, and the \
+             mesh follows; with cert-manager: cmctl renew -n {SYSTEM} NAME-OF-ITS-CERTIFICATE"
+        ),
+        marked => Ok(marked.map(drop)?),
+    }
 }
 
 /// The authorities that are trusted now.
@@ -104,7 +110,9 @@ impl Step {
 
     fn said(self) -> &'static str {
         match self {
-            Self::Asked => "the control plane has not made it yet",
+            Self::Asked => {
+                "the control plane has not made it yet (it does not where the authority is kept elsewhere, by --ca-secret)"
+            }
             Self::Both => "the new authority is trusted beside the old one",
             Self::Done => "the new authority is the only one that is trusted",
         }

@@ -2,6 +2,9 @@
 
 use anyhow::{Result, ensure};
 use mesh_tests::api_server::ApiServer;
+use mesh_tests::pki::Authority;
+use mesh_tests::programs::outrider;
+use serde_json::json;
 
 use super::{APPLY, APPLY_THERE, CREATE, install, without_webhooks};
 
@@ -126,6 +129,24 @@ fn the_control_plane_may_only_read_the_secret_of_another_keeper() -> Result<()> 
         refuse(&server, &format!("{line} {OWN}"), "")?;
     }
     refuse(&server, CREATE, &secret("outrider-system", "new"))
+}
+
+#[test]
+fn an_authority_of_another_keeper_is_rotated_by_that_one() -> Result<()> {
+    let server = start("--ca-secret mesh-ca")?;
+    let bundle = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "outrider-trust-bundle", "namespace": "outrider-system"},
+        "data": {"trust-bundle.pem": Authority::stranger()?.certificate()},
+    });
+    server.kubectl(CREATE, &bundle.to_string())?;
+    let refused = server.run(&outrider()?, "certs rotate", "")?;
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.output());
+    let said = refused.output();
+    ensure!(said.contains("secrets \"outrider-ca\" not found"), "{said}");
+    ensure!(said.contains("cmctl renew -n outrider-system"), "{said}");
+    Ok(())
 }
 
 /// Asks for what the control plane may not do.
