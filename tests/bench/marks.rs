@@ -30,7 +30,7 @@ const fn mark(workload: &'static str, metric: &'static str, limit: Limit) -> Mar
     }
 }
 
-const MARKS: [Mark; 29] = [
+const MARKS: [Mark; 30] = [
     mark("http1-64", CPU, Limit::Times(1.0, HAPROXY_H2)),
     mark("http1-64", CPU, Limit::Times(0.22, ENVOY)),
     mark("http1-256", CPU, Limit::Times(1.0, HAPROXY_H2)),
@@ -68,6 +68,7 @@ const MARKS: [Mark; 29] = [
         "inbound_kb_per_connection",
         Limit::AtMost(6.0),
     ),
+    mark("idle-mtls", "inbound_rss_kb", Limit::AtMost(30.0 * 1024.0)),
     mark("start", "listening_ms", Limit::AtMost(30.0)),
     mark("gone-http", "growth_percent", Limit::AtMost(10.0)),
     mark("gone-opaque", "growth_percent", Limit::AtMost(10.0)),

@@ -157,6 +157,7 @@ impl Measured<'_> {
                 "inbound_kb_per_connection",
                 more as f64 / 1024.0 / IDLE as f64,
             ),
+            ("inbound_rss_kb", after.resident as f64 / 1024.0),
             (
                 "control_plane_rss_kb",
                 mesh.control_plane()?.resident()? as f64 / 1024.0,
