@@ -1,13 +1,15 @@
 //! The cluster that the tests of the mesh on Kubernetes rely on does what they rely on.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::http::{get, local};
-use mesh_tests::kubernetes::{Cluster, Namespace, TOOLS};
+use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE, TOOLS};
 use mesh_tests::pki::{Authority, Leaf};
-use mesh_tests::process::run;
-use mesh_tests::programs::find;
+use mesh_tests::process::{Finished, command, run};
+use mesh_tests::programs::{find, root};
 use serde_json::{Value, json};
 
 #[test]
@@ -25,6 +27,49 @@ fn its_nodes_are_ready() -> Result<()> {
             "{node:#}"
         );
     }
+    Ok(())
+}
+
+/// As kind and k3d have it, a kubeconfig of their own: with it ours is somebody else's.
+#[test]
+fn a_cluster_of_somebody_else_is_used_and_left_alone() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let folder = tempfile::tempdir()?;
+    let theirs = folder.path().join("config");
+    fs::copy(cluster.kubeconfig(), &theirs)?;
+    let script = |line: &str| -> Result<Finished> {
+        let mut command = command(&root().join("tests/kubernetes/cluster"))?;
+        let command = command.args(line.split(' ')).env("KUBECONFIG", &theirs);
+        run(command, PATIENCE)
+    };
+    let up = script("up")?.success()?;
+    assert_eq!(Path::new(up.stdout.trim()), theirs);
+    let context = cluster.kubectl(&["config", "current-context"])?;
+    let file = format!("--kubeconfig={}", theirs.display());
+    cluster.kubectl(&["config", "rename-context", context.trim(), "office", &file])?;
+    let load = script("load app.tar")?;
+    let said = load.output();
+    ensure!(!load.status.success(), "{said}");
+    ensure!(
+        said.contains("office is neither kind's nor k3d's"),
+        "{said}"
+    );
+    script("down")?.success()?;
+    assert_eq!(cluster.kubectl(&["get", "--raw", "/readyz"])?, "ok");
+
+    let config = fs::read_to_string(&theirs)?;
+    let server = config
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("server: "))
+        .context("a server")?;
+    fs::write(&theirs, config.replace(server, "https://127.0.0.1:1"))?;
+    let up = script("up")?;
+    let said = up.output();
+    ensure!(!up.status.success(), "{said}");
+    ensure!(
+        said.contains("does not answer: start it, or unset KUBECONFIG"),
+        "{said}"
+    );
     Ok(())
 }
 
