@@ -35,8 +35,9 @@ pub struct MeshConfigSpec {
     #[schemars(with = "Option<text::Domain>")]
     #[serde(deserialize_with = "field::some_from_str")]
     pub trust_domain: Option<TrustDomain>,
-    /// What becomes of a call to a workload that no ALLOW policy selects. Default false.
-    pub default_deny: bool,
+    /// What becomes of a call to a workload that no ALLOW policy selects. Default true on a cluster,
+    /// false in a directory.
+    pub default_deny: Option<bool>,
     /// Of certificates issued from now on. Default 24h.
     #[schemars(with = "Span<1000, 31_536_000_000>")]
     #[serde(deserialize_with = "certificate_lifetime")]
@@ -66,7 +67,7 @@ impl Default for MeshConfigSpec {
     fn default() -> Self {
         Self {
             trust_domain: None,
-            default_deny: false,
+            default_deny: None,
             certificate_lifetime: Duration::from_secs(24 * 3600),
             access_log: false,
             drain_timeout: Duration::from_secs(10),

@@ -103,7 +103,7 @@ fn a_whole_file() {
         mesh.spec.trust_domain.as_ref().unwrap().as_ref(),
         "shop.example"
     );
-    assert!(mesh.spec.default_deny);
+    assert_eq!(mesh.spec.default_deny, Some(true));
     assert_eq!(mesh.spec.detect_timeout, Duration::from_millis(50));
     assert_eq!(
         service.spec.ports[0].target_port,

@@ -296,7 +296,7 @@ fn settings(objects: &Objects, beside: Beside<'_>, problems: &mut Vec<Problem>) 
     };
     Settings {
         trust_domain,
-        default_deny: spec.default_deny,
+        default_deny: spec.default_deny.unwrap_or(beside.default_deny),
         certificate_lifetime: spec.certificate_lifetime,
         access_log: spec.access_log,
         drain_timeout: spec.drain_timeout,

@@ -198,6 +198,8 @@ pub(crate) struct Beside<'b> {
     pub(crate) trust: Option<&'b TrustBundle>,
     /// Whose identities these are, where the MeshConfig does not say it; else [`DEFAULT_TRUST_DOMAIN`].
     pub(crate) trust_domain: Option<&'b TrustDomain>,
+    /// Whether a call is denied that no policy is about, where the MeshConfig does not say it.
+    pub(crate) default_deny: bool,
     /// What is known of endpoints beyond what selectors say.
     pub(crate) endpoints: Option<&'b Endpoints>,
     /// What is wrong for one of these causes is only a warning: its object means what it can.

@@ -13,8 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use outrider_api::kinds::API_VERSION;
-use outrider_api::manifest::{self, Cause, Location, Object, Problem};
+use outrider_api::manifest::{Cause, Location, Object, Problem};
 use outrider_certs::bundle::TrustBundle;
 
 use super::kinds::Kind;
@@ -27,6 +26,8 @@ pub(crate) const MESH_CONFIG: &str = "default";
 /// What is wrong in the objects of a cluster that come and go in any order, and is no reason to leave
 /// one out: what a policy is about may not be there yet, a Deployment may have no pods.
 pub(crate) const TOLERATED: &[Cause] = &[Cause::TargetNotFound, Cause::NoEffect, Cause::Conflicted];
+/// On a cluster nobody is let in unless somebody says so.
+pub(crate) const DEFAULT_DENY: bool = true;
 /// Each round replaces or leaves out whatever was bad in the last; what takes a place may be bad too,
 /// and what was left out may be missed.
 const ROUNDS: usize = 8;
@@ -81,10 +82,11 @@ pub(super) fn degrade(
         let beside = Beside {
             trust,
             trust_domain: held.trust_domain(),
+            default_deny: DEFAULT_DENY,
             endpoints: Some(&held.endpoints),
             tolerated: TOLERATED,
         };
-        let errors = match index::fold(&places.shelves(trust), beside, memo) {
+        let errors = match index::fold(&places.shelves(), beside, memo) {
             Ok(mesh) => {
                 let verdicts = places.verdicts(mesh.warnings());
                 *good = places.good();
@@ -147,15 +149,11 @@ impl<'h> Places<'h> {
     }
 
     /// All that stands.
-    fn shelves(&self, trust: Option<&TrustBundle>) -> Shelves {
+    fn shelves(&self) -> Shelves {
         let routes =
             [Kind::HttpRoute, Kind::GrpcRoute, Kind::TcpRoute].map(|kind| self.shelf(kind));
-        let configs = self.shelf(Kind::MeshConfig);
         Shelves {
-            configs: match trust {
-                Some(trust) if configs.objects().is_empty() => self.default_config(trust),
-                _ => configs,
-            },
+            configs: self.shelf(Kind::MeshConfig),
             services: self.shelf(Kind::Service),
             workloads: self.shelf(Kind::Pod),
             policies: self.shelf(Kind::AuthorizationPolicy),
@@ -182,24 +180,6 @@ impl<'h> Places<'h> {
             Some(place) => place.object().cloned(),
         });
         standing.collect()
-    }
-
-    /// Without a MeshConfig the mesh has the defaults, but for the trust domain that it has already, and
-    /// but for this: on a cluster nobody is let in unless somebody says so.
-    fn default_config(&self, trust: &TrustBundle) -> Shelf {
-        let id = ObjectId {
-            kind: Kind::MeshConfig,
-            namespace: self.held.namespace().to_owned(),
-            name: MESH_CONFIG.to_owned(),
-        };
-        let document = serde_json::json!({
-            "apiVersion": API_VERSION,
-            "kind": "MeshConfig",
-            "metadata": {"name": id.name, "namespace": id.namespace},
-            "spec": {"trustDomain": trust.trust_domain().as_ref(), "defaultDeny": true},
-        });
-        let parsed = manifest::parse(&id.file(), &document.to_string());
-        parsed.unwrap_or_default().into_iter().collect()
     }
 
     /// What is wrong with the MeshConfig, where nothing can stand in its place: the defaults might

@@ -300,10 +300,29 @@ fn without_its_settings_there_is_no_mesh_and_with_the_last_good_ones_there_is() 
 }
 
 #[test]
+fn nobody_is_let_in_unless_somebody_says_so() {
+    let own = ("outrider-system", "default", 1);
+    for (config, denies) in [
+        (None, true),
+        (Some(json!({"accessLog": true})), true),
+        (Some(json!({"defaultDeny": false})), false),
+    ] {
+        let config = config.map(|spec| written(Kind::MeshConfig, own, &spec));
+        let (mesh, _) = mesh(&shop_and(config.as_slice()));
+        assert_eq!(mesh.settings().default_deny, denies, "{config:?}");
+        let billing = mesh.workload("shop", "billing-1").unwrap();
+        assert_eq!(billing.authorization.default_deny(), denies);
+    }
+}
+
+#[test]
 fn only_one_mesh_config_is_read() {
-    let other = object(Kind::MeshConfig, "default", &json!({"defaultDeny": true}));
+    let other = object(Kind::MeshConfig, "default", &json!({"defaultDeny": false}));
     let (mesh, verdicts) = mesh(&shop_and(&[Arc::clone(&other)]));
-    assert!(!mesh.settings().default_deny);
+    assert!(
+        mesh.settings().default_deny,
+        "what is left out says nothing"
+    );
     let expected = vec![("metadata.name", Cause::Invalid)];
     assert_eq!(verdict(&verdicts, &other), (Outcome::LeftOut, expected));
 }

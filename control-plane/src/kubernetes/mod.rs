@@ -26,7 +26,7 @@ use outrider_certs::spiffe::TrustDomain;
 
 use crate::metrics::Metrics;
 
-pub(crate) use self::degrade::{MESH_CONFIG, TOLERATED};
+pub(crate) use self::degrade::{DEFAULT_DENY, MESH_CONFIG, TOLERATED};
 pub use self::once::{ReadError, Reading, read};
 pub(crate) use self::pods::{Pod, Pods};
 pub(crate) use self::source::{Held, Source, View};

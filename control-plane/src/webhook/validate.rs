@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::review::{Answer, Operation, Request};
 use crate::index::{self, Endpoints};
-use crate::kubernetes::{MESH_CONFIG, TOLERATED};
+use crate::kubernetes::{DEFAULT_DENY, MESH_CONFIG, TOLERATED};
 
 /// The group of our kinds, without the version.
 const GROUP: &str = "outrider.mesh";
@@ -84,6 +84,7 @@ pub(super) fn validate(request: &Request, beside: Beside<'_>) -> Answer {
         index::Beside {
             trust: beside.trust,
             trust_domain: beside.trust_domain,
+            default_deny: DEFAULT_DENY,
             endpoints: beside.endpoints,
             tolerated: TOLERATED,
         },
