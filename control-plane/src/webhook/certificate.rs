@@ -38,6 +38,8 @@ pub(super) struct Keeper {
     pub(super) names: Vec<ServerName<'static>>,
     pub(super) serving: watch::Sender<Option<Arc<ServerConfig>>>,
     pub(super) metrics: WebhookMetrics,
+    /// What time it is.
+    pub(super) clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
 impl Keeper {
@@ -52,7 +54,7 @@ impl Keeper {
                 }
                 continue;
             };
-            match self.publish(&authority, SystemTime::now()) {
+            match self.publish(&authority, (self.clock)()) {
                 Ok(renew_at) => {
                     attempt = 0;
                     tracing::info!("the webhooks have a new certificate");
@@ -60,7 +62,11 @@ impl Keeper {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the webhooks' certificate was not renewed");
-                    sleep(retry_delay(attempt, fastrand::f64())).await;
+                    tokio::select! {
+                        () = sleep(retry_delay(attempt, fastrand::f64())) => {}
+                        // Another authority may be what is needed. Where none will come, it is time only.
+                        Ok(()) = self.authority.changed() => {}
+                    }
                     attempt = attempt.saturating_add(1);
                 }
             }
@@ -83,7 +89,7 @@ impl Keeper {
 
     /// Returns at `renew_at`, or when there is another authority.
     async fn due(&mut self, renew_at: SystemTime) {
-        while let Ok(left) = renew_at.duration_since(SystemTime::now()) {
+        while let Ok(left) = renew_at.duration_since((self.clock)()) {
             tokio::select! {
                 () = sleep(left.min(LOOK)) => {}
                 changed = self.authority.changed() => match changed {
@@ -95,3 +101,7 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "certificate_tests.rs"]
+mod tests;

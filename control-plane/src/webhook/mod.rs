@@ -15,6 +15,7 @@ mod server;
 mod validate;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use kube::Client;
 use outrider_api::annotations::SidecarKind;
@@ -80,6 +81,7 @@ impl Parts {
             names: self.names,
             serving,
             metrics: self.metrics,
+            clock: Box::new(SystemTime::now),
         };
         let bundle = bundle::Keeper {
             client: self.client.clone(),
