@@ -1,4 +1,5 @@
-//! What the control plane makes of what an API server says, and of one that is not well.
+//! What the control plane makes of what an API server says, and of one that is not well. It has the rights
+//! that are installed.
 
 use std::time::Duration;
 
@@ -16,30 +17,44 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// For a change to be seen, on a busy machine.
-const SEEN: Duration = Duration::from_secs(30);
+pub(crate) const SEEN: Duration = Duration::from_secs(30);
 /// As long as the longest wait between two attempts of a watch, and more.
 const RECOVERED: Duration = Duration::from_secs(60);
 
 /// A control plane behind a proxy that can be told to fail.
-struct Watched {
+pub(crate) struct Watched {
     admin: u16,
     process: Process,
     faults: FaultyServer,
     _plain: Process,
-    api: ApiServer,
+    pub(crate) api: ApiServer,
     folder: TempDir,
 }
 
 impl Watched {
-    fn start() -> Result<Self> {
+    /// Ready: of an API server that has our kinds.
+    pub(crate) fn start() -> Result<Self> {
         let api = ApiServer::start()?;
-        define(&api)?;
+        let definitions = root().join("manifests/crds");
+        api.kubectl(&format!("apply --kustomize {}", definitions.display()), "")?;
+        established(&api)?;
+        let watched = Self::of(api)?;
+        watched.ready()?;
+        Ok(watched)
+    }
+
+    pub(crate) fn of(api: ApiServer) -> Result<Self> {
+        prepare(&api)?;
         let folder = tempfile::tempdir()?;
-        // In plain HTTP, as the administrator.
+        // In plain HTTP, as the ServiceAccount that is installed.
         let plain = free_port()?;
         let mut proxy = command(&program("kubectl")?)?;
         proxy
             .args(["proxy", "--port", &plain.to_string()])
+            .args([
+                "--as",
+                "system:serviceaccount:outrider-system:control-plane",
+            ])
             .env("KUBECONFIG", api.kubeconfig());
         let proxy = Process::start("kubectl-proxy", folder.path(), &mut proxy)?;
         let faults = FaultyServer::before(plain)?;
@@ -65,27 +80,28 @@ impl Watched {
         ] {
             start.args([option, &format!("127.0.0.1:{port}")]);
         }
-        let process = Process::start("control-plane", folder.path(), &mut start)?;
-        let watched = Self {
+        Ok(Self {
             admin,
-            process,
+            process: Process::start("control-plane", folder.path(), &mut start)?,
             faults,
             _plain: proxy,
             api,
             folder,
-        };
-        until("the control plane is ready", SEEN, || {
-            Ok(watched.get("/ready")?.0 == 200)
-        })?;
-        Ok(watched)
+        })
     }
 
-    fn apply(&self, objects: &[Value]) -> Result<()> {
+    pub(crate) fn ready(&self) -> Result<()> {
+        until("the control plane is ready", SEEN, || {
+            Ok(self.get("/ready")?.0 == 200)
+        })
+    }
+
+    pub(crate) fn apply(&self, objects: &[Value]) -> Result<()> {
         apply(&self.api, objects)
     }
 
     /// A pod of a ServiceAccount, as its kubelet says that it runs.
-    fn run(&self, pod: &str, account: &str, address: &str) -> Result<()> {
+    pub(crate) fn run(&self, pod: &str, account: &str, address: &str) -> Result<()> {
         self.apply(&[service_account(account), self::pod(pod, account)])?;
         let status = json!({"status": {
             "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
@@ -97,26 +113,31 @@ impl Watched {
         Ok(())
     }
 
-    fn get(&self, path: &str) -> Result<(u16, String)> {
+    pub(crate) fn get(&self, path: &str) -> Result<(u16, String)> {
         let response = Connection::open(local(self.admin))?.get("127.0.0.1", path)?;
         Ok((response.status, response.text()))
     }
 
     /// What `/programmed` says of an object; `None`: it is not of the mesh.
-    fn programmed(&self, id: &str) -> Result<Option<Value>> {
+    pub(crate) fn programmed(&self, id: &str) -> Result<Option<Value>> {
         let (_, body) = self.get("/programmed")?;
         let all: Value = serde_json::from_str(&body)?;
         Ok(all.get(id).cloned())
     }
 
-    fn concerned(&self, id: &str) -> Result<Option<u64>> {
+    pub(crate) fn concerned(&self, id: &str) -> Result<Option<u64>> {
         let count = self.programmed(id)?;
         Ok(count.and_then(|count| count["concerned"].as_u64()))
     }
 
     fn errors(&self) -> Result<f64> {
+        self.errors_of(&[])
+    }
+
+    /// What watches met that was wrong.
+    pub(crate) fn errors_of(&self, labels: &[(&str, &str)]) -> Result<f64> {
         let name = "outrider_control_plane_watch_errors_total";
-        Ok(Metrics::scrape(self.admin)?.sum(name, &[]))
+        Ok(Metrics::scrape(self.admin)?.sum(name, labels))
     }
 
     /// The conditions of a policy at its first target.
@@ -127,23 +148,32 @@ impl Watched {
     }
 }
 
-/// Our kinds, and two namespaces: that of the control plane, and one that is meshed.
-fn define(api: &ApiServer) -> Result<()> {
-    let definitions = root().join("manifests/crds");
-    api.kubectl(&format!("apply --kustomize {}", definitions.display()), "")?;
-    api.kubectl(
-        "wait --for=condition=Established customresourcedefinition --all",
-        "",
-    )?;
+/// Two namespaces: that of the control plane, with its rights, and one that is meshed.
+fn prepare(api: &ApiServer) -> Result<()> {
     let namespace = |name: &str, labels: Value| {
         let metadata = json!({"name": name, "labels": labels});
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
     };
     let meshed = namespace("shop", json!({"outrider.mesh/inject": "enabled"}));
-    apply(api, &[namespace("outrider-system", json!({})), meshed])
+    apply(api, &[namespace("outrider-system", json!({})), meshed])?;
+    let rights = root().join("manifests/base/rbac.yaml");
+    api.kubectl(
+        &format!("apply --server-side --filename {}", rights.display()),
+        "",
+    )?;
+    Ok(())
 }
 
-fn apply(api: &ApiServer, objects: &[Value]) -> Result<()> {
+/// Every definition that was applied is served.
+pub(crate) fn established(api: &ApiServer) -> Result<()> {
+    api.kubectl(
+        "wait --for=condition=Established customresourcedefinition --all",
+        "",
+    )?;
+    Ok(())
+}
+
+pub(crate) fn apply(api: &ApiServer, objects: &[Value]) -> Result<()> {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
     api.kubectl("apply --server-side --filename -", &list.to_string())?;
     Ok(())
@@ -154,7 +184,7 @@ fn service_account(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
 }
 
-fn policy(name: &str) -> Value {
+pub(crate) fn policy(name: &str) -> Value {
     json!({
         "apiVersion": "outrider.mesh/v1alpha1", "kind": "AuthorizationPolicy",
         "metadata": {"name": name, "namespace": "shop"},
@@ -175,7 +205,7 @@ fn pod(name: &str, account: &str) -> Value {
     })
 }
 
-const ALLOW: &str = "AuthorizationPolicy/shop/allow";
+pub(crate) const ALLOW: &str = "AuthorizationPolicy/shop/allow";
 
 #[test]
 fn a_policy_says_what_became_of_it() -> Result<()> {

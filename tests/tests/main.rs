@@ -37,6 +37,7 @@ mod kubernetes_gateway;
 mod kubernetes_identity;
 mod kubernetes_injection;
 mod kubernetes_install;
+mod kubernetes_kinds;
 mod kubernetes_mesh;
 mod kubernetes_replicas;
 mod kubernetes_sidecars;

@@ -97,6 +97,18 @@ const CLUSTER: &[Grant] = &[
         ],
         &["patch"],
     ),
+    // Whether one of these kinds is being deleted, and its objects only with it.
+    named(
+        "apiextensions.k8s.io",
+        &["customresourcedefinitions"],
+        &[
+            "authorizationpolicies.outrider.mesh",
+            "meshconfigs.outrider.mesh",
+            "ratelimitpolicies.outrider.mesh",
+            "trafficpolicies.outrider.mesh",
+        ],
+        &["get"],
+    ),
     grant(
         "gateway.networking.k8s.io",
         &["grpcroutes", "httproutes", "tcproutes"],

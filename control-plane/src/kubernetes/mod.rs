@@ -5,6 +5,7 @@
 pub(crate) mod authority;
 pub(crate) mod bundle;
 mod cluster;
+mod definitions;
 mod degrade;
 mod entries;
 mod kinds;

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use super::cluster::{Item, Namespace, Update};
 use super::kinds::Kind;
 use super::services;
-use super::{Context, objects, pods};
+use super::{Context, definitions, objects, pods};
 use crate::logging::one_line;
 use crate::metrics::unix_seconds;
 
@@ -72,8 +72,8 @@ struct Watch {
 /// One of our own kinds is not there.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "there is no such kind in the version that is read: expected its CustomResourceDefinition, which \
-     `outrider install` makes"
+    "there is no such kind in the version that is read, or it is being deleted: expected its \
+     CustomResourceDefinition, which `outrider install` makes"
 )]
 struct Absent;
 
@@ -81,7 +81,7 @@ struct Absent;
 enum End {
     /// Nobody listens any more.
     Unheard,
-    /// There is no such kind any more.
+    /// There is no such kind any more, or it is going.
     NoSuchKind,
 }
 
@@ -180,12 +180,39 @@ impl Watch {
             let client = self.context.client.clone();
             let api = Api::<DynamicObject>::all_with(client, &resource);
             match api.list_metadata(&ListParams::default().limit(1)).await {
+                Ok(_) if self.is_going().await? => return Ok(None),
                 Ok(_) => return Ok(Some(resource)),
                 Err(error) if is_not_found(&error) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(None)
+    }
+
+    /// Whether this is a kind without which nothing is served, and is being deleted.
+    async fn is_going(&self) -> kube::Result<bool> {
+        match self.kind.resources().first() {
+            Some(resource) if !self.kind.may_be_absent() => {
+                definitions::is_going(self.context.client.clone(), resource).await
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether objects are gone, or missing from a list, because their kind is going. It is asked until
+    /// that is known: until then what is known stays.
+    async fn takes_kind_away<K>(&self, event: &Event<K>) -> bool {
+        if !matches!(event, Event::Delete(_) | Event::InitDone) {
+            return false;
+        }
+        let mut patience = patience();
+        loop {
+            match self.is_going().await {
+                Ok(going) => return going,
+                Err(error) => self.failed(&error),
+            }
+            tokio::time::sleep(patience.next().unwrap_or(LAST_DELAY)).await;
+        }
     }
 
     /// There is no such kind: then there is none of it, if the mesh works without. What was known of
@@ -215,6 +242,7 @@ impl Watch {
         let mut stream = std::pin::pin!(stream);
         loop {
             let update = match stream.next().await {
+                Some(Ok(event)) if self.takes_kind_away(&event).await => return End::NoSuchKind,
                 Some(Ok(event)) => self.update(&event, &read),
                 Some(Err(error)) => {
                     self.failed(&error);

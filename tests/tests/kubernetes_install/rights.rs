@@ -12,6 +12,13 @@ use super::{APPLY, APPLY_THERE, CREATE, install, without_webhooks};
 const AS: &str = "--as system:serviceaccount:outrider-system:control-plane";
 const OWN: &str = "--namespace outrider-system";
 const SHOP: &str = "--namespace shop";
+/// The definitions of which it needs to know.
+const KINDS: [&str; 4] = [
+    "authorizationpolicies.outrider.mesh",
+    "meshconfigs.outrider.mesh",
+    "ratelimitpolicies.outrider.mesh",
+    "trafficpolicies.outrider.mesh",
+];
 
 fn start(options: &str) -> Result<ApiServer> {
     let server = ApiServer::start()?;
@@ -45,6 +52,10 @@ fn the_control_plane_may_do_what_it_does() -> Result<()> {
         &format!("delete configmap outrider-trust-bundle {SHOP}"),
         "",
     )?;
+    // Whether a kind of the mesh is being deleted.
+    for kind in KINDS {
+        may(&format!("get customresourcedefinition {kind}"), "")?;
+    }
     // Its own Secret and Lease.
     may(
         "create --validate=false --filename -",
@@ -92,6 +103,9 @@ fn the_control_plane_may_do_nothing_else() -> Result<()> {
         "create token default --namespace shop",
         "create serviceaccount x --namespace outrider-system",
         "get workloads.outrider.mesh --namespace shop",
+        "get customresourcedefinitions",
+        "get customresourcedefinition workloads.outrider.mesh",
+        "delete customresourcedefinition authorizationpolicies.outrider.mesh",
         "delete validatingwebhookconfiguration x",
         "get clusterroles",
         "create clusterrolebinding x --clusterrole=cluster-admin --user=x",
