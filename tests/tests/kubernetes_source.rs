@@ -140,6 +140,13 @@ impl Watched {
         Ok(Metrics::scrape(self.admin)?.sum(name, labels))
     }
 
+    fn leads(&self, expected: bool) -> Result<()> {
+        until(&format!("it leads: {expected}"), RECOVERED, || {
+            let leads = Metrics::scrape(self.admin)?.value("outrider_control_plane_leader")?;
+            Ok((leads > 0.5) == expected)
+        })
+    }
+
     /// The conditions of a policy at its first target.
     fn conditions(&self, kind: &str, name: &str) -> Result<Vec<Value>> {
         let object = self.api.read(&format!("--namespace shop {kind} {name}"))?;
@@ -298,6 +305,30 @@ fn an_api_server_that_is_not_well_changes_nothing_until_it_is() -> Result<()> {
     until("a deletion is seen", RECOVERED, || {
         Ok(watched.programmed(gone)?.is_none())
     })
+}
+
+#[test]
+fn an_api_server_that_refuses_takes_the_lead_only_while_it_does() -> Result<()> {
+    let mut watched = Watched::start()?;
+    watched.run("billing-1", "billing", "10.244.0.7")?;
+    watched.leads(true)?;
+    for status in [429, 500] {
+        watched.faults.set(Fault::Answer(status));
+        let name = format!("during-{status}");
+        watched.apply(&[policy(&name)])?;
+        watched.leads(false)?;
+        ensure!(watched.process.running(), "it has ended: {status}");
+        watched.faults.set(Fault::None);
+        watched.leads(true)?;
+        // What a leader does it does again.
+        let what = format!("the status of what came during {status} is written");
+        until(&what, RECOVERED, || {
+            let conditions = watched.conditions("authorizationpolicy", &name)?;
+            let mut accepted = conditions.iter().filter(|one| one["type"] == "Accepted");
+            Ok(accepted.any(|one| one["status"] == "True" && one["reason"] == "Accepted"))
+        })?;
+    }
+    Ok(())
 }
 
 #[test]
