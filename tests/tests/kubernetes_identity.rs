@@ -1,17 +1,23 @@
 //! Who a pod is, and whom it trusts: tokens that the cluster reviews, the authority in a Secret, its
 //! rotation, and the replica that does it. Each test has a control plane of its own, in its namespace.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE};
 use mesh_tests::pki::unsigned_token;
 use mesh_tests::sign::names;
-use mesh_tests::wait::{eventually, until};
+use mesh_tests::wait::{eventually, holds, until};
 use serde_json::json;
 
 use crate::kubernetes_replicas::{
     Answer, BUNDLE, Replica, Sidecar, accounts, anchors, issuer, pod, prepare, sign, token,
 };
+
+/// A replica looks at the Lease every two seconds, give or take a fifth.
+const LOOKS: Duration = Duration::from_secs(3);
 
 const UNAUTHENTICATED: &str = "16";
 const RESOURCE_EXHAUSTED: &str = "8";
@@ -143,14 +149,6 @@ fn one_replica_leads_and_another_takes_over() -> Result<()> {
     prepare(&namespace)?;
     let start = |name| Replica::start(&namespace, name, &[]);
     let mut replicas = vec![start("one")?, start("two")?, start("three")?];
-    let leader = |replicas: &[Replica]| {
-        eventually("one of them leads", PATIENCE, || {
-            let leads: Vec<bool> = replicas.iter().map(Replica::leads).collect::<Result<_>>()?;
-            let count = leads.iter().filter(|leads| **leads).count();
-            ensure!(count <= 1, "{count} of them lead");
-            Ok(leads.iter().position(|leads| *leads))
-        })
-    };
     let first = leader(&replicas)?;
     let killed = replicas.remove(first);
     namespace.kubectl(&[
@@ -164,17 +162,50 @@ fn one_replica_leads_and_another_takes_over() -> Result<()> {
     drop(killed);
     let second = leader(&replicas)?;
 
-    // Given up, it is another's within moments; a Lease that is deleted comes back.
-    let ended = replicas.remove(second);
-    namespace.kubectl(&["delete", "pod", &ended.name, "--wait"])?;
-    leader(&replicas)?;
+    // A Lease that is deleted comes back, and stays whose it was.
     namespace.kubectl(&["delete", "lease", "outrider-control-plane"])?;
     namespace.eventually("the Lease is back", &["leases"], |leases| {
         let lease = leases["items"].as_array()?.first()?;
         lease["spec"]["holderIdentity"].as_str().map(|_| ())
     })?;
+    assert_eq!(leader(&replicas)?, second);
+    // Given up, it is another's within moments.
+    let ended = replicas.remove(second);
+    namespace.kubectl(&["delete", "pod", &ended.name, "--wait"])?;
     leader(&replicas)?;
     Ok(())
+}
+
+/// Waits until one of them leads, and sees that no other does while each looks at the Lease once more.
+fn leader(replicas: &[Replica]) -> Result<usize> {
+    let mut together = None;
+    let first = eventually("one of them leads", PATIENCE, || {
+        let now = leaders(replicas)?;
+        if now.len() > 1 {
+            // They were asked one after the other, and one may have given up meanwhile. Who leads before
+            // and after leads in between, where all of them do.
+            let still = leaders(replicas)?;
+            let both: BTreeSet<usize> = now.intersection(&still).copied().collect();
+            together = together.take().or((both.len() > 1).then_some(both));
+        }
+        Ok(now.first().copied())
+    })?;
+    // Not within: there an error is "not yet".
+    ensure!(together.is_none(), "{together:?} of them led at once");
+    holds("nobody else leads", LOOKS, || {
+        Ok(leaders(replicas)?.iter().all(|leader| *leader == first))
+    })?;
+    Ok(first)
+}
+
+fn leaders(replicas: &[Replica]) -> Result<BTreeSet<usize>> {
+    let mut leaders = BTreeSet::new();
+    for (number, replica) in replicas.iter().enumerate() {
+        if replica.leads()? {
+            leaders.insert(number);
+        }
+    }
+    Ok(leaders)
 }
 
 #[test]
