@@ -48,6 +48,9 @@ impl ApiServer {
             .arg(format!("--secure-port={port}"))
             .arg("--bind-address=127.0.0.1")
             .arg("--authorization-mode=RBAC")
+            // Webhooks are looked for at the endpoints of their Service, of which there are none: an
+            // address of a Service would be somewhere outside of this machine.
+            .arg("--enable-aggregator-routing=true")
             .arg("--service-cluster-ip-range=10.96.0.0/16")
             .arg("--service-account-issuer=https://kubernetes.default.svc");
         for (option, file) in [
@@ -131,11 +134,21 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(programs()?.join(name))
 }
 
+/// Where the CRDs of the Gateway API are, one in a file.
+pub fn gateway_api() -> Result<PathBuf> {
+    folder("gateway-api")
+}
+
 /// Where the programs of Kubernetes are, which are built if they are not there.
 fn programs() -> Result<PathBuf> {
-    let mut build = command(&root().join("tests/kubernetes/cluster"))?;
-    let built = run(build.arg("build"), LIMIT_OF_BUILD)?.success()?;
-    let folder = PathBuf::from(built.stdout.trim());
+    folder("build")
+}
+
+/// The folder that a command of `tests/kubernetes/cluster` prints.
+fn folder(of: &str) -> Result<PathBuf> {
+    let mut script = command(&root().join("tests/kubernetes/cluster"))?;
+    let printed = run(script.arg(of), LIMIT_OF_BUILD)?.success()?;
+    let folder = PathBuf::from(printed.stdout.trim());
     ensure!(folder.is_dir(), "{} is no folder", folder.display());
     Ok(folder)
 }

@@ -6,6 +6,7 @@ mod definitions;
 mod helm;
 mod objects;
 mod rights;
+mod webhooks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
