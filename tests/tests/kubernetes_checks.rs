@@ -60,6 +60,7 @@ fn a_mesh_that_is_well_is_said_to_be_well_and_shows_what_it_does() -> Result<()>
     let _shop = Shop::open(&outrider)?;
     is_well(&outrider)?;
     edges_are_measured(&outrider)?;
+    endpoints_are_measured(&outrider)?;
     certificates_are_listed(&outrider)
 }
 
@@ -136,6 +137,31 @@ fn edges_are_measured(outrider: &Outrider) -> Result<()> {
         })
         .with_context(|| format!("{caller} to {callee}: {last:#}"))?;
     }
+    assert_eq!(last["silent"], json!([]), "{last:#}");
+    Ok(())
+}
+
+/// As each caller sees them.
+fn endpoints_are_measured(outrider: &Outrider) -> Result<()> {
+    let mut last = Value::Null;
+    let stat = ["stat", "--namespace", "shop", "--interval", "2s"];
+    until("an endpoint of billing is called", PATIENCE, || {
+        last = json_of(&ask(outrider, &stat)?.success()?)?;
+        let services = last["services"].as_array().context("services")?.iter();
+        let called = services.filter(|row| {
+            let caller = row["caller"].as_str().unwrap_or_default();
+            caller.starts_with("shop/order-") && row["service"] == "shop/billing"
+        });
+        let mut endpoints =
+            called.flat_map(|row| row["endpoints"].as_array().into_iter().flatten());
+        Ok(endpoints.any(|row| {
+            let endpoint = row["endpoint"].as_str().unwrap_or_default();
+            endpoint.starts_with("shop/billing-")
+                && row["per_second"].as_f64() > Some(0.0)
+                && row["success"] == 1.0
+        }))
+    })
+    .with_context(|| format!("{last:#}"))?;
     assert_eq!(last["silent"], json!([]), "{last:#}");
     Ok(())
 }
