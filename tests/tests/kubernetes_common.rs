@@ -1,7 +1,9 @@
 //! What tests of the installed mesh have in common: somebody who is called, and somebody who calls.
 
 use anyhow::{Result, ensure};
-use mesh_tests::kubernetes::{Namespace, TOOLS};
+use mesh_tests::kubernetes::{Namespace, PATIENCE, TOOLS};
+use mesh_tests::process::Finished;
+use mesh_tests::wait::eventually;
 use serde_json::{Value, json};
 
 /// Waits until the policy's status says that all of these sidecars enforce it.
@@ -19,6 +21,21 @@ pub(crate) fn enforced(namespace: &Namespace, policy: &str, sidecars: usize) -> 
             (programmed["status"] == "True" && said.contains(&expected)).then_some(())
         },
     )
+}
+
+/// `kubectl apply`, with what it says; waits until the webhook is known to the API server.
+pub(crate) fn try_apply(namespace: &Namespace, yaml: &str, options: &[&str]) -> Result<Finished> {
+    let arguments = ["apply", "--filename", "-", "--namespace", namespace.name()];
+    let arguments = [&arguments[..], options].concat();
+    eventually("the webhook answers", PATIENCE, || {
+        let applied = namespace.cluster().try_kubectl_with(yaml, &arguments)?;
+        ensure!(
+            !applied.stderr.contains("failed calling webhook"),
+            "{}",
+            applied.stderr
+        );
+        Ok(Some(applied))
+    })
 }
 
 /// What `curl -i` says of a path of the Service `web`.

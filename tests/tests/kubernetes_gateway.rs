@@ -8,7 +8,7 @@ use mesh_tests::kubernetes::{GatewayApi, Namespace};
 use mesh_tests::wait::until;
 use serde_json::{Value, json};
 
-use crate::kubernetes_common::{allow_friend, call, client, enforced, web};
+use crate::kubernetes_common::{allow_friend, call, client, enforced, try_apply, web};
 
 #[test]
 fn routes_are_in_force_and_say_so_when_their_kinds_come() -> Result<()> {
@@ -40,7 +40,21 @@ fn routes_are_in_force_and_say_so_when_their_kinds_come() -> Result<()> {
     assert_eq!(resolved["reason"], "BackendNotFound", "{resolved:#}");
     let message = resolved["message"].as_str().context("a message")?;
     assert!(message.contains("ghost"), "{message}");
-    conditions(&namespace, &["Accepted"])
+    conditions(&namespace, &["Accepted"])?;
+    a_route_without_a_meaning_is_refused(&namespace)
+}
+
+fn a_route_without_a_meaning_is_refused(namespace: &Namespace) -> Result<()> {
+    let mut wrong: Value = serde_json::from_str(&route("web"))?;
+    wrong["spec"]["rules"][0]["matches"][0]["path"] =
+        json!({"type": "RegularExpression", "value": "/only("});
+    let refused = try_apply(namespace, &wrong.to_string(), &[])?;
+    let said = refused.output();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let expected = "admission webhook \"routes.validator.outrider.mesh\" denied the request: \
+                    spec.rules[0].matches[0].path.value: is no regular expression";
+    assert!(said.contains(expected), "{said}");
+    Ok(())
 }
 
 #[test]

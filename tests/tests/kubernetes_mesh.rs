@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::shop::Shop;
-use mesh_tests::kubernetes::{Cluster, PATIENCE};
+use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE};
 use mesh_tests::wait::until;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::kubernetes_common::{allow_friend, call, client, enforced, web};
+use crate::kubernetes_common::{allow_friend, call, client, enforced, try_apply, web};
 
 /// Every pod has a sidecar, an identity, and is called as policy says.
 #[test]
@@ -62,6 +62,54 @@ fn a_policy_lets_in_whom_it_names_and_says_that_it_is_enforced() -> Result<()> {
     until("nobody is let in", Duration::from_secs(10), || {
         Ok(call(&namespace, "friend", "/")?.starts_with("HTTP/1.1 403"))
     })
+}
+
+/// What has no meaning is refused with what was meant, and what has none yet is stored with a warning.
+#[test]
+fn a_policy_is_judged_before_it_is_stored() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let namespace = outrider.meshed_namespace("judged")?;
+    nothing_meaningless_is_taken(&namespace)?;
+    let none = namespace.read(&["authorizationpolicies"])?;
+    assert_eq!(none["items"], json!([]), "{none:#}");
+
+    let taken = try_apply(&namespace, &allow_friend(), &[])?.success()?;
+    let warning = "Warning: spec.targetRefs[0].name: there is no Service";
+    assert!(taken.stderr.contains(warning), "{}", taken.output());
+    let stored = namespace.read(&["authorizationpolicy", "web"])?;
+    let expected: Value = serde_json::from_str(&allow_friend())?;
+    assert_eq!(stored["spec"], expected["spec"], "{stored:#}");
+
+    nothing_meaningless_is_taken(&namespace)?;
+    let kept = namespace.read(&["authorizationpolicy", "web"])?;
+    assert_eq!(kept["spec"], expected["spec"], "{kept:#}");
+    Ok(())
+}
+
+/// In place of [`allow_friend`], either way of applying.
+fn nothing_meaningless_is_taken(namespace: &Namespace) -> Result<()> {
+    let mut misspelt: Value = serde_json::from_str(&allow_friend())?;
+    let mut nobody = misspelt.clone();
+    let spec = misspelt["spec"].as_object_mut().context("a spec")?;
+    let rules = spec.remove("rules").context("rules")?;
+    spec.insert("rulez".to_owned(), rules);
+    nobody["spec"]["rules"][0]["sources"] = Value::Null;
+    for (policy, expected) in [
+        (
+            misspelt,
+            "spec.rulez: unknown field \"rulez\", expected targetRefs, action or rules; did you mean \"rules\"?",
+        ),
+        (nobody, "spec.rules[0].sources: "),
+    ] {
+        for way in [&[][..], &["--server-side", "--force-conflicts"]] {
+            let refused = try_apply(namespace, &policy.to_string(), way)?;
+            let said = refused.output();
+            assert_eq!(refused.status.code(), Some(1), "{way:?}: {said}");
+            let by = "admission webhook \"validator.outrider.mesh\" denied the request: ";
+            assert!(said.contains(&format!("{by}{expected}")), "{way:?}: {said}");
+        }
+    }
+    Ok(())
 }
 
 #[test]
