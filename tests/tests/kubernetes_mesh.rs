@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::shop::Shop;
-use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE};
+use mesh_tests::kubernetes::{Cluster, GatewayApi, Namespace, PATIENCE};
 use mesh_tests::wait::until;
 use serde_json::{Value, json};
 
@@ -232,31 +232,44 @@ fn no_order_fails_while_control_planes_die() -> Result<()> {
 #[test]
 fn nothing_is_left_when_it_is_uninstalled() -> Result<()> {
     let outrider = Outrider::installed()?;
+    let cluster = outrider.cluster();
+    // What it makes outside of its own namespace.
+    let _kinds = GatewayApi::install(cluster)?;
+    let shop = outrider.meshed_namespace("bundle")?;
+    let named = |list: &Value, name: &str| {
+        let mut names = list["items"].as_array()?.iter();
+        names
+            .any(|item| item["metadata"]["name"] == name)
+            .then_some(())
+    };
+    cluster.eventually("there is an XMesh", &["xmeshes"], |list| {
+        named(list, "outrider")
+    })?;
+    shop.eventually("there is a trust bundle", &["configmaps"], |list| {
+        named(list, "outrider-trust-bundle")
+    })?;
+
     outrider.uninstall()?;
-    let cluster = Cluster::shared()?;
-    for kind in [
-        "customresourcedefinitions",
-        "mutatingwebhookconfigurations",
-        "validatingwebhookconfigurations",
-        "clusterroles",
-        "clusterrolebindings",
-        "namespaces",
-    ] {
-        cluster.eventually("nothing of it is left", &[kind], |list| {
-            let of_outrider = |item: &&Value| {
-                item["metadata"]["name"]
-                    .as_str()
-                    .is_some_and(|name| name.contains("outrider"))
-            };
-            let left = list["items"].as_array()?.iter().find(of_outrider);
-            left.is_none().then_some(())
-        })?;
-    }
-    let bundles = cluster.read(&["configmaps", "--all-namespaces"])?;
-    let bundles = bundles["items"].as_array().context("a list")?;
-    let left = bundles
-        .iter()
-        .find(|bundle| bundle["metadata"]["name"] == "outrider-trust-bundle");
-    assert_eq!(left, None);
-    Ok(())
+    let mut left = Vec::new();
+    until("nothing of it is left", PATIENCE, || {
+        left = of_outrider(cluster)?;
+        Ok(left.is_empty())
+    })
+    .with_context(|| format!("{left:?}"))
+}
+
+/// Everything in the cluster that is named after it, or is in its namespace.
+fn of_outrider(cluster: &Cluster) -> Result<Vec<String>> {
+    let kinds = "customresourcedefinitions,mutatingwebhookconfigurations,validatingwebhookconfigurations,\
+                 clusterroles,clusterrolebindings,roles,rolebindings,leases,secrets,configmaps,\
+                 serviceaccounts,services,deployments,pods,namespaces,xmeshes";
+    let all = cluster.read(&[kinds, "--all-namespaces"])?;
+    let all = all["items"].as_array().context("a list")?.iter();
+    // A node may be named so.
+    let all = all.filter(|item| item["metadata"]["namespace"] != "kube-node-lease");
+    let names = all.map(|item| {
+        let (kind, metadata) = (&item["kind"], &item["metadata"]);
+        format!("{kind} {} {}", metadata["namespace"], metadata["name"])
+    });
+    Ok(names.filter(|name| name.contains("outrider")).collect())
 }
