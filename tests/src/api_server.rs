@@ -4,16 +4,17 @@
 //! It listens on loopback only, with roles enforced; the programs are those of `tests/kubernetes`.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::ports::free_port;
 use crate::process::{Finished, Process, command, run, run_with_input};
-use crate::programs::{self, root};
+use crate::programs::{self, outrider, root};
 use crate::wait::eventually;
 
 /// What one look or change may take while the machine has much else to do.
@@ -119,6 +120,31 @@ impl ApiServer {
     pub fn read(&self, line: &str) -> Result<Value> {
         let json = self.kubectl(&format!("get --output json {line}"), "")?;
         serde_json::from_str(&json).with_context(|| format!("kubectl get gave {json}"))
+    }
+
+    /// Registers the validating webhook as it is installed, but by its address: there are no Services
+    /// here. Returns when it is asked, which takes a control plane that leads.
+    pub fn register_validator(&self, webhook: SocketAddr) -> Result<()> {
+        let mut install = command(&outrider()?)?;
+        let printed = run(install.args(["install", "--crds", "none"]), LIMIT)?.success()?;
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&printed.stdout)?;
+        let is_it = |object: &Value| object["kind"] == "ValidatingWebhookConfiguration";
+        let mut configuration = objects.into_iter().find(is_it).context("a validator")?;
+        let webhooks = configuration["webhooks"].as_array_mut();
+        for each in webhooks.context("webhooks")? {
+            each["clientConfig"] = json!({"url": format!("https://{webhook}/validate")});
+        }
+        self.kubectl("apply --filename -", &configuration.to_string())?;
+        let pointless = json!({
+            "apiVersion": "outrider.mesh/v1alpha1", "kind": "AuthorizationPolicy",
+            "metadata": {"name": "is-it-asked", "namespace": "default"},
+            "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "nowhere"}], "rules": [{}]},
+        });
+        eventually("the validator is asked", LIMIT, || {
+            let dry = "create --dry-run=server --filename -";
+            let told = self.try_kubectl(dry, &pointless.to_string())?.stderr;
+            Ok(told.contains("there is no Service").then_some(()))
+        })
     }
 
     /// What `helm` wrote. Fails unless it exits with 0.

@@ -24,6 +24,7 @@ const RECOVERED: Duration = Duration::from_secs(60);
 /// A control plane behind a proxy that can be told to fail.
 pub(crate) struct Watched {
     admin: u16,
+    webhook: u16,
     process: Process,
     faults: FaultyServer,
     _plain: Process,
@@ -68,20 +69,22 @@ impl Watched {
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         });
         std::fs::write(&kubeconfig, config.to_string())?;
-        let admin = free_port()?;
+        let (admin, webhook) = (free_port()?, free_port()?);
         let mut start = command(&outrider()?)?;
         start
             .args(["control-plane", "--kubernetes"])
+            .args(["--webhook-name", "127.0.0.1"])
             .env("KUBECONFIG", &kubeconfig);
         for (option, port) in [
             ("--listen", free_port()?),
             ("--admin", admin),
-            ("--webhook", free_port()?),
+            ("--webhook", webhook),
         ] {
             start.args([option, &format!("127.0.0.1:{port}")]);
         }
         Ok(Self {
             admin,
+            webhook,
             process: Process::start("control-plane", folder.path(), &mut start)?,
             faults,
             _plain: proxy,
@@ -332,13 +335,20 @@ fn an_api_server_that_refuses_takes_the_lead_only_while_it_does() -> Result<()> 
 }
 
 #[test]
-fn a_thousand_policies_at_once_are_a_few_versions() -> Result<()> {
+fn a_thousand_policies_at_once_are_judged_and_are_a_few_versions() -> Result<()> {
     let watched = Watched::start()?;
+    watched.api.register_validator(local(watched.webhook))?;
     watched.run("billing-1", "billing", "10.244.0.7")?;
     let applied = || -> Result<f64> {
         let name = "outrider_control_plane_config_reloads_total";
         Ok(Metrics::scrape(watched.admin)?.sum(name, &[("result", "applied")]))
     };
+    let judged = || -> Result<f64> {
+        let name = "outrider_control_plane_webhook_reviews_total";
+        let labels = [("webhook", "validate"), ("result", "allowed")];
+        Ok(Metrics::scrape(watched.admin)?.sum(name, &labels))
+    };
+    let judged_before = judged()?;
     let (before, start) = (applied()?, std::time::Instant::now());
     let policies: Vec<Value> = (0..1000)
         .map(|number| policy(&format!("p-{number}")))
@@ -351,6 +361,7 @@ fn a_thousand_policies_at_once_are_a_few_versions() -> Result<()> {
     let (_, body) = watched.get("/programmed")?;
     let all: Value = serde_json::from_str(&body)?;
     assert_eq!(all.as_object().map(serde_json::Map::len), Some(1000));
+    ensure!(judged()? - judged_before >= 1000.0, "some were not judged");
     // At most one in 100 ms.
     let most = start.elapsed().as_secs_f64() * 10.0 + 2.0;
     let reloads = applied()? - before;

@@ -78,23 +78,24 @@ pub(crate) fn fold(
     beside: Beside<'_>,
     memo: &mut Memo,
 ) -> Result<Mesh, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let objects = memo.sorting.sort(shelves, &mut problems);
-    let settings = settings(&objects, beside, &mut problems);
-    let endpoints = beside.endpoints.cloned().unwrap_or_default();
-    let checked = memo.check(&objects, &settings, &endpoints, &mut problems);
-    problems.sort_by(|a, b| a.location.cmp(&b.location));
+    let (read, problems) = memo.read(shelves, beside);
     let (warnings, errors): (Vec<_>, Vec<_>) = problems
         .into_iter()
         .partition(|problem| problem.is_warning() || beside.tolerated.contains(&problem.cause));
     if !errors.is_empty() {
         return Err(errors);
     }
+    let Read {
+        objects,
+        settings,
+        checked,
+    } = read;
     let trust = match beside.trust {
         Some(trust) => trust.clone(),
         None => nobody(&objects, settings.trust_domain.clone())?,
     };
     let presences = memo.presences(&objects, &checked, &settings);
+    let endpoints = beside.endpoints.cloned().unwrap_or_default();
     Ok(Mesh {
         workloads: memo.workloads(&presences, &checked, &settings, trust),
         destinations: memo.destinations(&objects, &presences, &checked, &endpoints),
@@ -108,6 +109,19 @@ pub(crate) fn fold(
     })
 }
 
+/// All that [`fold`] finds wrong, warnings too. No mesh is made: it costs what is different from the
+/// objects that `memo` saw before.
+pub(crate) fn check(shelves: &Shelves, beside: Beside<'_>, memo: &mut Memo) -> Vec<Problem> {
+    memo.read(shelves, beside).1
+}
+
+/// What the objects say.
+struct Read {
+    objects: Objects,
+    settings: Settings,
+    checked: Checked,
+}
+
 /// What the objects mean together, if nothing is wrong.
 struct Checked {
     ground: Shared<Ground>,
@@ -118,6 +132,31 @@ struct Checked {
 }
 
 impl Memo {
+    /// One that knows what this one has made of Services and workloads alone. Cheap.
+    pub(crate) fn of_ground(&self) -> Self {
+        Self {
+            sorting: self.sorting.of_ground(),
+            ground: self.ground.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// And all that is wrong, by its place.
+    fn read(&mut self, shelves: &Shelves, beside: Beside<'_>) -> (Read, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let objects = self.sorting.sort(shelves, &mut problems);
+        let settings = settings(&objects, beside, &mut problems);
+        let endpoints = beside.endpoints.cloned().unwrap_or_default();
+        let checked = self.check(&objects, &settings, &endpoints, &mut problems);
+        problems.sort_by(|a, b| a.location.cmp(&b.location));
+        let read = Read {
+            objects,
+            settings,
+            checked,
+        };
+        (read, problems)
+    }
+
     fn check(
         &mut self,
         objects: &Objects,

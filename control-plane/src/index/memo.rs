@@ -83,6 +83,12 @@ impl<I, T, const KEPT: usize> Default for Stage<I, T, KEPT> {
     }
 }
 
+impl<I: Clone, T, const KEPT: usize> Clone for Stage<I, T, KEPT> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
 impl<I: PartialEq, T, const KEPT: usize> Stage<I, T, KEPT> {
     /// What `make` makes of `inputs`, of which alone it may depend.
     pub(super) fn of(&mut self, inputs: I, make: impl FnOnce(&mut Vec<Problem>) -> T) -> Made<T> {

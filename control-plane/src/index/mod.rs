@@ -40,7 +40,7 @@ use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
 pub(crate) use self::endpoints::Endpoints;
-pub(crate) use self::fold::{Memo, fold};
+pub(crate) use self::fold::{Memo, check, fold};
 use self::ground::Ground;
 use self::instances::AddressTable;
 use self::limits::Limits;

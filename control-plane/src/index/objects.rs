@@ -46,6 +46,15 @@ pub(super) struct Sorting {
 }
 
 impl Sorting {
+    /// One that knows what this one has made of Services and workloads.
+    pub(super) fn of_ground(&self) -> Self {
+        Self {
+            services: self.services.clone(),
+            workloads: self.workloads.clone(),
+            ..Self::default()
+        }
+    }
+
     /// What is given twice is a problem of the second.
     pub(super) fn sort(&mut self, shelves: &Shelves, problems: &mut Vec<Problem>) -> Objects {
         let config = once(&mut self.configs, &shelves.configs, problems, config);

@@ -5,6 +5,8 @@ use outrider_api::manifest::{Location, Object};
 
 use super::memo::Shared;
 
+const SHELVES: usize = 8;
+
 /// All objects. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shelves {
@@ -45,46 +47,77 @@ impl FromIterator<Object> for Shelf {
     }
 }
 
+impl Shelf {
+    /// Those of a namespace.
+    pub(crate) fn of_namespace(&self, namespace: &str) -> Self {
+        let objects = self.0.iter();
+        let is_there = |object: &&Object| object.metadata().namespace == namespace;
+        objects.filter(is_there).cloned().collect()
+    }
+
+    /// With `object` in the place of one of its kind and name.
+    fn with(&self, object: &Object) -> Self {
+        let new = object.metadata();
+        let is_other = |held: &&Object| {
+            let old = held.metadata();
+            held.kind() != object.kind()
+                || (&old.namespace, &old.name) != (&new.namespace, &new.name)
+        };
+        let others = self.0.iter().filter(is_other);
+        others.chain(std::iter::once(object)).cloned().collect()
+    }
+}
+
+impl Shelves {
+    /// With `object` in the place of one of its kind and name.
+    pub(crate) fn with(mut self, object: &Object) -> Self {
+        let shelf = &mut *self.all_mut()[number(object)];
+        *shelf = shelf.with(object);
+        self
+    }
+
+    /// By their numbers.
+    fn all_mut(&mut self) -> [&mut Shelf; SHELVES] {
+        [
+            &mut self.configs,
+            &mut self.services,
+            &mut self.accounts,
+            &mut self.workloads,
+            &mut self.policies,
+            &mut self.traffic,
+            &mut self.limits,
+            &mut self.routes,
+        ]
+    }
+}
+
 impl FromIterator<Object> for Shelves {
     fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
-        let mut first = None;
-        let mut lists: [Vec<Object>; 8] = Default::default();
+        let mut shelves = Self::default();
+        let mut lists: [Vec<Object>; SHELVES] = Default::default();
         for object in objects {
-            if first.is_none() {
-                first = Some(object.location(""));
+            if shelves.first.is_none() {
+                shelves.first = Some(object.location(""));
             }
-            let list = match &object {
-                Object::MeshConfig(_) => 0,
-                Object::Service(_) => 1,
-                Object::ServiceAccount(_) => 2,
-                Object::Workload(_) => 3,
-                Object::AuthorizationPolicy(_) => 4,
-                Object::TrafficPolicy(_) => 5,
-                Object::RateLimitPolicy(_) => 6,
-                Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TcpRoute(_) => 7,
-            };
-            lists[list].push(object);
+            lists[number(&object)].push(object);
         }
-        let [
-            configs,
-            services,
-            accounts,
-            workloads,
-            policies,
-            traffic,
-            limits,
-            routes,
-        ] = lists.map(Shelf::from_iter);
-        Self {
-            configs,
-            services,
-            accounts,
-            workloads,
-            policies,
-            traffic,
-            limits,
-            routes,
-            first,
+        for (shelf, list) in shelves.all_mut().into_iter().zip(lists) {
+            *shelf = list.into_iter().collect();
         }
+        shelves
+    }
+}
+
+/// Of the shelf on which an object is.
+fn number(object: &Object) -> usize {
+    match object {
+        Object::MeshConfig(_) => 0,
+        Object::Service(_) => 1,
+        Object::ServiceAccount(_) => 2,
+        Object::Workload(_) => 3,
+        Object::AuthorizationPolicy(_) => 4,
+        Object::TrafficPolicy(_) => 5,
+        Object::RateLimitPolicy(_) => 6,
+        Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TcpRoute(_) => 7,
     }
 }

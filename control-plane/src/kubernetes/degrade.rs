@@ -36,7 +36,7 @@ const ROUNDS: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Past {
     good: LastGood,
-    memo: Memo,
+    pub(super) memo: Memo,
 }
 
 /// What was good, of the objects that fall back to it.
@@ -106,6 +106,11 @@ pub(super) fn degrade(
     let message = format!("objects are bad in more ways than {ROUNDS} rounds could leave out");
     let problem = Problem::new(nowhere, "", message);
     (Err(vec![problem]), places.verdicts(&[]))
+}
+
+/// What is judged first: before anything is found wrong in what can be read.
+pub(super) fn readable(held: &Held) -> Shelves {
+    Places::new(held, &LastGood::new()).shelves()
 }
 
 /// What stands for each object.

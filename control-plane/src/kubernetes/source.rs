@@ -11,12 +11,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::cluster::{Cluster, Taken, Update};
-use super::degrade::{Past, Verdicts, degrade};
+use super::degrade::{Past, Verdicts, degrade, readable};
 use super::entries::Entries;
 use super::kinds::Kind;
 use super::{Context, Pods, watches};
 use crate::admin::Readiness;
-use crate::index::{Endpoints, Mesh};
+use crate::index::{Endpoints, Memo, Mesh, Shelves};
 use crate::source::Change;
 
 /// Changes that come within this of the last are taken together.
@@ -33,6 +33,7 @@ pub(crate) struct Source {
     held: watch::Sender<Option<Arc<Held>>>,
     meshed: watch::Sender<Arc<BTreeSet<String>>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
+    standing: watch::Sender<Arc<Standing>>,
     past: Arc<Mutex<Past>>,
 }
 
@@ -46,6 +47,8 @@ pub(crate) struct View {
     pub(crate) meshed: watch::Receiver<Arc<BTreeSet<String>>>,
     /// What was made of each object.
     pub(crate) verdicts: watch::Receiver<Arc<Verdicts>>,
+    /// What is applied.
+    pub(crate) standing: watch::Receiver<Arc<Standing>>,
 }
 
 /// All objects of the mesh at one moment.
@@ -59,7 +62,27 @@ pub(crate) struct Held {
     trust_domain: Option<TrustDomain>,
     past: Arc<Mutex<Past>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
-    judged: Mutex<Arc<Verdicts>>,
+    standing: watch::Sender<Arc<Standing>>,
+    judged: Mutex<Judged>,
+}
+
+/// What was made of it, when it was judged last.
+#[derive(Clone, Debug, Default)]
+struct Judged {
+    verdicts: Arc<Verdicts>,
+    standing: Arc<Standing>,
+}
+
+/// What is applied: what an object that is not stored yet is judged beside.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    /// Whatever can be read.
+    pub(crate) shelves: Shelves,
+    pub(crate) endpoints: Endpoints,
+    /// Whose identities these are, where no MeshConfig says it.
+    pub(crate) trust_domain: Option<TrustDomain>,
+    /// What was made of the Services and pods.
+    pub(crate) memo: Memo,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -70,8 +93,9 @@ impl Source {
     /// Watches begin at once.
     pub(crate) fn new(context: Context, readiness: watch::Sender<Readiness>) -> (Self, View) {
         let pods = Pods::new();
-        let (held, meshed, verdicts) = (
+        let (held, meshed, verdicts, standing) = (
             watch::Sender::new(None),
+            watch::Sender::default(),
             watch::Sender::default(),
             watch::Sender::default(),
         );
@@ -80,6 +104,7 @@ impl Source {
             held: held.subscribe(),
             meshed: watch::Sender::subscribe(&meshed),
             verdicts: watch::Sender::subscribe(&verdicts),
+            standing: watch::Sender::subscribe(&standing),
         };
         let (updates, watches) = watches::start(&context);
         let source = Self {
@@ -92,6 +117,7 @@ impl Source {
             held,
             meshed,
             verdicts,
+            standing,
             past: Arc::default(),
         };
         (source, view)
@@ -156,6 +182,7 @@ impl Source {
             trust_domain: self.context.trust_domain.clone(),
             past: Arc::clone(&self.past),
             verdicts: self.verdicts.clone(),
+            standing: self.standing.clone(),
             judged: Mutex::default(),
         });
         self.held.send_replace(Some(Arc::clone(&held)));
@@ -187,13 +214,24 @@ impl Held {
     /// settings cannot be known is an error.
     pub(crate) fn judge(&self, trust: Option<&TrustBundle>) -> Result<Mesh, Vec<Problem>> {
         let (mesh, verdicts) = degrade(self, trust);
-        *lock(&self.judged) = Arc::new(verdicts);
+        let standing = Standing {
+            shelves: readable(self),
+            endpoints: self.endpoints.clone(),
+            trust_domain: self.trust_domain.clone(),
+            memo: lock(&self.past).memo.of_ground(),
+        };
+        *lock(&self.judged) = Judged {
+            verdicts: Arc::new(verdicts),
+            standing: Arc::new(standing),
+        };
         mesh
     }
 
     /// What was judged last is applied, or refused: now the verdicts are true.
     pub(crate) fn settle(&self) {
-        self.verdicts.send_replace(Arc::clone(&lock(&self.judged)));
+        let Judged { verdicts, standing } = lock(&self.judged).clone();
+        self.verdicts.send_replace(verdicts);
+        self.standing.send_replace(standing);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -233,6 +271,7 @@ impl Held {
             trust_domain: before.and_then(|held| held.trust_domain.clone()),
             past: before.map_or_else(Arc::default, |held| Arc::clone(&held.past)),
             verdicts: watch::Sender::default(),
+            standing: watch::Sender::default(),
             judged: Mutex::default(),
         }
     }

@@ -120,7 +120,7 @@ pub(super) async fn webhooks(
         listener: bind(cluster.webhook).await.context("--webhook")?,
         names: webhook::names(&context.namespace, &cluster.webhook_name),
         settings: sidecars(cluster)?,
-        held: view.held,
+        standing: view.standing,
         authority: base.authority.follow(),
         leader,
         metrics: base.metrics.webhook.clone(),

@@ -19,7 +19,6 @@ use std::time::SystemTime;
 
 use kube::Client;
 use outrider_api::annotations::SidecarKind;
-use outrider_api::manifest::Object;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -30,7 +29,7 @@ use self::review::{Answer, Request, ReviewError};
 use crate::identity::Replacements;
 use crate::index::DEFAULT_TRUST_DOMAIN;
 use crate::inject::Settings;
-use crate::kubernetes;
+use crate::kubernetes::Standing;
 use crate::metrics::WebhookMetrics;
 
 pub use self::bundle::{MUTATING, VALIDATING};
@@ -38,9 +37,6 @@ pub use self::bundle::{MUTATING, VALIDATING};
 /// So many objects are judged at once: a thousand that are applied together must not keep the sidecars
 /// waiting.
 const JUDGES: usize = 2;
-
-/// What the source holds; absent until it has been read.
-type Held = watch::Receiver<Option<Arc<kubernetes::Held>>>;
 
 /// What the webhooks are made of.
 pub(crate) struct Parts {
@@ -50,7 +46,8 @@ pub(crate) struct Parts {
     pub(crate) names: Vec<ServerName<'static>>,
     /// What every sidecar gets; the trust domain is the authority's as soon as there is one.
     pub(crate) settings: Settings,
-    pub(crate) held: Held,
+    /// What is applied; nothing until it has been read.
+    pub(crate) standing: watch::Receiver<Arc<Standing>>,
     pub(crate) authority: Replacements,
     pub(crate) leader: watch::Receiver<bool>,
     pub(crate) metrics: WebhookMetrics,
@@ -69,7 +66,7 @@ impl Parts {
             serving: is_serving,
             webhooks: Webhooks(Arc::new(Shared {
                 settings: self.settings,
-                held: self.held,
+                standing: self.standing,
                 authority: self.authority.clone(),
                 events,
                 judges: Semaphore::new(JUDGES),
@@ -122,7 +119,7 @@ pub(crate) struct Webhooks(Arc<Shared>);
 
 struct Shared {
     settings: Settings,
-    held: Held,
+    standing: watch::Receiver<Arc<Standing>>,
     authority: Replacements,
     events: Events,
     judges: Semaphore,
@@ -204,19 +201,14 @@ impl Webhooks {
             .acquire()
             .await
             .map_err(|_| WebhookError::Unfinished)?;
-        let held = self.0.held.borrow().clone();
+        let standing = Arc::clone(&self.0.standing.borrow());
         let authority = self.0.authority.borrow().clone();
         let namespace = self.0.settings.namespace.clone();
         let judged = spawn_blocking(move || {
             let trust = authority.map(|authority| authority.trust_bundle());
-            let held = held.as_deref();
-            let objects = held.into_iter().flat_map(|held| held.entries.objects());
-            let objects: Vec<&Object> = objects.collect();
             let beside = validate::Beside {
-                held: &objects,
-                endpoints: held.map(|held| &held.endpoints),
+                standing: &standing,
                 trust: trust.as_ref(),
-                trust_domain: held.and_then(|held| held.trust_domain()),
                 namespace: &namespace,
             };
             validate::validate(&request, beside)

@@ -1,5 +1,6 @@
 //! How a control plane does that has much to do: many sidecars on their streams, a large mesh behind a
-//! real API server, endpoints that come and go, and policy that changes meanwhile.
+//! real API server, endpoints that come and go, and policy that changes meanwhile, judged before it is
+//! stored.
 //!
 //! `cargo bench -p mesh-tests --bench scale -- [--sidecars N] [--services N] …`; the control plane is the
 //! released `outrider`, or what `OUTRIDER_BIN` names.
@@ -27,7 +28,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::fleet::Fleet;
 use crate::objects::Cluster;
 use crate::plane::ControlPlane;
-use crate::report::{Churned, Report};
+use crate::report::{AtOnce, Churned, Report};
 
 /// What a control plane is measured with.
 #[derive(Debug, Clone, clap::Parser)]
@@ -57,6 +58,9 @@ struct Arguments {
     /// Seconds between two of them
     #[arg(long, default_value_t = 2)]
     pause: u64,
+    /// Further policies, which are applied all at once
+    #[arg(long, default_value_t = 1_000)]
+    at_once: u32,
 }
 
 /// Streams need a file each.
@@ -82,10 +86,13 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
     let cluster = Cluster::connect(&server.kubeconfig()).await?;
     say("making objects");
     cluster.make(arguments).await?;
+    let server = Arc::new(server);
     let mut plane = ControlPlane::start(&server.kubeconfig())?;
     let begun = Instant::now();
     plane.ready().await?;
     let ready = begun.elapsed();
+    let (registered, webhook) = (Arc::clone(&server), plane.webhook());
+    tokio::task::spawn_blocking(move || registered.register_validator(webhook)).await??;
     say("connecting sidecars");
     let bundle = cluster.authority().await?;
     let fleet = Fleet::connect(arguments, &bundle, plane.listen()).await?;
@@ -112,8 +119,32 @@ async fn measure(arguments: &Arguments) -> Result<Report> {
         before,
         after: plane.usage()?,
     });
+    if arguments.at_once > 0 {
+        say("applying many policies at once");
+        report.at_once(
+            at_once(arguments, &cluster, &fleet)
+                .await
+                .with_context(|| plane.log())?,
+        );
+    }
+    report.most(plane.usage()?.peak);
     churning.abort();
     Ok(report)
+}
+
+/// What every sidecar has acknowledged includes all that was there before it.
+async fn at_once(arguments: &Arguments, cluster: &Cluster, fleet: &Fleet) -> Result<AtOnce> {
+    let begun = Instant::now();
+    let each = cluster.apply_many(arguments).await?;
+    let applied = begun.elapsed();
+    let (last, of_last) = (arguments.policies + 1, Instant::now());
+    cluster.apply_policy(last).await?;
+    fleet.acknowledged(last, of_last).await?;
+    Ok(AtOnce {
+        each,
+        applied,
+        acknowledged: of_last.elapsed(),
+    })
 }
 
 /// One endpoint after the other is not ready, and ready again the next time. `changed` counts those that

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -133,6 +133,26 @@ impl Cluster {
 
     /// A policy about every pod, whose one rule has the number in its name.
     pub(crate) async fn apply_policy(&self, number: u32) -> Result<()> {
+        let every =
+            json!({"group": "", "kind": "Pod", "selector": {"matchLabels": {"mesh": "yes"}}});
+        self.apply("all", &every, &rule(number)).await
+    }
+
+    /// As many policies as are asked for, each about a Service, as fast as they are taken; how long each
+    /// took.
+    pub(crate) async fn apply_many(&self, arguments: &Arguments) -> Result<Vec<Duration>> {
+        let applied = stream::iter(0..arguments.at_once).map(|number| async move {
+            let called = service(number as usize % arguments.services.max(1));
+            let target = json!({"group": "", "kind": "Service", "name": called});
+            let begun = Instant::now();
+            let name = format!("one-of-many-{number}");
+            self.apply(&name, &target, &name).await?;
+            anyhow::Ok(begun.elapsed())
+        });
+        applied.buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    async fn apply(&self, name: &str, target: &Value, rule: &str) -> Result<()> {
         let kind = GroupVersionKind::gvk("outrider.mesh", "v1alpha1", "AuthorizationPolicy");
         let resource = ApiResource::from_gvk_with_plural(&kind, "authorizationpolicies");
         let api: Api<DynamicObject> =
@@ -140,16 +160,16 @@ impl Cluster {
         let policy = json!({
             "apiVersion": "outrider.mesh/v1alpha1",
             "kind": "AuthorizationPolicy",
-            "metadata": {"name": "all"},
+            "metadata": {"name": name},
             "spec": {
-                "targetRefs": [{"group": "", "kind": "Pod", "selector": {"matchLabels": {"mesh": "yes"}}}],
-                "rules": [{"name": rule(number), "sources": [
+                "targetRefs": [target],
+                "rules": [{"name": rule, "sources": [
                     {"type": "ServiceAccount", "serviceAccount": {"name": service(0)}}]}],
             },
         });
         let params = PatchParams::apply("mesh-scale").force();
-        let applied = api.patch("all", &params, &Patch::Apply(&policy)).await;
-        applied.context("the policy was not applied")?;
+        let applied = api.patch(name, &params, &Patch::Apply(&policy)).await;
+        applied.with_context(|| format!("the policy {name} was not applied"))?;
         Ok(())
     }
 

@@ -19,6 +19,7 @@ pub(crate) struct ControlPlane {
     process: Process,
     listen: SocketAddr,
     admin: SocketAddr,
+    webhook: SocketAddr,
     _folder: TempDir,
 }
 
@@ -53,18 +54,25 @@ impl ControlPlane {
             .arg(admin.to_string())
             .arg("--webhook")
             .arg(webhook.to_string())
+            .args(["--webhook-name", "127.0.0.1"])
             .env("KUBECONFIG", kubeconfig);
         let process = Process::start("control-plane", folder.path(), &mut start)?;
         Ok(Self {
             process,
             listen,
             admin,
+            webhook,
             _folder: folder,
         })
     }
 
     pub(crate) fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// Where it judges policy.
+    pub(crate) fn webhook(&self) -> SocketAddr {
+        self.webhook
     }
 
     pub(crate) async fn ready(&mut self) -> Result<()> {

@@ -20,6 +20,19 @@ pub(crate) struct Report {
     each: Vec<Duration>,
     /// Until the last sidecar had acknowledged a policy.
     all: Vec<Duration>,
+    at_once: Option<AtOnce>,
+    /// Memory of the control plane, bytes.
+    most: u64,
+}
+
+/// Many policies, applied at once.
+pub(crate) struct AtOnce {
+    /// Until the API server had taken each.
+    pub(crate) each: Vec<Duration>,
+    /// Until it had taken all.
+    pub(crate) applied: Duration,
+    /// From then until every sidecar had acknowledged them.
+    pub(crate) acknowledged: Duration,
 }
 
 /// While endpoints changed and policy was applied.
@@ -46,6 +59,8 @@ impl Report {
             churned: None,
             each: Vec::new(),
             all: Vec::new(),
+            at_once: None,
+            most: at_rest.peak,
         }
     }
 
@@ -58,13 +73,17 @@ impl Report {
         self.churned = Some(churned);
     }
 
-    fn most(&self) -> u64 {
-        let churned = self.churned.as_ref();
-        churned.map_or(self.at_rest.peak, |churned| churned.after.peak)
+    pub(crate) fn at_once(&mut self, at_once: AtOnce) {
+        self.at_once = Some(at_once);
+    }
+
+    /// The most memory that the control plane ever had, bytes.
+    pub(crate) fn most(&mut self, most: u64) {
+        self.most = most;
     }
 
     pub(crate) fn is_good(&self) -> bool {
-        quantile(&self.all, 0.99) < SLOWEST && self.most() < MOST
+        quantile(&self.all, 0.99) < SLOWEST && self.most < MOST
     }
 
     pub(crate) fn text(&self) -> String {
@@ -95,20 +114,32 @@ impl Report {
             let cpu = format!("{cpu:.1} s in {time:.1} s ({share:.0} % of a core)");
             lines.push(row("processor", cpu));
         }
-        let most = format!("{} (mark: under {})", mib(self.most()), mib(MOST));
+        let most = format!("{} (mark: under {})", mib(self.most), mib(MOST));
         lines.push(row("most memory ever", most));
         for (what, taken) in [("one sidecar", &self.each), ("all sidecars", &self.all)] {
-            let [half, most, slowest] = [0.5, 0.9, 0.99].map(|share| quantile(taken, share));
-            lines.push(row(
-                &format!("acknowledged by {what}"),
-                format!("p50 {half:.2?}, p90 {most:.2?}, p99 {slowest:.2?}"),
-            ));
+            lines.push(row(&format!("acknowledged by {what}"), quantiles(taken)));
         }
         lines.push(row(
             "mark",
             format!("p99 of all sidecars under {SLOWEST:?}"),
         ));
+        lines.extend(self.at_once.iter().flat_map(AtOnce::lines));
         lines.join("\n") + "\n"
+    }
+}
+
+impl AtOnce {
+    fn lines(&self) -> [String; 4] {
+        let (applied, acknowledged) = (self.applied, self.acknowledged);
+        [
+            format!("{} policies at once:", self.each.len()),
+            row("taken", format!("all after {applied:.1?}")),
+            row("each taken after", quantiles(&self.each)),
+            row(
+                "acknowledged by all sidecars",
+                format!("{acknowledged:.2?} after the last was taken"),
+            ),
+        ]
     }
 }
 
@@ -128,6 +159,11 @@ fn load() -> String {
 
 fn row(what: &str, value: impl std::fmt::Display) -> String {
     format!("  {what:<28} {value}")
+}
+
+fn quantiles(taken: &[Duration]) -> String {
+    let [half, most, slowest] = [0.5, 0.9, 0.99].map(|share| quantile(taken, share));
+    format!("p50 {half:.2?}, p90 {most:.2?}, p99 {slowest:.2?}")
 }
 
 fn quantile(taken: &[Duration], share: f64) -> Duration {

@@ -11,7 +11,7 @@ use outrider_certs::spiffe::TrustDomain;
 use proptest::prelude::*;
 
 use super::*;
-use crate::index::{Beside, Endpoints, Memo, Shared, Shelves, WorkloadName, fold};
+use crate::index::{Beside, Endpoints, Memo, Shared, Shelves, WorkloadName, check, fold};
 
 const WORKLOAD: &str = "{apiVersion: outrider.mesh/v1alpha1, kind: Workload, metadata: ";
 const SERVICE: &str = "{apiVersion: v1, kind: Service, metadata: ";
@@ -230,6 +230,9 @@ proptest! {
                 (Err(now), Err(anew)) => prop_assert_eq!(now, anew),
                 (now, anew) => prop_assert!(false, "{:?}\n{:?}", now.err(), anew.err()),
             }
+            let now = check(&shelves, beside, &mut memo.of_ground());
+            let anew = check(&shelves, beside, &mut Memo::default());
+            prop_assert_eq!(now, anew);
         }
     }
 }
@@ -263,4 +266,24 @@ fn what_a_change_does_not_touch_is_the_very_same() {
         &before.addresses()[&address],
         &after.addresses()[&address]
     ));
+}
+
+#[test]
+fn what_services_and_pods_mean_is_lent() {
+    let choices = objects();
+    let first =
+        |choice: &Vec<Option<String>>| choice.iter().flatten().next().map(|text| parsed(text));
+    let held: Shelves = choices.iter().filter_map(first).collect();
+    let (mut memo, endpoints) = (Memo::default(), Endpoints::default());
+    let beside = Beside {
+        endpoints: Some(&endpoints),
+        ..Beside::default()
+    };
+    let mesh = fold(&held, beside, &mut memo).unwrap();
+    let other = Shelves {
+        policies: Default::default(),
+        ..held
+    };
+    let other = fold(&other, beside, &mut memo.of_ground()).unwrap();
+    assert!(mesh.ground == other.ground && mesh.policies != other.policies);
 }
