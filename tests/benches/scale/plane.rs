@@ -55,6 +55,8 @@ impl ControlPlane {
             .arg("--webhook")
             .arg(webhook.to_string())
             .args(["--webhook-name", "127.0.0.1"])
+            // As it is installed.
+            .env("MALLOC_ARENA_MAX", "2")
             .env("KUBECONFIG", kubeconfig);
         let process = Process::start("control-plane", folder.path(), &mut start)?;
         Ok(Self {
