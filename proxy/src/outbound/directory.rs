@@ -128,7 +128,8 @@ impl Directory {
         if let Some(service) = slot.current() {
             return Ok(service);
         }
-        match slot.answered().await? {
+        slot.answered().await?;
+        match slot.news() {
             DestinationState::Pending | DestinationState::Invalid => {
                 Err(Refusal::DestinationUnresolved)
             }
@@ -138,9 +139,9 @@ impl Directory {
                 Err(Refusal::UnknownDestination)
             }
             DestinationState::Ready(destination) => {
-                let is_new = slot.service.borrow().is_none();
+                let known = slot.service.borrow().clone();
                 let service = slot.compile(&destination, caller);
-                if is_new {
+                if known.is_none_or(|known| !Rc::ptr_eq(&known.state, &service.state)) {
                     self.states.borrow_mut().push(Rc::clone(&service.state));
                 }
                 Ok(service)
@@ -184,7 +185,7 @@ impl Slot {
         matches!(&*self.state.borrow().borrow(), DestinationState::Missing)
     }
 
-    /// What is known, once anything is.
+    /// What is known, once anything is. It stays news to whoever compiles it.
     async fn answered(&self) -> Result<DestinationState, Refusal> {
         self.used.set(Instant::now());
         let mut state = self.state.borrow().clone();
@@ -193,7 +194,12 @@ impl Slot {
         answer
             .map_err(|_| Refusal::DestinationUnresolved)?
             .map_err(|_| Refusal::Draining)?;
-        Ok(self.state.borrow_mut().borrow_and_update().clone())
+        Ok(self.state.borrow().borrow().clone())
+    }
+
+    /// What is known, which is to be compiled now.
+    fn news(&self) -> DestinationState {
+        self.state.borrow_mut().borrow_and_update().clone()
     }
 
     fn compile(&self, destination: &Arc<Destination>, caller: Caller<'_>) -> Rc<Service> {
@@ -205,7 +211,9 @@ impl Slot {
         {
             return Rc::clone(service);
         }
-        let before = before.as_deref();
+        // Whoever has the address now may be another, about whom nothing is known yet.
+        let same = |before: &&Service| before.state.name == destination.service;
+        let before = before.as_deref().filter(same);
         let service = Service::compile(destination, &undeclared, caller, before);
         self.service.replace(Some(Rc::clone(&service)));
         service
@@ -250,9 +258,84 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
+    use outrider_api::model::Endpoint;
     use outrider_api::model::traffic::TrafficSettings;
 
     use super::*;
+    use crate::telemetry::edge::Party;
+    use crate::tls::ClientTls;
+
+    /// A workload by itself.
+    fn instance(account: &str) -> DestinationState {
+        let id = format!("spiffe://cluster.local/ns/shop/sa/{account}");
+        let endpoint = Endpoint {
+            namespace: "shop".to_owned(),
+            workload: format!("{account}-1"),
+            app: account.to_owned(),
+            zone: None,
+            id: id.parse().expect("an identity"),
+            mesh_address: "10.244.0.7:15008".parse().expect("an address"),
+            target_ports: Vec::new(),
+        };
+        DestinationState::Ready(Arc::new(Destination {
+            service: ServiceName::new("shop", account).expect("a name"),
+            ports: Vec::new(),
+            endpoints: vec![endpoint],
+            routes: Vec::new(),
+            traffic: TrafficSettings::default(),
+            any_port: true,
+        }))
+    }
+
+    /// Each connection asks whose its address is, and only then for what is compiled.
+    #[tokio::test]
+    async fn an_address_is_that_of_whoever_has_it_now() {
+        let directory = Directory::new(mpsc::channel(1).0);
+        let address = IpAddr::from([10, 244, 0, 7]);
+        let (told, state) = watch::channel(instance("before"));
+        let subject = Subject::Address(address);
+        let slot = Rc::new(Slot::new(subject.clone(), state));
+        directory
+            .slots
+            .borrow_mut()
+            .insert(subject, Rc::clone(&slot));
+        let (metrics, party) = (Arc::new(Metrics::new().expect("metrics")), Party::unknown());
+        let tls = Rc::new(ClientTls::new(watch::channel(None).1));
+        let caller = Caller {
+            metrics: &metrics,
+            tls: &tls,
+            party: &party,
+            zone: None,
+        };
+        let connected = async || {
+            let owner = directory.owner(address).await.expect("it is answered");
+            assert!(matches!(owner, Owner::Instance(_)), "{owner:?}");
+            match slot.current() {
+                Some(service) => service,
+                None => {
+                    let compiled = directory.service(&slot, caller).await;
+                    compiled.expect("it is compiled")
+                }
+            }
+        };
+        let before = connected().await;
+        let open = before
+            .state
+            .usage
+            .request(&before.traffic().limits)
+            .expect("room");
+        assert!(Rc::ptr_eq(&before, &connected().await), "nothing is new");
+
+        told.send_replace(instance("after"));
+        let after = connected().await;
+        let expected = "spiffe://cluster.local/ns/shop/sa/after";
+        assert_eq!(after.endpoints()[0].model.id.to_string(), expected);
+        assert_eq!(after.state.name.label(), "shop/after");
+        // What is open to the one before is none of its business.
+        assert_eq!(after.state.usage.requests(), (0, 0));
+        assert_eq!(directory.states.borrow().len(), 2);
+        drop(open);
+    }
 
     #[test]
     fn what_is_used_is_not_let_go() {
