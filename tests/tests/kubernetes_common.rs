@@ -8,19 +8,30 @@ use serde_json::{Value, json};
 
 /// Waits until the policy's status says that all of these sidecars enforce it.
 pub(crate) fn enforced(namespace: &Namespace, policy: &str, sidecars: usize) -> Result<()> {
-    let expected = format!("{sidecars} of {sidecars} sidecars");
-    namespace.eventually(
-        "the policy is enforced",
-        &["authorizationpolicy", policy],
-        |policy| {
-            let conditions = policy["status"]["ancestors"][0]["conditions"].as_array()?;
-            let programmed = conditions
-                .iter()
-                .find(|condition| condition["type"] == "Programmed")?;
-            let said = programmed["message"].as_str()?;
-            (programmed["status"] == "True" && said.contains(&expected)).then_some(())
-        },
-    )
+    programmed(namespace, "authorizationpolicy", policy, sidecars)
+}
+
+/// Waits until the status of a policy says that all of these sidecars go by what is written in it now.
+pub(crate) fn programmed(
+    namespace: &Namespace,
+    kind: &str,
+    policy: &str,
+    sidecars: usize,
+) -> Result<()> {
+    let what = format!("the {kind} is programmed");
+    namespace.eventually(&what, &[kind, policy], |policy| {
+        let generation = &policy["metadata"]["generation"];
+        let message = format!("{sidecars} of {sidecars} sidecars at generation {generation}");
+        let ancestor = &policy["status"]["ancestors"][0];
+        let mut conditions = ancestor["conditions"].as_array()?.iter();
+        let programmed = conditions.find(|condition| condition["type"] == "Programmed")?;
+        let is_so = programmed["status"] == "True"
+            && programmed["reason"] == "Programmed"
+            && programmed["message"] == message
+            && programmed["observedGeneration"] == *generation
+            && ancestor["controllerName"] == "outrider.mesh/control-plane";
+        is_so.then_some(())
+    })
 }
 
 /// `kubectl apply`, with what it says; waits until the webhook is known to the API server.
@@ -40,19 +51,42 @@ pub(crate) fn try_apply(namespace: &Namespace, yaml: &str, options: &[&str]) -> 
 
 /// What `curl -i` says of a path of the Service `web`.
 pub(crate) fn call(namespace: &Namespace, pod: &str, path: &str) -> Result<String> {
-    let answer = namespace.exec(
-        &format!("{pod}/client"),
-        &[
-            "/usr/bin/curl",
-            "--silent",
-            "--include",
-            "--max-time",
-            "10",
-            &format!("http://web{path}"),
-        ],
-    )?;
+    get(namespace, pod, &[&format!("http://web{path}")])
+}
+
+/// What `curl -i` says in a pod, once the name that it is given is known to the cluster's DNS.
+pub(crate) fn get(namespace: &Namespace, pod: &str, arguments: &[&str]) -> Result<String> {
+    const UNKNOWN_HOST: i32 = 6;
+    let curl = ["/usr/bin/curl", "--silent", "--include", "--max-time", "10"];
+    let curl = [&curl[..], arguments].concat();
+    let finished = eventually("the name is known", PATIENCE, || {
+        let finished = namespace.try_exec(&format!("{pod}/client"), &curl)?;
+        let is_known = finished.status.code() != Some(UNKNOWN_HOST);
+        Ok(is_known.then_some(finished))
+    })?;
+    let answer = finished.success()?.stdout;
     ensure!(!answer.is_empty(), "an answer");
     Ok(answer)
+}
+
+/// Whoever asked was let in by nobody's policy, and is told so.
+pub(crate) fn assert_denied(answer: &str) {
+    assert_refused(answer, 403, "http_request_denied", "authorization_denied");
+}
+
+/// A sidecar has answered, with this status, type of error (RFC 9209) and reason. It may say what became
+/// of retries besides.
+pub(crate) fn assert_refused(answer: &str, status: u16, error: &str, reason: &str) {
+    let first = format!("HTTP/1.1 {status} ");
+    assert!(answer.starts_with(&first), "expected {status}: {answer}");
+    let why = format!("Proxy-Status: outrider; error={error}; details=\"{reason}\"");
+    assert!(
+        answer
+            .lines()
+            .filter_map(|line| line.strip_prefix(&why))
+            .any(|rest| rest.is_empty() || rest.starts_with("; ")),
+        "expected {why}: {answer}"
+    );
 }
 
 /// A Deployment of two that says hello, and its Service.
@@ -62,11 +96,6 @@ pub(crate) fn web() -> String {
 
 /// The same, whose pods have these annotations.
 pub(crate) fn web_with(annotations: &Value) -> String {
-    let nginx = "daemon off; error_log stderr; pid /tmp/nginx.pid; events {} http { access_log off; \
-                 client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; \
-                 uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; \
-                 server { listen 8080; location / { return 200 'hello'; } } }";
-    let command = format!("printf '%s' \"{nginx}\" >/tmp/c && exec /usr/sbin/nginx -c /tmp/c");
     let deployment = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -76,14 +105,7 @@ pub(crate) fn web_with(annotations: &Value) -> String {
             "selector": {"matchLabels": {"app": "web"}},
             "template": {
                 "metadata": {"labels": {"app": "web"}, "annotations": annotations},
-                "spec": {"containers": [{
-                    "name": "web",
-                    "image": TOOLS,
-                    "imagePullPolicy": "Never",
-                    "command": ["/bin/sh", "-ec", command],
-                    "ports": [{"name": "http", "containerPort": 8080}],
-                    "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
-                }]},
+                "spec": {"containers": [nginx("location / { return 200 'hello'; }")]},
             },
         },
     });
@@ -99,8 +121,40 @@ pub(crate) fn web_with(annotations: &Value) -> String {
     documents(&[deployment, service])
 }
 
+/// A container of an nginx with these locations, which is ready when `/` is answered.
+pub(crate) fn nginx(locations: &str) -> Value {
+    let configuration = format!(
+        "daemon off; error_log stderr; pid /tmp/nginx.pid; events {{}} http {{ access_log off; \
+         client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; \
+         uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; default_type text/plain; \
+         server {{ listen 8080; {locations} }} }}"
+    );
+    let command = "printf '%s' \"$CONFIGURATION\" >/tmp/c && exec /usr/sbin/nginx -c /tmp/c";
+    json!({
+        "name": "web",
+        "image": TOOLS,
+        "imagePullPolicy": "Never",
+        "command": ["/bin/sh", "-ec", command],
+        "env": [{"name": "CONFIGURATION", "value": configuration}],
+        "ports": [{"name": "http", "containerPort": 8080}],
+        "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1},
+    })
+}
+
 /// A ServiceAccount, and a pod of it to call from.
 pub(crate) fn client(name: &str) -> String {
+    client_beside(name, &[])
+}
+
+/// The same, with further containers beside it.
+pub(crate) fn client_beside(name: &str, containers: &[Value]) -> String {
+    let client = json!({
+        "name": "client",
+        "image": TOOLS,
+        "imagePullPolicy": "Never",
+        "command": ["/bin/sleep", "1000000"],
+    });
+    let containers = [&[client], containers].concat();
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
     let pod = json!({
         "apiVersion": "v1",
@@ -109,12 +163,7 @@ pub(crate) fn client(name: &str) -> String {
         "spec": {
             "serviceAccountName": name,
             "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "client",
-                "image": TOOLS,
-                "imagePullPolicy": "Never",
-                "command": ["/bin/sleep", "1000000"],
-            }],
+            "containers": containers,
         },
     });
     documents(&[account, pod])
@@ -122,12 +171,17 @@ pub(crate) fn client(name: &str) -> String {
 
 /// Lets the ServiceAccount `friend` call `web`.
 pub(crate) fn allow_friend() -> String {
+    allow_friend_to_call("web")
+}
+
+/// Lets the ServiceAccount `friend` call this Service: the policy has its name.
+pub(crate) fn allow_friend_to_call(service: &str) -> String {
     json!({
         "apiVersion": "outrider.mesh/v1alpha1",
         "kind": "AuthorizationPolicy",
-        "metadata": {"name": "web"},
+        "metadata": {"name": service},
         "spec": {
-            "targetRefs": [{"group": "", "kind": "Service", "name": "web"}],
+            "targetRefs": [{"group": "", "kind": "Service", "name": service}],
             "rules": [{
                 "name": "friend",
                 "sources": [{"type": "ServiceAccount", "serviceAccount": {"name": "friend"}}],
@@ -138,7 +192,7 @@ pub(crate) fn allow_friend() -> String {
 }
 
 /// Several objects as one YAML.
-fn documents(objects: &[Value]) -> String {
+pub(crate) fn documents(objects: &[Value]) -> String {
     objects
         .iter()
         .map(Value::to_string)

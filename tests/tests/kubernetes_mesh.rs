@@ -11,7 +11,9 @@ use mesh_tests::kubernetes::{Cluster, GatewayApi, Namespace, PATIENCE};
 use mesh_tests::wait::until;
 use serde_json::{Value, json};
 
-use crate::kubernetes_common::{allow_friend, call, client, enforced, try_apply, web};
+use crate::kubernetes_common::{
+    allow_friend, assert_denied, assert_refused, call, client, enforced, programmed, try_apply, web,
+};
 
 /// Every pod has a sidecar, an identity, and is called as policy says.
 #[test]
@@ -40,20 +42,14 @@ fn a_policy_lets_in_whom_it_names_and_says_that_it_is_enforced() -> Result<()> {
     namespace.rolled_out("deployment/web")?;
     for pod in ["friend", "stranger"] {
         namespace.wait(&format!("pod/{pod}"), "Ready")?;
-        let refused = call(&namespace, pod, "/")?;
-        assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
-        assert!(
-            refused.contains("authorization_denied"),
-            "says why: {refused}"
-        );
+        assert_denied(&call(&namespace, pod, "/")?);
     }
 
     namespace.apply(&allow_friend())?;
     enforced(&namespace, "web", 2)?;
     let allowed = call(&namespace, "friend", "/")?;
     assert!(allowed.starts_with("HTTP/1.1 200"), "{allowed}");
-    let refused = call(&namespace, "stranger", "/")?;
-    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+    assert_denied(&call(&namespace, "stranger", "/")?);
 
     namespace.kubectl(&["delete", "authorizationpolicy", "web"])?;
     namespace.eventually("the policy is gone", &["authorizationpolicies"], |list| {
@@ -61,7 +57,74 @@ fn a_policy_lets_in_whom_it_names_and_says_that_it_is_enforced() -> Result<()> {
     })?;
     until("nobody is let in", Duration::from_secs(10), || {
         Ok(call(&namespace, "friend", "/")?.starts_with("HTTP/1.1 403"))
-    })
+    })?;
+    assert_denied(&call(&namespace, "friend", "/")?);
+    Ok(())
+}
+
+/// Their status counts whom they concern: who is called, or who calls.
+#[test]
+fn limits_and_settings_say_on_how_many_sidecars_they_are_in_force() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let namespace = outrider.meshed_namespace("settings")?;
+    namespace.apply(&web())?;
+    namespace.apply(&client("friend"))?;
+    namespace.apply(&allow_friend())?;
+    namespace.rolled_out("deployment/web")?;
+    namespace.wait("pod/friend", "Ready")?;
+    enforced(&namespace, "web", 2)?;
+    let answered = |status: u16| -> Result<String> {
+        let answer = call(&namespace, "friend", "/")?;
+        let first = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&first), "expected {status}: {answer}");
+        Ok(answer)
+    };
+    answered(200)?;
+
+    // One in an hour from each instance, of which there are two.
+    let limit = |requests: u32| {
+        let limits = json!([{"name": "few", "requests": requests, "interval": "1h"}]);
+        about_web("RateLimitPolicy", &json!({ "limits": limits }))
+    };
+    namespace.apply(&limit(1))?;
+    programmed(&namespace, "ratelimitpolicy", "web", 2)?;
+    let allowed = (0..10).map(|_| call(&namespace, "friend", "/"));
+    let answers: Vec<String> = allowed.collect::<Result<_>>()?;
+    let (allowed, refused): (Vec<_>, Vec<_>) = answers
+        .iter()
+        .partition(|answer| answer.starts_with("HTTP/1.1 200 "));
+    assert!((1..=2).contains(&allowed.len()), "{answers:#?}");
+    for refused in refused {
+        assert_refused(refused, 429, "http_request_denied", "rate_limited");
+    }
+    namespace.apply(&limit(1000))?;
+    programmed(&namespace, "ratelimitpolicy", "web", 2)?;
+    answered(200)?;
+
+    let faults = |percent: u32| {
+        let faults = json!([{"percent": percent, "abort": {"status": 418}}]);
+        about_web("TrafficPolicy", &json!({ "faults": faults }))
+    };
+    namespace.apply(&faults(100))?;
+    programmed(&namespace, "trafficpolicy", "web", 1)?;
+    let aborted = answered(418)?;
+    assert_refused(&aborted, 418, "proxy_internal_response", "fault_injected");
+    namespace.apply(&faults(0))?;
+    programmed(&namespace, "trafficpolicy", "web", 1)?;
+    answered(200)?;
+    Ok(())
+}
+
+/// A policy about the Service `web`, with these further fields.
+fn about_web(kind: &str, fields: &Value) -> String {
+    let mut policy = json!({
+        "apiVersion": "outrider.mesh/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": "web"},
+        "spec": fields,
+    });
+    policy["spec"]["targetRefs"] = json!([{"group": "", "kind": "Service", "name": "web"}]);
+    policy.to_string()
 }
 
 /// What has no meaning is refused with what was meant, and what has none yet is stored with a warning.
