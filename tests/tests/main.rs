@@ -40,6 +40,7 @@ mod kubernetes_install;
 mod kubernetes_kinds;
 mod kubernetes_mesh;
 mod kubernetes_replicas;
+mod kubernetes_reuse;
 mod kubernetes_services;
 mod kubernetes_sidecars;
 mod kubernetes_source;
