@@ -4,6 +4,7 @@
 mod alerts;
 mod definitions;
 mod helm;
+mod images;
 mod objects;
 mod rights;
 mod webhooks;
