@@ -1,6 +1,7 @@
 //! What tests of the installed mesh have in common: somebody who is called, and somebody who calls.
 
 use anyhow::{Result, ensure};
+use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::{Namespace, PATIENCE, TOOLS};
 use mesh_tests::process::Finished;
 use mesh_tests::wait::eventually;
@@ -32,6 +33,18 @@ pub(crate) fn programmed(
             && ancestor["controllerName"] == "outrider.mesh/control-plane";
         is_so.then_some(())
     })
+}
+
+/// A namespace in which `friend` may call `web`, and the sidecars of both know it.
+pub(crate) fn befriended(outrider: &Outrider, label: &str) -> Result<Namespace> {
+    let namespace = outrider.meshed_namespace(label)?;
+    namespace.apply(&web())?;
+    namespace.apply(&client("friend"))?;
+    namespace.apply(&allow_friend())?;
+    namespace.rolled_out("deployment/web")?;
+    namespace.wait("pod/friend", "Ready")?;
+    enforced(&namespace, "web", 2)?;
+    Ok(namespace)
 }
 
 /// `kubectl apply`, with what it says; waits until the webhook is known to the API server.

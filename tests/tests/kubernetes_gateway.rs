@@ -8,18 +8,12 @@ use mesh_tests::kubernetes::{GatewayApi, Namespace};
 use mesh_tests::wait::until;
 use serde_json::{Value, json};
 
-use crate::kubernetes_common::{allow_friend, call, client, enforced, try_apply, web};
+use crate::kubernetes_common::{befriended, call, try_apply};
 
 #[test]
 fn routes_are_in_force_and_say_so_when_their_kinds_come() -> Result<()> {
     let outrider = Outrider::installed()?;
-    let namespace = outrider.meshed_namespace("routes")?;
-    namespace.apply(&web())?;
-    namespace.apply(&client("friend"))?;
-    namespace.apply(&allow_friend())?;
-    namespace.rolled_out("deployment/web")?;
-    namespace.wait("pod/friend", "Ready")?;
-    enforced(&namespace, "web", 2)?;
+    let namespace = befriended(&outrider, "routes")?;
     let answer = call(&namespace, "friend", "/anything")?;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 

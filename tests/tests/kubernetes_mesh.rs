@@ -12,7 +12,8 @@ use mesh_tests::wait::until;
 use serde_json::{Value, json};
 
 use crate::kubernetes_common::{
-    allow_friend, assert_denied, assert_refused, call, client, enforced, programmed, try_apply, web,
+    allow_friend, assert_denied, assert_refused, befriended, call, client, enforced, programmed,
+    try_apply, web,
 };
 
 /// Every pod has a sidecar, an identity, and is called as policy says.
@@ -66,13 +67,7 @@ fn a_policy_lets_in_whom_it_names_and_says_that_it_is_enforced() -> Result<()> {
 #[test]
 fn limits_and_settings_say_on_how_many_sidecars_they_are_in_force() -> Result<()> {
     let outrider = Outrider::installed()?;
-    let namespace = outrider.meshed_namespace("settings")?;
-    namespace.apply(&web())?;
-    namespace.apply(&client("friend"))?;
-    namespace.apply(&allow_friend())?;
-    namespace.rolled_out("deployment/web")?;
-    namespace.wait("pod/friend", "Ready")?;
-    enforced(&namespace, "web", 2)?;
+    let namespace = befriended(&outrider, "settings")?;
     let answered = |status: u16| -> Result<String> {
         let answer = call(&namespace, "friend", "/")?;
         let first = format!("HTTP/1.1 {status} ");
