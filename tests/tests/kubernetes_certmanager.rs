@@ -51,6 +51,7 @@ fn an_authority_that_cert_manager_renews_is_followed() -> Result<()> {
     sidecar.is_well(&namespace)?;
     drop(sidecar);
 
+    replica.was_forbidden_nothing(&namespace)?;
     drop(replica);
     namespace.kubectl(&["delete", "pod", "one", "--wait"])?;
     let replica = Replica::start(&namespace, "one", &ARGUMENTS)?;
@@ -58,7 +59,8 @@ fn an_authority_that_cert_manager_renews_is_followed() -> Result<()> {
     replica.reaches("trust_anchors", 2.0)?;
     assert_eq!(issuer(&namespace, &replica, folder.path())?, new);
     assert_eq!(anchors(&namespace)?, 2);
-    only_cert_manager_wrote(&namespace)
+    only_cert_manager_wrote(&namespace)?;
+    replica.was_forbidden_nothing(&namespace)
 }
 
 #[test]
@@ -84,13 +86,14 @@ fn an_authority_that_cert_manager_renews_under_its_root_signs_at_once() -> Resul
     assert_eq!(bundle(&namespace)?, trusted);
     assert_eq!(replica.value("ca_rotation_step")?, 0.0);
     sidecar.is_well(&namespace)?;
-    only_cert_manager_wrote(&namespace)
+    only_cert_manager_wrote(&namespace)?;
+    replica.was_forbidden_nothing(&namespace)
 }
 
 /// A namespace for a control plane, with somebody who asks it for certificates.
 fn somebody() -> Result<Namespace> {
     let namespace = Cluster::shared()?.namespace("keeper")?;
-    prepare(&namespace)?;
+    prepare(&namespace, &["--ca-secret", NAME])?;
     accounts(&namespace, &["order"])?;
     namespace.apply(&pod("order", "order", "outrider-proxy"))?;
     namespace.wait("pod/order", "Ready")?;

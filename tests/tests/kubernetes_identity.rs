@@ -1,5 +1,6 @@
 //! Who a pod is, and whom it trusts: tokens that the cluster reviews, the authority in a Secret, its
-//! rotation, and the replica that does it. Each test has a control plane of its own, in its namespace.
+//! rotation, and the replica that does it. Each test has a control plane of its own, in its namespace, with
+//! the rights that are installed.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -43,7 +44,7 @@ fn assert_refused(replica: &Replica, answer: &Answer, code: &str, reason: &str) 
 fn a_token_gives_its_own_pod_its_own_identity_and_nobody_else_anything() -> Result<()> {
     let _turn = Outrider::absent()?;
     let namespace = Cluster::shared()?.namespace("identity")?;
-    prepare(&namespace)?;
+    prepare(&namespace, &[])?;
     accounts(&namespace, &["order", "billing"])?;
     for (name, account, container) in [
         ("order", "order", "outrider-proxy"),
@@ -132,7 +133,8 @@ fn a_token_gives_its_own_pod_its_own_identity_and_nobody_else_anything() -> Resu
     accounts(&namespace, &["order"])?;
     let answer = ask("order", &own)?;
     assert_refused(&replica, &answer, UNAUTHENTICATED, "token_rejected")?;
-    replica.reaches("certificates_issued_total", 2.0)
+    replica.reaches("certificates_issued_total", 2.0)?;
+    replica.was_forbidden_nothing(&namespace)
 }
 
 #[track_caller]
@@ -146,7 +148,7 @@ fn assert_gone(answer: &Answer) {
 fn one_replica_leads_and_another_takes_over() -> Result<()> {
     let _turn = Outrider::absent()?;
     let namespace = Cluster::shared()?.namespace("leader")?;
-    prepare(&namespace)?;
+    prepare(&namespace, &[])?;
     let start = |name| Replica::start(&namespace, name, &[]);
     let mut replicas = vec![start("one")?, start("two")?, start("three")?];
     let first = leader(&replicas)?;
@@ -172,8 +174,8 @@ fn one_replica_leads_and_another_takes_over() -> Result<()> {
     // Given up, it is another's within moments.
     let ended = replicas.remove(second);
     namespace.kubectl(&["delete", "pod", &ended.name, "--wait"])?;
-    leader(&replicas)?;
-    Ok(())
+    let third = leader(&replicas)?;
+    replicas[third].was_forbidden_nothing(&namespace)
 }
 
 /// Waits until one of them leads, and sees that no other does while each looks at the Lease once more.
@@ -212,7 +214,7 @@ fn leaders(replicas: &[Replica]) -> Result<BTreeSet<usize>> {
 fn the_authority_is_rotated_while_two_replicas_sign() -> Result<()> {
     let _turn = Outrider::absent()?;
     let namespace = Cluster::shared()?.namespace("rotation")?;
-    prepare(&namespace)?;
+    prepare(&namespace, &[])?;
     accounts(&namespace, &["order"])?;
     namespace.apply(&pod("order", "order", "outrider-proxy"))?;
     namespace.wait("pod/order", "Ready")?;
@@ -266,7 +268,11 @@ fn the_authority_is_rotated_while_two_replicas_sign() -> Result<()> {
     annotate(&namespace, "second")?;
     until("three are trusted", PATIENCE, || {
         Ok(anchors(&namespace)? == 3)
-    })
+    })?;
+    for replica in [&one, &two] {
+        replica.was_forbidden_nothing(&namespace)?;
+    }
+    Ok(())
 }
 
 fn annotate(namespace: &Namespace, value: &str) -> Result<()> {
@@ -280,7 +286,7 @@ fn what_somebody_changes_is_put_right() -> Result<()> {
     let _turn = Outrider::absent()?;
     let cluster = Cluster::shared()?;
     let namespace = cluster.namespace("repair")?;
-    prepare(&namespace)?;
+    prepare(&namespace, &[])?;
     let meshed = cluster.namespace("meshed")?;
     let replica = Replica::start(&namespace, "one", &[])?;
     let there = |namespace: &Namespace| {
@@ -334,5 +340,6 @@ fn what_somebody_changes_is_put_right() -> Result<()> {
         Some(found["data"].clone())
     })?;
     assert_eq!(restored, secret["data"]);
-    replica.reaches("ca_secret_valid", 1.0)
+    replica.reaches("ca_secret_valid", 1.0)?;
+    replica.was_forbidden_nothing(&namespace)
 }

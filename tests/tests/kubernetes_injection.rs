@@ -1,8 +1,9 @@
 //! Sidecars get into pods, and the API server's way to the webhooks stands or falls as it should. The
-//! control plane runs on this machine, and the API server of a real cluster calls it.
+//! control plane runs on this machine with the rights that are installed, and the API server of a real
+//! cluster calls it.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::kubernetes::outrider::{Outrider, Turn};
@@ -54,6 +55,7 @@ impl Injector {
             home: Cluster::shared()?.namespace("injection")?,
             _alone: alone,
         };
+        injector.home.control_plane_account(&[])?;
         let configuration = injector.configuration()?;
         injector.home.cluster().apply(&configuration.to_string())?;
         Ok(injector)
@@ -119,12 +121,29 @@ impl Injector {
                 "Never",
             ],
         )?;
+        start.env("KUBECONFIG", self.kubeconfig()?);
         self.process = Some(Process::start(
             "control-plane",
             self.folder.path(),
             &mut start,
         )?);
         Ok(())
+    }
+
+    /// Of the ServiceAccount that has the rights that are installed.
+    fn kubeconfig(&self) -> Result<PathBuf> {
+        let (cluster, path) = (self.home.cluster(), self.folder.path().join("kubeconfig"));
+        std::fs::copy(cluster.kubeconfig(), &path)?;
+        let token = self.home.control_plane_token()?;
+        let name = "control-plane";
+        for change in [
+            &["set-credentials", name, "--token", &token][..],
+            &["set-context", "--current", "--user", name],
+        ] {
+            let mut config = cluster.command(&[&["config"], change].concat())?;
+            run(config.env("KUBECONFIG", &path), PATIENCE)?.success()?;
+        }
+        Ok(path)
     }
 
     fn stop(&mut self) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::kubernetes::{Image, Namespace, PATIENCE, PortForward, TOOLS};
 use mesh_tests::metrics::Metrics;
 use mesh_tests::pki::signing_request;
@@ -17,27 +17,16 @@ pub(crate) const BUNDLE: &str = "configmap/outrider-trust-bundle";
 /// The command, as an image.
 const OUTRIDER: &str = "outrider.test/outrider:1";
 
-/// Makes `namespace` one in which control planes may run. What they may do is not what is tested here.
-pub(crate) fn prepare(namespace: &Namespace) -> Result<()> {
+/// Makes `namespace` one in which control planes may run that are installed with these options. They may do
+/// what these may, and nothing else.
+pub(crate) fn prepare(namespace: &Namespace, options: &[&str]) -> Result<()> {
     let image = Image::new(OUTRIDER)
         .libraries()
         .option("--user", "2102")
         .option("--entrypoint", "/outrider")
         .file(&outrider()?, "/outrider");
     namespace.cluster().load(&image.make()?)?;
-    accounts(namespace, &["control-plane"])?;
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": namespace.name(), "ownerReferences": [namespace.owner()?]},
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin",
-        },
-        "subjects": [{
-            "kind": "ServiceAccount", "name": "control-plane", "namespace": namespace.name(),
-        }],
-    });
-    namespace.cluster().apply(&binding.to_string())
+    namespace.control_plane_account(options)
 }
 
 /// A replica of a control plane.
@@ -68,6 +57,7 @@ impl Replica {
             }},
             "spec": {
                 "serviceAccountName": "control-plane",
+                "automountServiceAccountToken": true,
                 "containers": [{
                     "name": "control-plane",
                     "image": OUTRIDER,
@@ -86,6 +76,13 @@ impl Replica {
             listen: format!("{address}:15012"),
             admin: namespace.port_forward(&format!("pod/{name}"), 15014)?,
         })
+    }
+
+    /// It has never asked the API server for what it may not do.
+    pub(crate) fn was_forbidden_nothing(&self, namespace: &Namespace) -> Result<()> {
+        let log = namespace.kubectl(&["logs", &self.name])?;
+        ensure!(!log.to_lowercase().contains("forbidden"), "{log}");
+        Ok(())
     }
 
     pub(crate) fn leads(&self) -> Result<bool> {

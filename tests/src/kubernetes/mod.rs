@@ -9,6 +9,7 @@ mod definitions;
 mod image;
 mod namespace;
 pub mod outrider;
+mod rights;
 pub mod shop;
 
 use std::path::{Path, PathBuf};
