@@ -24,6 +24,8 @@ pub enum Fault {
     ExpiredWithin,
     /// Connections are closed as they come.
     Closed,
+    /// Nothing is answered, for as long as this is so.
+    Silent,
 }
 
 /// Gone with the process.
@@ -86,6 +88,19 @@ impl FaultyServer {
 }
 
 impl State {
+    /// To be cut.
+    fn keep(&self, client: &TcpStream) -> io::Result<()> {
+        lock(&self.open).push(client.try_clone()?);
+        Ok(())
+    }
+
+    /// Until it is cut, or the client ends it.
+    fn hold(&self, mut client: TcpStream) -> io::Result<()> {
+        self.keep(&client)?;
+        io::copy(&mut client, &mut io::sink())?;
+        Ok(())
+    }
+
     /// One request; then the connection is closed.
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
         let (head, rest) = read_head(&mut client)?;
@@ -94,20 +109,21 @@ impl State {
         let fault = *lock(&self.fault);
         let meets = match fault {
             Fault::None => false,
-            Fault::Closed | Fault::Answer(_) => true,
+            Fault::Closed | Fault::Silent | Fault::Answer(_) => true,
             Fault::Expired | Fault::ExpiredWithin => is_watch,
         };
         self.met.fetch_add(u64::from(meets), Ordering::SeqCst);
         match fault {
             Fault::None => {}
             Fault::Closed => return Ok(()),
+            Fault::Silent => return self.hold(client),
             Fault::Answer(status) => return answer(&mut client, status),
             Fault::Expired if is_watch => return answer(&mut client, 410),
             Fault::ExpiredWithin if is_watch => return expired_within(&mut client),
             Fault::Expired | Fault::ExpiredWithin => {}
         }
         let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.upstream))?;
-        lock(&self.open).push(client.try_clone()?);
+        self.keep(&client)?;
         server.write_all(closing(&head).as_bytes())?;
         server.write_all(&rest)?;
         let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);

@@ -21,9 +21,14 @@ pub struct Signed {
     pub chain: Vec<Vec<u8>>,
 }
 
-/// Sends a signing request (DER) with a token, if there is one.
+/// Sends a signing request (DER) with a token, if there is one, to the control plane of a mesh.
 pub fn sign(mesh: &Mesh, token: Option<&str>, request: &[u8]) -> Result<Signed> {
-    let folder = tempfile::tempdir_in(mesh.logs())?;
+    sign_at(&mesh.control_plane_address().to_string(), token, request)
+}
+
+/// The same, to the control plane that listens at an address.
+pub fn sign_at(control_plane: &str, token: Option<&str>, request: &[u8]) -> Result<Signed> {
+    let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name);
     fs::write(path("request"), frame(request)?)?;
     let bearer = token.map(|token| format!("authorization: Bearer {token}"));
@@ -32,10 +37,7 @@ pub fn sign(mesh: &Mesh, token: Option<&str>, request: &[u8]) -> Result<Signed> 
         path("answer").display().to_string(),
         path("heads").display().to_string(),
     );
-    let url = format!(
-        "https://{}/outrider.v1.Identity/Sign",
-        mesh.control_plane_address()
-    );
+    let url = format!("https://{control_plane}/outrider.v1.Identity/Sign");
     let mut arguments = vec![
         "-k",
         "--http2",

@@ -19,14 +19,16 @@ use tempfile::TempDir;
 /// For a change to be seen, on a busy machine.
 pub(crate) const SEEN: Duration = Duration::from_secs(30);
 /// As long as the longest wait between two attempts of a watch, and more.
-const RECOVERED: Duration = Duration::from_secs(60);
+pub(crate) const RECOVERED: Duration = Duration::from_secs(60);
 
 /// A control plane behind a proxy that can be told to fail.
 pub(crate) struct Watched {
-    admin: u16,
+    /// Where sidecars find it.
+    pub(crate) listen: String,
+    pub(crate) admin: u16,
     webhook: u16,
     process: Process,
-    faults: FaultyServer,
+    pub(crate) faults: FaultyServer,
     _plain: Process,
     pub(crate) api: ApiServer,
     folder: TempDir,
@@ -69,20 +71,18 @@ impl Watched {
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         });
         std::fs::write(&kubeconfig, config.to_string())?;
+        let listen = format!("127.0.0.1:{}", free_port()?);
         let (admin, webhook) = (free_port()?, free_port()?);
         let mut start = command(&outrider()?)?;
         start
-            .args(["control-plane", "--kubernetes"])
+            .args(["control-plane", "--kubernetes", "--listen", &listen])
             .args(["--webhook-name", "127.0.0.1"])
             .env("KUBECONFIG", &kubeconfig);
-        for (option, port) in [
-            ("--listen", free_port()?),
-            ("--admin", admin),
-            ("--webhook", webhook),
-        ] {
+        for (option, port) in [("--admin", admin), ("--webhook", webhook)] {
             start.args([option, &format!("127.0.0.1:{port}")]);
         }
         Ok(Self {
+            listen,
             admin,
             webhook,
             process: Process::start("control-plane", folder.path(), &mut start)?,
