@@ -33,6 +33,7 @@ mod kubernetes_checks;
 mod kubernetes_cluster;
 mod kubernetes_command;
 mod kubernetes_common;
+mod kubernetes_disruption;
 mod kubernetes_gateway;
 mod kubernetes_identity;
 mod kubernetes_injection;
