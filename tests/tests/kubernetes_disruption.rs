@@ -1,10 +1,12 @@
-//! Replicas of the control plane that go: the cluster lets go of one at a time.
+//! Replicas of the control plane that go: evicted, of which the cluster allows one at a time, and killed where
+//! they are. No order fails.
 
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
-use mesh_tests::kubernetes::Cluster;
+use anyhow::{Context, Result, anyhow, ensure};
 use mesh_tests::kubernetes::outrider::{Outrider, SYSTEM};
+use mesh_tests::kubernetes::shop::Shop;
+use mesh_tests::kubernetes::{Cluster, Namespace, TOOLS};
 use mesh_tests::process::Finished;
 use serde_json::{Value, json};
 
@@ -119,4 +121,101 @@ fn replicas_are_kept_apart_from_each_other() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn no_order_fails_while_control_planes_are_killed_where_they_are() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let shop = Shop::open(&outrider)?;
+    let killer = Killer::start(outrider.cluster())?;
+    let before = shop.totals()?;
+    let pods = replicas(outrider.cluster())?;
+    killer.kill(&pods[..1])?;
+    shop.more_orders(before.placed + 20)?;
+    started_again(&outrider, &pods[..1])?;
+
+    // All of them at once: nobody takes over.
+    let pods = replicas(outrider.cluster())?;
+    killer.kill(&pods)?;
+    let then = shop.totals()?;
+    shop.more_orders(then.placed + 20)?;
+    started_again(&outrider, &pods)?;
+    outrider.ready()?;
+    // They serve again: a new pod gets its certificate.
+    shop.namespace()
+        .kubectl(&["rollout", "restart", "deployment/user"])?;
+    shop.namespace().rolled_out("deployment/user")?;
+    shop.no_more_failed_than(&before)
+}
+
+/// Waits until the kubelet has started what ran in these pods once more, since it was killed; the pods are
+/// the same.
+fn started_again(outrider: &Outrider, before: &[Value]) -> Result<()> {
+    for old in before {
+        let name = name(old)?;
+        let status = |pod: &Value| pod["status"]["containerStatuses"][0].clone();
+        let count = status(old)["restartCount"].as_u64().context("a count")?;
+        let arguments = ["pod", name, "--namespace", SYSTEM];
+        outrider
+            .cluster()
+            .eventually("it runs and is ready again", &arguments, |pod| {
+                let now = status(pod);
+                let again = now["restartCount"] == count + 1 && now["ready"] == true;
+                // 128 and the number of SIGKILL.
+                let killed = now["lastState"]["terminated"]["exitCode"] == 137;
+                let same = pod["metadata"]["uid"] == old["metadata"]["uid"];
+                (again && killed && same).then_some(())
+            })?;
+    }
+    Ok(())
+}
+
+/// A pod that sees the processes of its node.
+struct Killer {
+    namespace: Namespace,
+}
+
+impl Killer {
+    fn start(cluster: &'static Cluster) -> Result<Self> {
+        let namespace = cluster.namespace("killer")?;
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "killer"},
+            "spec": {
+                "hostPID": true,
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{
+                    "name": "killer",
+                    "image": TOOLS,
+                    "imagePullPolicy": "Never",
+                    "command": ["/bin/sleep", "1000000"],
+                    "securityContext": {"privileged": true, "runAsUser": 0},
+                }],
+            },
+        });
+        namespace.apply(&pod.to_string())?;
+        namespace.wait("pod/killer", "Ready")?;
+        Ok(Self { namespace })
+    }
+
+    /// Sends SIGKILL to what runs in these pods, one process in each. A container is a control group that
+    /// has its name.
+    fn kill(&self, pods: &[Value]) -> Result<()> {
+        let script = "for container; do for process in /proc/[0-9]*; do \
+                      if /bin/busybox grep -qs \"$container\" $process/cgroup; then \
+                      kill -KILL ${process#/proc/} && echo killed; fi; done; done";
+        let mut program = vec!["/bin/sh", "-c", script, "sh"];
+        for pod in pods {
+            let id = pod["status"]["containerStatuses"][0]["containerID"].as_str();
+            let (_, id) = id
+                .and_then(|id| id.split_once("://"))
+                .context("the name of a container")?;
+            program.push(id);
+        }
+        let said = self.namespace.exec("killer", &program)?;
+        let killed = said.lines().filter(|line| *line == "killed").count();
+        ensure!(killed == pods.len(), "{killed} killed: {said}");
+        Ok(())
+    }
 }
