@@ -40,6 +40,7 @@ mod kubernetes_injection;
 mod kubernetes_install;
 mod kubernetes_kinds;
 mod kubernetes_mesh;
+mod kubernetes_probes;
 mod kubernetes_replicas;
 mod kubernetes_reuse;
 mod kubernetes_services;
