@@ -79,14 +79,7 @@ fn a_job_with_a_classic_sidecar_ends() -> Result<()> {
 fn a_mesh_that_helm_has_installed_serves() -> Result<()> {
     // Installed once, so that its images are there.
     let outrider = Outrider::installed()?;
-    outrider.uninstall()?;
-    outrider
-        .cluster()
-        .eventually("it is gone", &["namespaces"], |list| {
-            let system = |item: &&Value| item["metadata"]["name"] == SYSTEM;
-            let left = list["items"].as_array()?.iter().find(system);
-            left.is_none().then_some(())
-        })?;
+    outrider.remove()?;
     let helm = |arguments: &[&str]| -> Result<()> {
         let system = ["--namespace", SYSTEM];
         run(

@@ -46,6 +46,7 @@ mod kubernetes_reuse;
 mod kubernetes_services;
 mod kubernetes_sidecars;
 mod kubernetes_source;
+mod kubernetes_start;
 mod kubernetes_tokens;
 mod lifecycle;
 mod limits;

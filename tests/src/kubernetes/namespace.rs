@@ -26,7 +26,12 @@ impl Namespace {
     pub(super) fn new(cluster: &'static Cluster, label: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let (process, count) = (process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let name = format!("{label}-{process}-{count}");
+        Self::create(cluster, format!("{label}-{process}-{count}"))
+    }
+
+    /// One of this very name, which there is not.
+    pub(super) fn create(cluster: &'static Cluster, name: String) -> Result<Self> {
+        let process = process::id();
         cluster.apply(&format!(
             "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels:\n    {MADE_BY}: \"{process}\"\n"
         ))?;

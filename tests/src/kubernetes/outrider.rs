@@ -43,6 +43,13 @@ impl Outrider {
         Ok(outrider)
     }
 
+    /// Not installed, for a test that installs it in another way. It uninstalls it, too.
+    pub fn none() -> Result<Self> {
+        let outrider = Self::in_turn()?;
+        outrider.remove()?;
+        Ok(outrider)
+    }
+
     /// For a test that has a control plane of its own: there is no other while the turn is held, but
     /// the kinds are there.
     pub fn absent() -> Result<Turn> {
@@ -104,6 +111,11 @@ impl Outrider {
 
     /// Gives the nodes the same programs as images with another tag, as if they were another version.
     pub fn publish(&self, tag: &str) -> Result<()> {
+        self.publish_at("", tag)
+    }
+
+    /// The same, of a registry: what stands before the names of images.
+    pub fn publish_at(&self, registry: &str, tag: &str) -> Result<()> {
         let programs = format!("{}-unknown-linux-gnu/release", std::env::consts::ARCH);
         for (name, user) in [
             ("outrider-proxy", "2102"),
@@ -116,7 +128,7 @@ impl Outrider {
                 program.display()
             );
             let path = format!("/{name}");
-            let image = Image::new(&format!("{name}:{tag}"))
+            let image = Image::new(&format!("{registry}{name}:{tag}"))
                 .file(&program, &path)
                 .option("--user", user)
                 .option("--entrypoint", &path);
@@ -134,6 +146,18 @@ impl Outrider {
             .success()
             .context("kubectl delete of what outrider uninstall prints")?;
         Ok(())
+    }
+
+    /// Uninstalls it, and waits until its namespace is gone, too.
+    pub fn remove(&self) -> Result<()> {
+        self.uninstall()?;
+        self.cluster
+            .eventually("it is gone", &["namespaces"], |list| {
+                let mut items = list["items"].as_array()?.iter();
+                items
+                    .all(|item| item["metadata"]["name"] != SYSTEM)
+                    .then_some(())
+            })
     }
 
     fn print(&self, arguments: &[&str]) -> Result<String> {

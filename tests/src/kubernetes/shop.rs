@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::outrider::Outrider;
-use super::{Namespace, PATIENCE};
+use super::{Cluster, Namespace, PATIENCE};
 use crate::programs::root;
 use crate::wait::eventually;
 
@@ -27,18 +27,7 @@ pub struct Totals {
 impl Shop {
     /// Applies `examples/shop/kubernetes` and waits until orders are placed.
     pub fn open(outrider: &Outrider) -> Result<Self> {
-        // The last test's may still be on its way out.
-        outrider
-            .cluster()
-            .eventually("there is no shop", &["namespaces"], |list| {
-                let shop = |item: &&Value| item["metadata"]["name"] == SHOP;
-                list["items"]
-                    .as_array()?
-                    .iter()
-                    .find(shop)
-                    .is_none()
-                    .then_some(())
-            })?;
+        closed(outrider.cluster())?;
         let namespace = Namespace::adopt(outrider.cluster(), SHOP);
         let folder = root().join("examples/shop/kubernetes");
         let folder = folder.to_str().context("a path in UTF-8")?;
@@ -152,6 +141,22 @@ impl Shop {
         })
         .to_string()
     }
+}
+
+/// The namespace of the shop, with nothing in it, and not of the mesh.
+pub fn without_mesh(cluster: &'static Cluster) -> Result<Namespace> {
+    closed(cluster)?;
+    Namespace::create(cluster, SHOP.to_owned())
+}
+
+/// Waits until there is no shop: the last test's may still be on its way out.
+fn closed(cluster: &Cluster) -> Result<()> {
+    cluster.eventually("there is no shop", &["namespaces"], |list| {
+        let mut items = list["items"].as_array()?.iter();
+        items
+            .all(|item| item["metadata"]["name"] != SHOP)
+            .then_some(())
+    })
 }
 
 /// Of a line such as `12 placed, 0 failed`.
