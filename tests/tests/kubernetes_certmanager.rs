@@ -14,7 +14,7 @@ use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use crate::kubernetes_replicas::{
-    Replica, Sidecar, accounts, anchors, bundle, issuer, key_identifier, pod, prepare,
+    Replica, Sidecar, accounts, anchors, bundle, field, issuer, key_identifier, pod, prepare,
 };
 
 /// What the documentation calls the Certificate, and its Secret.
@@ -152,12 +152,6 @@ fn authority(namespace: &Namespace, folder: &Path) -> Result<String> {
         folder,
         &["-ext", "subjectKeyIdentifier"],
     )?)
-}
-
-/// What a Secret has under a key.
-fn field(namespace: &Namespace, secret: &str, key: &str) -> Result<String> {
-    let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
-    namespace.kubectl(&["get", "secret", secret, "--output", &template])
 }
 
 fn only_cert_manager_wrote(namespace: &Namespace) -> Result<()> {

@@ -3,6 +3,7 @@
 //! the rights that are installed.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +15,8 @@ use mesh_tests::wait::{eventually, holds, until};
 use serde_json::json;
 
 use crate::kubernetes_replicas::{
-    Answer, BUNDLE, Replica, Sidecar, accounts, anchors, issuer, pod, prepare, sign, token,
+    Answer, BUNDLE, Replica, Sidecar, accounts, anchors, bundle, field, issuer, pod, prepare, sign,
+    token,
 };
 
 /// A replica looks at the Lease every two seconds, give or take a fifth.
@@ -269,10 +271,48 @@ fn the_authority_is_rotated_while_two_replicas_sign() -> Result<()> {
     until("three are trusted", PATIENCE, || {
         Ok(anchors(&namespace)? == 3)
     })?;
+    drop(sidecar);
+    namespace.kubectl(&["delete", "pod", "sidecar", "--wait"])?;
+    the_old_are_forgotten(&namespace, [&one, &two], folder.path())?;
     for replica in [&one, &two] {
         replica.was_forbidden_nothing(&namespace)?;
     }
     Ok(())
+}
+
+/// Once the last one signs and no certificate of the others can live any more: the longest would live for a
+/// day, so the Secret is made to say that the last one signs for longer.
+fn the_old_are_forgotten(
+    namespace: &Namespace,
+    replicas: [&Replica; 2],
+    folder: &Path,
+) -> Result<()> {
+    namespace.eventually("the last one signs", &["secrets"], |secrets| {
+        let mut secrets = secrets["items"].as_array()?.iter();
+        let secret = secrets.find(|secret| secret["metadata"]["name"] == "outrider-ca")?;
+        let rotated = &secret["metadata"]["annotations"]["outrider.mesh/rotated"];
+        let signs = rotated == "second" && secret["data"]["next.key"].is_null();
+        signs.then_some(())
+    })?;
+    assert_eq!(anchors(namespace)?, 3, "nothing is forgotten before");
+    let since = "outrider.mesh/rotation-since=2020-01-01T00:00:00Z";
+    namespace.kubectl(&["annotate", "--overwrite", "secret", "outrider-ca", since])?;
+    until("one is trusted", PATIENCE, || Ok(anchors(namespace)? == 1))?;
+    let signer = field(namespace, "outrider-ca", "tls.crt")?;
+    assert_eq!(bundle(namespace)?.trim(), signer.trim());
+    let secret = namespace.read(&["secret", "outrider-ca"])?;
+    assert!(secret["data"]["previous.crt"].is_null(), "{secret:#}");
+    for replica in replicas {
+        until("the replica trusts one", PATIENCE, || {
+            Ok(replica.value("trust_anchors")? < 1.5)
+        })?;
+    }
+    assert_eq!(
+        issuer(namespace, replicas[0], folder)?,
+        issuer(namespace, replicas[1], folder)?
+    );
+    let sidecar = Sidecar::start(namespace, replicas[0])?;
+    sidecar.is_well(namespace)
 }
 
 fn annotate(namespace: &Namespace, value: &str) -> Result<()> {

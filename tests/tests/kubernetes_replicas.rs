@@ -289,3 +289,9 @@ pub(crate) fn bundle(namespace: &Namespace) -> Result<String> {
     let text = map["data"]["trust-bundle.pem"].as_str();
     Ok(text.context("a bundle")?.to_owned())
 }
+
+/// What a Secret has under a key.
+pub(crate) fn field(namespace: &Namespace, secret: &str, key: &str) -> Result<String> {
+    let template = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
+    namespace.kubectl(&["get", "secret", secret, "--output", &template])
+}
