@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use mesh_tests::kubernetes::outrider::Outrider;
+use mesh_tests::kubernetes::outrider::{Outrider, Turn};
 use mesh_tests::kubernetes::{CertManager, Cluster, Namespace, PATIENCE};
 use mesh_tests::programs::root;
 use mesh_tests::sign::describe;
@@ -12,6 +12,7 @@ use mesh_tests::wait::until;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::kubernetes_replicas::{
     Replica, Sidecar, accounts, anchors, bundle, field, issuer, key_identifier, pod, prepare,
@@ -23,81 +24,103 @@ const ARGUMENTS: [&str; 3] = ["--ca-secret", NAME, "--ca-secret-managed-elsewher
 
 #[test]
 fn an_authority_that_cert_manager_renews_is_followed() -> Result<()> {
-    let _turn = Outrider::absent()?;
-    let namespace = somebody()?;
-    let mut cert_manager = CertManager::start(&namespace)?;
-    namespace.cluster().apply(&documented(&namespace)?)?;
-    namespace.wait(&format!("certificate/{NAME}"), "Ready")?;
-    let folder = tempfile::tempdir()?;
-    let old = authority(&namespace, folder.path())?;
-    let replica = Replica::start(&namespace, "one", &ARGUMENTS)?;
-    let sidecar = Sidecar::start(&namespace, &replica)?;
-    assert_eq!(issuer(&namespace, &replica, folder.path())?, old);
-    assert_eq!(anchors(&namespace)?, 1);
+    let mut kept = Kept::start(documented)?;
+    let namespace = &kept.namespace;
+    assert_eq!(anchors(namespace)?, 1);
 
-    cert_manager.renew(&namespace, NAME)?;
-    until("both are trusted", PATIENCE, || {
-        Ok(anchors(&namespace)? == 2)
-    })?;
-    let new = authority(&namespace, folder.path())?;
-    assert_ne!(new, old, "the key is another");
-    until("the next one signs", PATIENCE, || {
-        Ok(issuer(&namespace, &replica, folder.path())? == new)
-    })?;
-    replica.reaches("trust_anchors", 2.0)?;
+    kept.cert_manager.renew(namespace, NAME)?;
+    until(
+        "both are trusted",
+        PATIENCE,
+        || Ok(anchors(namespace)? == 2),
+    )?;
+    let new = authority(namespace, kept.folder.path())?;
+    assert_ne!(new, kept.first, "the key is another");
+    until("the next one signs", PATIENCE, || Ok(kept.issuer()? == new))?;
+    kept.replica.reaches("trust_anchors", 2.0)?;
     until("the sidecar trusts both", PATIENCE, || {
-        Ok(sidecar.log(&namespace)?.contains("trust anchors replaced"))
+        Ok(kept
+            .sidecar
+            .log(namespace)?
+            .contains("trust anchors replaced"))
     })?;
-    sidecar.is_well(&namespace)?;
-    drop(sidecar);
+    kept.sidecar.is_well(namespace)?;
+    kept.replica.was_forbidden_nothing(namespace)?;
 
-    replica.was_forbidden_nothing(&namespace)?;
-    drop(replica);
     namespace.kubectl(&["delete", "pod", "one", "--wait"])?;
-    let replica = Replica::start(&namespace, "one", &ARGUMENTS)?;
+    kept.replica = Replica::start(namespace, "one", &ARGUMENTS)?;
     // It has not forgotten whom it trusted.
-    replica.reaches("trust_anchors", 2.0)?;
-    assert_eq!(issuer(&namespace, &replica, folder.path())?, new);
-    assert_eq!(anchors(&namespace)?, 2);
-    only_cert_manager_wrote(&namespace)?;
-    replica.was_forbidden_nothing(&namespace)
+    kept.replica.reaches("trust_anchors", 2.0)?;
+    assert_eq!(kept.issuer()?, new);
+    assert_eq!(anchors(namespace)?, 2);
+    only_cert_manager_wrote(namespace)?;
+    kept.replica.was_forbidden_nothing(namespace)
 }
 
 #[test]
 fn an_authority_that_cert_manager_renews_under_its_root_signs_at_once() -> Result<()> {
-    let _turn = Outrider::absent()?;
-    let namespace = somebody()?;
-    let mut cert_manager = CertManager::start(&namespace)?;
-    namespace.apply(&under_a_root().to_string())?;
-    namespace.wait(&format!("certificate/{NAME}"), "Ready")?;
-    let folder = tempfile::tempdir()?;
-    let old = authority(&namespace, folder.path())?;
-    let replica = Replica::start(&namespace, "one", &ARGUMENTS)?;
-    let sidecar = Sidecar::start(&namespace, &replica)?;
-    assert_eq!(issuer(&namespace, &replica, folder.path())?, old);
-    let trusted = bundle(&namespace)?;
-    assert_eq!(trusted.trim(), field(&namespace, "root", "tls.crt")?.trim());
+    let mut kept = Kept::start(|_| Ok(under_a_root().to_string()))?;
+    let namespace = &kept.namespace;
+    let trusted = bundle(namespace)?;
+    assert_eq!(trusted.trim(), field(namespace, "root", "tls.crt")?.trim());
 
-    cert_manager.renew(&namespace, NAME)?;
+    kept.cert_manager.renew(namespace, NAME)?;
     until("the new one signs", PATIENCE, || {
-        let now = issuer(&namespace, &replica, folder.path())?;
-        Ok(now != old && now == authority(&namespace, folder.path())?)
+        let now = kept.issuer()?;
+        Ok(now != kept.first && now == authority(namespace, kept.folder.path())?)
     })?;
-    assert_eq!(bundle(&namespace)?, trusted);
-    assert_eq!(replica.value("ca_rotation_step")?, 0.0);
-    sidecar.is_well(&namespace)?;
-    only_cert_manager_wrote(&namespace)?;
-    replica.was_forbidden_nothing(&namespace)
+    assert_eq!(bundle(namespace)?, trusted);
+    assert_eq!(kept.replica.value("ca_rotation_step")?, 0.0);
+    kept.sidecar.is_well(namespace)?;
+    only_cert_manager_wrote(namespace)?;
+    kept.replica.was_forbidden_nothing(namespace)
 }
 
-/// A namespace for a control plane, with somebody who asks it for certificates.
-fn somebody() -> Result<Namespace> {
-    let namespace = Cluster::shared()?.namespace("keeper")?;
-    prepare(&namespace, &["--ca-secret", NAME])?;
-    accounts(&namespace, &["order"])?;
-    namespace.apply(&pod("order", "order", "outrider-proxy"))?;
-    namespace.wait("pod/order", "Ready")?;
-    Ok(namespace)
+/// A control plane whose authority cert-manager keeps, with a sidecar, and with somebody who asks it for
+/// certificates.
+struct Kept {
+    sidecar: Sidecar,
+    replica: Replica,
+    cert_manager: CertManager,
+    namespace: Namespace,
+    /// The authority before it was renewed.
+    first: String,
+    folder: TempDir,
+    _turn: Turn,
+}
+
+impl Kept {
+    /// `certificate` says what has cert-manager make the authority.
+    fn start(certificate: impl Fn(&Namespace) -> Result<String>) -> Result<Self> {
+        let turn = Outrider::absent()?;
+        let namespace = Cluster::shared()?.namespace("keeper")?;
+        prepare(&namespace, &["--ca-secret", NAME])?;
+        accounts(&namespace, &["order"])?;
+        namespace.apply(&pod("order", "order", "outrider-proxy"))?;
+        namespace.wait("pod/order", "Ready")?;
+        let cert_manager = CertManager::start(&namespace)?;
+        namespace.apply(&certificate(&namespace)?)?;
+        namespace.wait(&format!("certificate/{NAME}"), "Ready")?;
+        let folder = tempfile::tempdir()?;
+        let first = authority(&namespace, folder.path())?;
+        let replica = Replica::start(&namespace, "one", &ARGUMENTS)?;
+        let sidecar = Sidecar::start(&namespace, &replica)?;
+        assert_eq!(issuer(&namespace, &replica, folder.path())?, first);
+        Ok(Self {
+            sidecar,
+            replica,
+            cert_manager,
+            namespace,
+            first,
+            folder,
+            _turn: turn,
+        })
+    }
+
+    /// Who signs.
+    fn issuer(&self) -> Result<String> {
+        issuer(&self.namespace, &self.replica, self.folder.path())
+    }
 }
 
 /// What docs/kubernetes.md tells its readers to apply, for `namespace`.
