@@ -282,6 +282,27 @@ fn a_service_without_a_selector_leads_to_whom_its_slices_name() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_service_without_a_selector_is_called_at_the_port_that_its_slices_say() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let place = Place::open(&outrider, "ported")?;
+    let endpoints = json!([
+        {"addresses": [place.address("web-0")?]},
+        {"addresses": [place.address("web-1")?]},
+    ]);
+    place.namespace.apply(&slice("ported", &endpoints))?;
+    // Where nobody listens.
+    let port = json!({"name": "http", "port": 80, "targetPort": 9999, "appProtocol": "http"});
+    place.serve("ported", &json!({ "ports": [port] }), 2)?;
+    let mut reached = BTreeSet::new();
+    until("both answer", PATIENCE, || {
+        reached.insert(place.policed(&["http://ported/"])?);
+        Ok(both(&reached))
+    })?;
+    assert_eq!(place.led("friend", "unknown")?, 0.0);
+    Ok(())
+}
+
 /// A call leaves the mesh as it is, once kube-proxy knows the way.
 fn passes(place: &Place, pod: &str, url: &str) -> Result<()> {
     let before = place.led(pod, "unknown")?;

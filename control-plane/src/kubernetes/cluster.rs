@@ -3,19 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use outrider_api::manifest::Object;
 use outrider_api::names::ServiceName;
 
+use super::derived::Derived;
 use super::entries::Entries;
 use super::kinds::Kind;
 use super::living::Living;
 use super::objects::{Entry, ObjectId};
-use super::pods::{Pod, Pods};
+use super::pods::{self, Pod, Pods, ZONE};
+use super::ported::Ported;
 use super::services::{Behind, PodTable, Service, Slice};
 use crate::index::{Endpoints, Shared, WorkloadName};
-
-/// The label of nodes and of workloads that says where they are.
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What one watch says.
 #[derive(Debug)]
@@ -62,7 +60,8 @@ pub(super) struct Cluster {
     taken: Taken,
     living: Living,
     /// Pods as they are with the zones of their nodes.
-    zoned: HashMap<WorkloadName, Zoned>,
+    zoned: Derived<WorkloadName, String>,
+    ported: Ported,
 }
 
 /// What is different.
@@ -72,13 +71,6 @@ struct Changed {
     kinds: BTreeSet<Kind>,
     /// Those of which slices are.
     services: BTreeSet<ServiceName>,
-}
-
-/// A pod's entry, the zone of its node, and the entry that comes of it.
-struct Zoned {
-    entry: Arc<Entry>,
-    zone: String,
-    made: Arc<Entry>,
 }
 
 /// What is of the mesh. Cheap to clone; what has not changed is the same as before.
@@ -101,7 +93,8 @@ impl Cluster {
             changed: Changed::default(),
             taken: Taken::default(),
             living: Living::default(),
-            zoned: HashMap::new(),
+            zoned: Derived::default(),
+            ported: Ported::default(),
         }
     }
 
@@ -275,7 +268,8 @@ impl Cluster {
     }
 
     fn take_pods(&mut self) -> Vec<Arc<Entry>> {
-        let mut zoned = HashMap::new();
+        let mut zoned = std::mem::take(&mut self.zoned);
+        zoned.retain(|name| self.living.named(name).is_some());
         let mut entries = Vec::new();
         for (_, item) in self.of_kind(Kind::Pod) {
             let Item::Pod(pod, entry) = item else {
@@ -284,23 +278,12 @@ impl Cluster {
             if self.living.named(&pod.name).is_none() {
                 continue;
             }
-            let Some(zone) = self.zone_of_node(pod) else {
-                entries.push(Arc::clone(entry));
-                continue;
-            };
-            let known = self.zoned.get(&pod.name);
-            let known = known.filter(|it| Arc::ptr_eq(&it.entry, entry) && it.zone == *zone);
-            let made = match known {
-                Some(known) => Arc::clone(&known.made),
-                None => with_zone(entry, zone),
-            };
-            entries.push(Arc::clone(&made));
-            let now = Zoned {
-                entry: Arc::clone(entry),
-                zone: zone.clone(),
-                made,
-            };
-            zoned.insert(pod.name.clone(), now);
+            entries.push(match self.zone_of_node(pod) {
+                Some(zone) => zoned.of(pod.name.clone(), entry, zone.clone(), |entry, zone| {
+                    pods::with_zone(entry, zone)
+                }),
+                None => Arc::clone(entry),
+            });
         }
         self.zoned = zoned;
         entries
@@ -326,10 +309,12 @@ impl Cluster {
     fn take_services(&mut self, only: Option<&BTreeSet<ServiceName>>) {
         let mut members = (*self.taken.endpoints.members).clone();
         let mut ready = (*self.taken.endpoints.ready).clone();
+        let mut ported = std::mem::take(&mut self.ported);
         if only.is_none() {
             let is_left = |name: &ServiceName| self.items.contains_key(&service_id(name));
             members.retain(|name, _| is_left(name));
             ready.retain(|name, _| is_left(name));
+            ported.retain(is_left);
         }
         let mut of_mesh = Vec::new();
         for (_, item) in self.of_kind(Kind::Service) {
@@ -339,7 +324,9 @@ impl Cluster {
             let name = &service.name;
             let same = only.is_some_and(|only| !only.contains(name));
             if !same {
-                match self.behind(service) {
+                let behind = self.behind(service);
+                ported.tell(service, behind.as_ref());
+                match behind {
                     Some(behind) => {
                         if service.selector.is_empty() {
                             members.insert(name.clone(), behind.all);
@@ -358,9 +345,10 @@ impl Cluster {
                 }
             }
             if ready.contains_key(name) {
-                of_mesh.push(Arc::clone(&service.entry));
+                of_mesh.push(Arc::clone(ported.entry(service)));
             }
         }
+        self.ported = ported;
         let same = |known: &[Arc<Entry>]| {
             let mut pairs = known.iter().zip(&of_mesh);
             known.len() == of_mesh.len() && pairs.all(|(one, other)| Arc::ptr_eq(one, other))
@@ -422,16 +410,6 @@ fn service_id(name: &ServiceName) -> ObjectId {
         namespace: name.namespace.clone(),
         name: name.name.clone(),
     }
-}
-
-fn with_zone(entry: &Arc<Entry>, zone: &str) -> Arc<Entry> {
-    let Some(Object::Workload(written)) = &entry.object else {
-        return Arc::clone(entry);
-    };
-    let mut workload = (**written).clone();
-    let labels = &mut workload.metadata.labels;
-    labels.insert(ZONE.to_owned(), zone.to_owned());
-    Arc::new(entry.with(Object::Workload(written.with(workload))))
 }
 
 #[cfg(test)]

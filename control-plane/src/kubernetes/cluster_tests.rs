@@ -1,7 +1,9 @@
+use outrider_api::kinds::TargetPort;
+use outrider_api::manifest::Object;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kubernetes::pods::tests::pod;
+use crate::kubernetes::pods::tests::{merge, pod};
 use crate::kubernetes::{objects, pods, services};
 
 fn id(kind: Kind, namespace: &str, name: &str) -> ObjectId {
@@ -39,6 +41,30 @@ fn apply_namespace_of(uid: &str, is_meshed: bool, is_ending: bool) -> Update {
         is_ending,
     };
     Update::Apply(id(Kind::Namespace, "", "shop"), Item::Namespace(namespace))
+}
+
+fn apply_service(name: &str, spec: &Value) -> Update {
+    let mut service = json!({
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}]},
+    });
+    merge(&mut service["spec"], spec);
+    let service = services::read(&serde_json::from_value(service).unwrap()).unwrap();
+    Update::Apply(service.entry.id.clone(), Item::Service(Arc::new(service)))
+}
+
+/// A slice of one endpoint, a pod.
+fn apply_slice(name: &str, service: &str, pod: &str, ready: bool, ports: &Value) -> Update {
+    let slice = json!({
+        "metadata": {"name": name, "namespace": "shop",
+                     "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready},
+            "targetRef": {"kind": "Pod", "name": pod, "uid": format!("uid-of-{pod}")}}],
+        "ports": ports,
+    });
+    let slice = services::read_slice(&serde_json::from_value(slice).unwrap()).unwrap();
+    Update::Apply(id(Kind::EndpointSlice, "shop", name), Item::Slice(slice))
 }
 
 fn cluster(updates: Vec<Update>) -> Cluster {
@@ -207,28 +233,12 @@ fn namespaces_with_a_sidecar_need_a_bundle_too() {
 
 #[test]
 fn the_endpoints_of_a_service_are_those_of_all_its_slices() {
-    let service = json!({
-        "metadata": {"name": "billing", "namespace": "shop"},
-        "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}], "selector": {"app": "billing"}},
-    });
-    let service = services::read(&serde_json::from_value(service).unwrap()).unwrap();
-    let slice = |name: &str, pod: &str| {
-        let slice = json!({
-            "metadata": {"name": name, "namespace": "shop",
-                         "labels": {"kubernetes.io/service-name": "billing"}},
-            "addressType": "IPv4",
-            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true},
-                "targetRef": {"kind": "Pod", "name": pod, "uid": format!("uid-of-{pod}")}}],
-            "ports": [],
-        });
-        let slice = services::read_slice(&serde_json::from_value(slice).unwrap()).unwrap();
-        Update::Apply(id(Kind::EndpointSlice, "shop", name), Item::Slice(slice))
-    };
+    let slice = |name: &str, pod: &str| apply_slice(name, "billing", pod, true, &json!([]));
     let other = json!({"status": {"podIP": "10.244.0.8", "podIPs": [{"ip": "10.244.0.8"}]}});
     let mut cluster = cluster(vec![
         apply_pod("billing-1", &json!({})),
         apply_pod("billing-2", &other),
-        Update::Apply(service.entry.id.clone(), Item::Service(Arc::new(service))),
+        apply_service("billing", &json!({"selector": {"app": "billing"}})),
         slice("a", "billing-1"),
         slice("b", "billing-2"),
     ]);
@@ -247,25 +257,11 @@ fn the_endpoints_of_a_service_are_those_of_all_its_slices() {
 
 /// One of everything that has a say in what is taken, and what becomes of it.
 fn history() -> Vec<Update> {
-    let service = |name: &str, selector: &Value| {
-        let service = json!({
-            "metadata": {"name": name, "namespace": "shop"},
-            "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}], "selector": selector},
-        });
-        let service = services::read(&serde_json::from_value(service).unwrap()).unwrap();
-        Update::Apply(service.entry.id.clone(), Item::Service(Arc::new(service)))
-    };
+    let service =
+        |name: &str, selector: &Value| apply_service(name, &json!({ "selector": selector }));
     let slice = |name: &str, service: &str, pod: &str, ready: bool| {
-        let slice = json!({
-            "metadata": {"name": name, "namespace": "shop",
-                         "labels": {"kubernetes.io/service-name": service}},
-            "addressType": "IPv4",
-            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready},
-                "targetRef": {"kind": "Pod", "name": pod, "uid": format!("uid-of-{pod}")}}],
-            "ports": [],
-        });
-        let slice = services::read_slice(&serde_json::from_value(slice).unwrap()).unwrap();
-        Update::Apply(id(Kind::EndpointSlice, "shop", name), Item::Slice(slice))
+        let port = if pod == "billing-2" { 8080 } else { 9090 };
+        apply_slice(name, service, pod, ready, &json!([{"port": port}]))
     };
     let node = |zone: &str| {
         let zone = Item::Node(Some(zone.to_owned()));
@@ -342,4 +338,49 @@ fn what_has_not_changed_is_the_very_same() {
     let billing = ServiceName::new("shop", "billing").unwrap();
     assert!(before.endpoints.ready[&billing] != after.endpoints.ready[&billing]);
     assert!(cluster.take().endpoints.ready == after.endpoints.ready);
+}
+
+#[test]
+fn a_service_without_a_selector_has_the_ports_of_its_slices() {
+    let manual = |port: u16| {
+        let port = json!({"name": "web", "port": port, "targetPort": "nowhere"});
+        apply_service("manual", &json!({"ports": [port]}))
+    };
+    let slice = |ready: bool, port: u16| {
+        let ports = json!([{"name": "web", "port": port}]);
+        apply_slice("by-hand", "manual", "billing-1", ready, &ports)
+    };
+    let target = |entry: &Entry| match &entry.object {
+        Some(Object::Service(service)) => service.spec.ports[0].target_port.clone().unwrap(),
+        _ => panic!("a Service"),
+    };
+    let mut cluster = cluster(vec![
+        apply_pod("billing-1", &json!({})),
+        manual(80),
+        slice(true, 9090),
+    ]);
+    let mut after = |update| {
+        cluster.update(update);
+        let entries = cluster.take().entries;
+        (
+            Arc::clone(&entries.of(Kind::Service)[0]),
+            entries.shelf(Kind::Service),
+        )
+    };
+    let (first, shelf) = after(manual(80));
+    assert_eq!(target(&first), TargetPort::Number(9090));
+    // Neither what is about its endpoints nor what is about others makes it another.
+    for update in [slice(false, 9090), apply_namespace(true, false)] {
+        let (entry, same) = after(update);
+        assert!(Arc::ptr_eq(&entry, &first) && same == shelf);
+    }
+    assert_eq!(
+        target(&after(slice(true, 9091)).0),
+        TargetPort::Number(9091)
+    );
+    assert_eq!(target(&after(manual(81)).0), TargetPort::Number(9091));
+    // A slice that says nothing.
+    let silent = apply_slice("by-hand", "manual", "billing-1", true, &json!([]));
+    let named = TargetPort::Name("nowhere".to_owned());
+    assert_eq!(target(&after(silent).0), named);
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{self, Container, ContainerPort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use outrider_api::annotations::{Annotations, INIT_CONTAINER, SIDECAR_CONTAINER};
 use outrider_api::kinds::{API_VERSION, Mtls};
-use outrider_api::manifest::{Cause, Location, Problem};
+use outrider_api::manifest::{Cause, Location, Object, Problem};
 use outrider_api::sidecar::TELEMETRY_PORT;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -16,6 +16,9 @@ use tokio::sync::watch;
 use super::kinds::Kind;
 use super::objects::{self, Entry};
 use crate::index::WorkloadName;
+
+/// The label of nodes and of workloads that says where they are.
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A pod that has a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -299,6 +302,17 @@ fn number(port: &IntOrString, container: &Container) -> Option<u16> {
         }
     };
     u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
+/// A pod's entry, its pod being there.
+pub(super) fn with_zone(entry: &Arc<Entry>, zone: &str) -> Arc<Entry> {
+    let Some(Object::Workload(written)) = &entry.object else {
+        return Arc::clone(entry);
+    };
+    let mut workload = (**written).clone();
+    let labels = &mut workload.metadata.labels;
+    labels.insert(ZONE.to_owned(), zone.to_owned());
+    Arc::new(entry.with(Object::Workload(written.with(workload))))
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
+use outrider_api::kinds::Transport;
+use outrider_api::manifest::Object;
 use outrider_api::names::ServiceName;
 use serde_json::{Value, json};
 
@@ -35,7 +37,12 @@ pub(super) struct Service {
 pub(super) struct Slice {
     pub(super) service: ServiceName,
     endpoints: Vec<SliceEndpoint>,
+    ports: SlicePorts,
 }
+
+/// The app's TCP ports, each by the name of the Service's port that leads to it; a port without a name
+/// has the empty one.
+pub(super) type SlicePorts = BTreeMap<String, u16>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SliceEndpoint {
@@ -50,6 +57,11 @@ struct SliceEndpoint {
 pub(super) struct Behind {
     pub(super) all: BTreeSet<WorkloadName>,
     pub(super) ready: BTreeSet<WorkloadName>,
+    /// What its slices say of its ports, if it has no selector: they say it for `targetPort`, which
+    /// those of a selector come of.
+    pub(super) ports: SlicePorts,
+    /// Not all of its slices say that.
+    pub(super) at_odds: bool,
 }
 
 /// How pods of the mesh are found.
@@ -149,7 +161,16 @@ pub(super) fn read_slice(slice: &EndpointSlice) -> Option<Slice> {
             name: service.clone(),
         },
         endpoints: endpoints.collect(),
+        ports: slice.ports.iter().flatten().filter_map(read_port).collect(),
     })
+}
+
+/// `None`: it is not TCP's, or stands for all ports, which leads nowhere (kube-proxy).
+fn read_port(port: &EndpointPort) -> Option<(String, u16)> {
+    let is_tcp = matches!(port.protocol.as_deref(), None | Some("TCP"));
+    let number = u16::try_from(port.port?).ok();
+    let number = number.filter(|number| is_tcp && *number != 0)?;
+    Some((port.name.clone().unwrap_or_default(), number))
 }
 
 impl Service {
@@ -166,22 +187,33 @@ impl Service {
         if self.is_alias {
             return None;
         }
-        let mut slices = slices.peekable();
+        let slices: Vec<&Slice> = slices.collect();
         let mut behind = Behind::default();
         let mut foreign_ready = false;
         // The controller makes a slice for each Service that selects, if with nobody in it.
-        if slices.peek().is_none() {
+        if slices.is_empty() {
             self.selected(pods, &mut behind);
         }
-        for endpoint in slices.flat_map(|slice| &slice.endpoints) {
-            match endpoint.pod(pods) {
-                Some(pod) => {
-                    behind.all.insert(pod.name.clone());
-                    if endpoint.ready {
-                        behind.ready.insert(pod.name.clone());
+        if self.selector.is_empty() {
+            behind.ports = self.ports_of(&slices, pods);
+        }
+        for slice in &slices {
+            let fits = slice.fits(&behind.ports);
+            for endpoint in &slice.endpoints {
+                match endpoint.pod(pods) {
+                    // Its policies hold for it all the same.
+                    Some(pod) if !fits => {
+                        behind.all.insert(pod.name.clone());
+                        behind.at_odds = true;
                     }
+                    Some(pod) => {
+                        behind.all.insert(pod.name.clone());
+                        if endpoint.ready {
+                            behind.ready.insert(pod.name.clone());
+                        }
+                    }
+                    None => foreign_ready |= endpoint.ready,
                 }
-                None => foreign_ready |= endpoint.ready,
             }
         }
         if !behind.ready.is_empty() {
@@ -190,6 +222,31 @@ impl Service {
         let selects = !self.selector.is_empty();
         let is_of_mesh = !behind.all.is_empty() || (selects && is_meshed);
         (is_of_mesh && !foreign_ready).then_some(behind)
+    }
+
+    /// What slices with an endpoint of the mesh say of this Service's ports, in the order of their names:
+    /// first those with one that takes calls. One that says another number than those before says nothing.
+    fn ports_of(&self, slices: &[&Slice], pods: &impl PodTable) -> SlicePorts {
+        let taking = slices.iter().filter(|slice| slice.has(pods, true));
+        let having = slices.iter().filter(|slice| slice.has(pods, false));
+        let mut ports = SlicePorts::new();
+        for slice in taking.chain(having) {
+            if slice.fits(&ports) {
+                let own = slice.ports.iter().filter(|(name, _)| self.has_port(name));
+                ports.extend(own.map(|(name, number)| (name.clone(), *number)));
+            }
+        }
+        ports
+    }
+
+    fn has_port(&self, name: &str) -> bool {
+        let Some(Object::Service(service)) = &self.entry.object else {
+            return false;
+        };
+        let mut ports = service.spec.ports.iter();
+        ports.any(|port| {
+            port.transport == Transport::Tcp && port.name.as_deref().unwrap_or_default() == name
+        })
     }
 
     fn selected(&self, pods: &impl PodTable, behind: &mut Behind) {
@@ -205,6 +262,21 @@ impl Service {
                 }
             }
         }
+    }
+}
+
+impl Slice {
+    /// An endpoint of the mesh.
+    fn has(&self, pods: &impl PodTable, that_takes_calls: bool) -> bool {
+        let mut endpoints = self.endpoints.iter();
+        endpoints
+            .any(|endpoint| (endpoint.ready || !that_takes_calls) && endpoint.pod(pods).is_some())
+    }
+
+    /// Whether it says no other number of any of these ports.
+    fn fits(&self, ports: &SlicePorts) -> bool {
+        let mut own = self.ports.iter();
+        own.all(|(name, number)| ports.get(name).is_none_or(|known| known == number))
     }
 }
 

@@ -49,12 +49,16 @@ fn service(spec: &Value) -> Service {
 }
 
 fn slice(endpoints: &Value) -> Slice {
+    slice_of(endpoints, &json!([]))
+}
+
+fn slice_of(endpoints: &Value, ports: &Value) -> Slice {
     let slice = json!({
         "metadata": {"name": "billing-x", "namespace": "shop",
                      "labels": {"kubernetes.io/service-name": "billing"}},
         "addressType": "IPv4",
         "endpoints": endpoints,
-        "ports": [],
+        "ports": ports,
     });
     read_slice(&serde_json::from_value(slice).unwrap()).unwrap()
 }
@@ -179,6 +183,133 @@ fn without_a_selector_slices_say_who_is_behind() {
         &json!([{"addresses": ["192.0.2.1"], "conditions": {}}]),
     )];
     assert_eq!(behind(&manual, &elsewhere, &Table::new(), true), None);
+}
+
+/// A Service without a selector that has the ports `web` and `admin`, and one that is not TCP's.
+fn manual() -> Service {
+    service(&json!({"selector": null, "ports": [
+        {"name": "web", "port": 80}, {"name": "admin", "port": 81},
+        {"name": "dns", "port": 53, "protocol": "UDP"},
+    ]}))
+}
+
+/// The ports that hold, who takes calls, and whether the slices are at odds.
+fn ported(service: &Service, slices: &[Slice]) -> (Vec<(String, u16)>, Vec<String>, bool) {
+    let behind = service.behind(slices.iter(), &Table::new(), true).unwrap();
+    let ready = behind.ready.into_iter().map(|name| name.name);
+    (
+        behind.ports.into_iter().collect(),
+        ready.collect(),
+        behind.at_odds,
+    )
+}
+
+#[test]
+fn slices_say_the_ports_of_a_service_without_a_selector() {
+    let first = json!([endpoint("billing-1", "10.244.0.7", true)]);
+    let web = |number: u16| (String::from("web"), number);
+    let one = names(&["billing-1"]);
+    for (ports, read) in [
+        (json!([]), vec![]),
+        (json!(null), vec![]),
+        (json!([{"name": "web", "port": 9090}]), vec![web(9090)]),
+        // All ports, another transport, no port at all, no port of the Service.
+        (json!([{"name": "web"}]), vec![]),
+        (
+            json!([{"name": "web", "port": 9090, "protocol": "UDP"}]),
+            vec![],
+        ),
+        (json!([{"name": "web", "port": 0}]), vec![]),
+        (json!([{"name": "dns", "port": 53}]), vec![]),
+        (
+            json!([{"name": "other", "port": 9090}, {"port": 9091}]),
+            vec![],
+        ),
+    ] {
+        let slices = [slice_of(&first, &ports)];
+        let expected = (read, one.clone(), false);
+        assert_eq!(ported(&manual(), &slices), expected, "{ports}");
+    }
+    // One port need not have a name.
+    let unnamed = service(&json!({"selector": null}));
+    for name in [json!(null), json!("")] {
+        let slices = [slice_of(&first, &json!([{"name": name, "port": 9090}]))];
+        let expected = (vec![(String::new(), 9090)], one.clone(), false);
+        assert_eq!(ported(&unnamed, &slices), expected, "{name}");
+    }
+    // Those of a selector come of targetPort.
+    let slices = [slice_of(&first, &json!([{"port": 9090}]))];
+    let expected = (vec![], one, false);
+    assert_eq!(ported(&service(&json!({})), &slices), expected);
+}
+
+#[test]
+fn slices_that_are_at_odds_lead_to_those_of_the_first() {
+    let one = |ready| json!([endpoint("billing-1", "10.244.0.7", ready)]);
+    let two = |ready| json!([endpoint("billing-2", "10.244.0.8", ready)]);
+    let foreign = json!([{"addresses": ["192.0.2.1"], "conditions": {}}]);
+    let web = |number: u16| json!([{"name": "web", "port": number}]);
+    let admin = json!([{"name": "admin", "port": 9100}]);
+    let both = json!([{"name": "web", "port": 9090}, {"name": "admin", "port": 9100}]);
+    for (slices, ports, ready, at_odds) in [
+        // The same, or about other ports: together.
+        (
+            vec![(one(true), web(8080)), (two(true), web(8080))],
+            "web 8080",
+            vec!["1", "2"],
+            false,
+        ),
+        (
+            vec![(one(true), web(8080)), (two(true), admin)],
+            "admin 9100, web 8080",
+            vec!["1", "2"],
+            false,
+        ),
+        // The first counts, and of the other nothing.
+        (
+            vec![(one(true), web(8080)), (two(true), both)],
+            "web 8080",
+            vec!["1"],
+            true,
+        ),
+        // Whoever is nobody's of the mesh says nothing, nor is it called.
+        (
+            vec![(foreign, web(7070)), (two(true), web(8080))],
+            "web 8080",
+            vec!["2"],
+            false,
+        ),
+        // The first that takes calls, so that somebody does.
+        (
+            vec![(one(false), web(8080)), (two(true), web(9090))],
+            "web 9090",
+            vec!["2"],
+            true,
+        ),
+        (
+            vec![(one(false), web(8080)), (two(false), web(9090))],
+            "web 8080",
+            vec![],
+            true,
+        ),
+    ] {
+        let slices = slices.iter();
+        let slices: Vec<Slice> = slices.map(|(who, ports)| slice_of(who, ports)).collect();
+        let found = ported(&manual(), &slices);
+        let said = found
+            .0
+            .iter()
+            .map(|(name, number)| format!("{name} {number}"));
+        assert_eq!(said.collect::<Vec<_>>().join(", "), ports);
+        let ready: Vec<String> = ready
+            .iter()
+            .map(|which| format!("billing-{which}"))
+            .collect();
+        assert_eq!((found.1, found.2), (ready, at_odds), "{ports}");
+        // Policies hold for all of them.
+        let all = behind(&manual(), &slices, &Table::new(), true).unwrap().0;
+        assert!(all.contains(&"billing-2".to_owned()), "{all:?}");
+    }
 }
 
 fn addresses(service: &Service) -> Vec<ClusterIp> {
