@@ -136,7 +136,9 @@ fn over(
             service.name,
             ports.join(", ")
         );
-        problems.push(policy.problem("spec.healthCheck.port", message));
+        // The Service may get it yet; nothing is asked until then.
+        let problem = policy.problem("spec.healthCheck.port", message);
+        problems.push(problem.because(Cause::NoEffect));
     }
     settings
 }

@@ -67,16 +67,21 @@ pub(crate) struct Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdicts(pub(crate) BTreeMap<ObjectId, Verdict>);
 
+/// What comes of all objects.
+pub(super) struct Degraded {
+    pub(super) mesh: Result<Mesh, Vec<Problem>>,
+    pub(super) verdicts: Verdicts,
+    /// What stands for them.
+    pub(super) shelves: Shelves,
+}
+
 /// The mesh that `held` means, and what was made of its objects.
-pub(super) fn degrade(
-    held: &Held,
-    trust: Option<&TrustBundle>,
-) -> (Result<Mesh, Vec<Problem>>, Verdicts) {
+pub(super) fn degrade(held: &Held, trust: Option<&TrustBundle>) -> Degraded {
     let mut past = lock(held.past());
     let Past { good, memo } = &mut *past;
     let mut places = Places::new(held, good);
     if let Some(problems) = places.lost_settings() {
-        return (Err(problems), places.verdicts(&[]));
+        return places.refused(problems);
     }
     for _ in 0..ROUNDS {
         let beside = Beside {
@@ -86,16 +91,21 @@ pub(super) fn degrade(
             endpoints: Some(&held.endpoints),
             tolerated: TOLERATED,
         };
-        let errors = match index::fold(&places.shelves(), beside, memo) {
+        let shelves = places.shelves();
+        let errors = match index::fold(&shelves, beside, memo) {
             Ok(mesh) => {
                 let verdicts = places.verdicts(mesh.warnings());
                 *good = places.good();
-                return (Ok(mesh), verdicts);
+                return Degraded {
+                    mesh: Ok(mesh),
+                    verdicts,
+                    shelves,
+                };
             }
             Err(errors) => errors,
         };
         if !places.yield_to(&errors, good) || places.lost_settings().is_some() {
-            return (Err(errors), places.verdicts(&[]));
+            return places.refused(errors);
         }
     }
     let nowhere = Location {
@@ -105,12 +115,7 @@ pub(super) fn degrade(
     };
     let message = format!("objects are bad in more ways than {ROUNDS} rounds could leave out");
     let problem = Problem::new(nowhere, "", message);
-    (Err(vec![problem]), places.verdicts(&[]))
-}
-
-/// What is judged first: before anything is found wrong in what can be read.
-pub(super) fn readable(held: &Held) -> Shelves {
-    Places::new(held, &LastGood::new()).shelves()
+    places.refused(vec![problem])
 }
 
 /// What stands for each object.
@@ -151,6 +156,15 @@ impl<'h> Places<'h> {
             places.insert(entry.id.clone(), place);
         }
         Self { held, places }
+    }
+
+    /// There is no mesh of them.
+    fn refused(&self, problems: Vec<Problem>) -> Degraded {
+        Degraded {
+            mesh: Err(problems),
+            verdicts: self.verdicts(&[]),
+            shelves: self.shelves(),
+        }
     }
 
     /// All that stands.
@@ -205,7 +219,8 @@ impl<'h> Places<'h> {
         self.held.entries.find(&id)
     }
 
-    /// Whatever has errors makes place; false: one of them is of no object.
+    /// Whatever has errors makes place; false: one of them is of no object. Bad settings do so first: what
+    /// is wrong beside them may be well beside those in their place.
     fn yield_to(&mut self, errors: &[Problem], last_good: &LastGood) -> bool {
         let mut bad: BTreeMap<&ObjectId, (&'h Arc<Entry>, Vec<&Problem>)> = BTreeMap::new();
         for problem in errors {
@@ -214,6 +229,9 @@ impl<'h> Places<'h> {
             };
             let of_entry = bad.entry(&entry.id).or_insert((entry, Vec::new()));
             of_entry.1.push(problem);
+        }
+        if bad.keys().any(|id| id.kind == Kind::MeshConfig) {
+            bad.retain(|id, _| id.kind == Kind::MeshConfig);
         }
         for (id, (entry, problems)) in bad {
             let place = self.places.entry(id.clone());

@@ -61,7 +61,7 @@ fn after(before: Option<&Held>, more: &[Arc<Entry>]) -> Held {
 }
 
 fn mesh(held: &Held) -> (Mesh, Verdicts) {
-    let (mesh, verdicts) = degrade(held, None);
+    let Degraded { mesh, verdicts, .. } = degrade(held, None);
     (mesh.unwrap(), verdicts)
 }
 
@@ -286,9 +286,9 @@ fn without_its_settings_there_is_no_mesh_and_with_the_last_good_ones_there_is() 
         )
     };
     let bad = config(2, &json!({"defaultDenny": true}));
-    let (refused, _) = degrade(&shop_and(&[Arc::clone(&bad)]), None);
+    let refused = degrade(&shop_and(&[Arc::clone(&bad)]), None);
     assert!(
-        refused.is_err(),
+        refused.mesh.is_err(),
         "the default would allow what is to be denied"
     );
 
@@ -387,6 +387,81 @@ fn the_command_says_the_trust_domain_where_no_mesh_config_does() {
     );
     let trust = authority.unwrap().trust_bundle();
     let held = shop_and(&[silent]).of_domain("shop.example");
-    let (mesh, _) = degrade(&held, Some(&trust));
+    let mesh = degrade(&held, Some(&trust)).mesh;
     assert!(mesh.is_ok(), "{:?}", mesh.err());
+}
+
+/// Each by itself is good; what is wrong with the policy is the fault of the settings.
+#[test]
+fn bad_settings_take_no_policy_with_them() {
+    let config = |generation, timeouts: &Value| {
+        let spec = json!({"traffic": {"timeouts": timeouts}});
+        written(
+            Kind::MeshConfig,
+            ("outrider-system", "default", generation),
+            &spec,
+        )
+    };
+    let policy = traffic(1, &json!({"connect": "1s"}));
+    let good = config(1, &json!({"request": "9s"}));
+    let first = shop_and(&[Arc::clone(&policy), good]);
+    mesh(&first);
+    let bad = config(2, &json!({"request": "1s", "backendRequest": "5s"}));
+    let second = after(Some(&first), &[Arc::clone(&policy), Arc::clone(&bad)]);
+    let (applied, verdicts) = mesh(&second);
+    assert_eq!(verdict(&verdicts, &bad).0, Outcome::LastGood);
+    assert_eq!(verdict(&verdicts, &policy), (Outcome::Applied, Vec::new()));
+    let destination = applied.destinations().values().next().unwrap();
+    let timeouts = &destination.traffic.timeouts;
+    let nine = Some(std::time::Duration::from_secs(9));
+    assert_eq!(timeouts.request, nine);
+
+    // What is written next is judged beside the same.
+    assert_eq!(checked(&second, &traffic(2, &json!({"connect": "2s"}))), []);
+}
+
+/// What is wrong with an object that is not there yet, beside what stands.
+fn checked(held: &Held, new: &Entry) -> Vec<(String, Cause)> {
+    held.judge(None).unwrap();
+    held.settle();
+    let standing = held.standing().borrow().clone().unwrap();
+    let shelves = standing.shelves.clone().with(new.object.as_ref().unwrap());
+    let beside = Beside {
+        default_deny: DEFAULT_DENY,
+        endpoints: Some(&standing.endpoints),
+        tolerated: TOLERATED,
+        ..Beside::default()
+    };
+    let mut memo = standing.memo.of_ground();
+    let problems = index::check(&shelves, beside, &mut memo).into_iter();
+    problems.map(|it| (it.field, it.cause)).collect()
+}
+
+#[test]
+fn what_is_applied_is_what_others_are_judged_beside() {
+    let held = shop_and(&[]);
+    let standing = held.standing();
+    assert!(standing.borrow().is_none());
+    held.judge(None).unwrap();
+    assert!(standing.borrow().is_none(), "judged, but not applied");
+    held.settle();
+    assert!(standing.borrow().is_some());
+
+    let about = |service: &str| {
+        let target = json!([{"group": "", "kind": "Service", "name": service}]);
+        let rules = json!([{"name": "all"}]);
+        object(
+            Kind::AuthorizationPolicy,
+            "new",
+            &json!({"targetRefs": target, "rules": rules}),
+        )
+    };
+    assert_eq!(checked(&held, &about("billing")), []);
+    let missing = ("spec.targetRefs[0].name".to_owned(), Cause::TargetNotFound);
+    assert_eq!(checked(&held, &about("orders")), [missing]);
+    let calm = shop_and(&[traffic(1, &json!({"request": "1s"}))]);
+    let second = json!({"targetRefs": [{"group": "", "kind": "Service", "name": "billing"}]});
+    let second = object(Kind::TrafficPolicy, "second", &second);
+    let conflicted = ("spec.targetRefs[0].name".to_owned(), Cause::Conflicted);
+    assert_eq!(checked(&calm, &second), [conflicted]);
 }

@@ -79,7 +79,7 @@ pub async fn read(client: Client, namespace: &str, limit: Duration) -> Result<Re
     let Some(held) = held else {
         return Err(ReadError::Timeout(limit, String::new()));
     };
-    let (mesh, _) = degrade(&held, None);
+    let mesh = degrade(&held, None).mesh;
     Ok(Reading {
         objects: held.entries.objects().cloned().collect(),
         mesh: mesh.map_err(ReadError::Problems)?,

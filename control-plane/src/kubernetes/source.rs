@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::cluster::{Cluster, Taken, Update};
-use super::degrade::{Past, Verdicts, degrade, readable};
+use super::degrade::{Degraded, Past, Verdicts, degrade};
 use super::entries::Entries;
 use super::kinds::Kind;
 use super::{Context, Pods, watches};
@@ -33,7 +33,7 @@ pub(crate) struct Source {
     held: watch::Sender<Option<Arc<Held>>>,
     meshed: watch::Sender<Arc<BTreeSet<String>>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
-    standing: watch::Sender<Arc<Standing>>,
+    standing: watch::Sender<Option<Arc<Standing>>>,
     past: Arc<Mutex<Past>>,
 }
 
@@ -47,8 +47,8 @@ pub(crate) struct View {
     pub(crate) meshed: watch::Receiver<Arc<BTreeSet<String>>>,
     /// What was made of each object.
     pub(crate) verdicts: watch::Receiver<Arc<Verdicts>>,
-    /// What is applied.
-    pub(crate) standing: watch::Receiver<Arc<Standing>>,
+    /// What is applied; absent until anything was judged.
+    pub(crate) standing: watch::Receiver<Option<Arc<Standing>>>,
 }
 
 /// All objects of the mesh at one moment.
@@ -62,12 +62,12 @@ pub(crate) struct Held {
     trust_domain: Option<TrustDomain>,
     past: Arc<Mutex<Past>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
-    standing: watch::Sender<Arc<Standing>>,
-    judged: Mutex<Judged>,
+    standing: watch::Sender<Option<Arc<Standing>>>,
+    judged: Mutex<Option<Judged>>,
 }
 
 /// What was made of it, when it was judged last.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Judged {
     verdicts: Arc<Verdicts>,
     standing: Arc<Standing>,
@@ -76,7 +76,7 @@ struct Judged {
 /// What is applied: what an object that is not stored yet is judged beside.
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
-    /// Whatever can be read.
+    /// What is bad is replaced, or left out.
     pub(crate) shelves: Shelves,
     pub(crate) endpoints: Endpoints,
     /// Whose identities these are, where no MeshConfig says it.
@@ -213,25 +213,30 @@ impl Held {
     /// What it means. Bad objects are replaced by what refuses, or left out; only a mesh of which the
     /// settings cannot be known is an error.
     pub(crate) fn judge(&self, trust: Option<&TrustBundle>) -> Result<Mesh, Vec<Problem>> {
-        let (mesh, verdicts) = degrade(self, trust);
+        let Degraded {
+            mesh,
+            verdicts,
+            shelves,
+        } = degrade(self, trust);
         let standing = Standing {
-            shelves: readable(self),
+            shelves,
             endpoints: self.endpoints.clone(),
             trust_domain: self.trust_domain.clone(),
             memo: lock(&self.past).memo.of_ground(),
         };
-        *lock(&self.judged) = Judged {
+        *lock(&self.judged) = Some(Judged {
             verdicts: Arc::new(verdicts),
             standing: Arc::new(standing),
-        };
+        });
         mesh
     }
 
     /// What was judged last is applied, or refused: now the verdicts are true.
     pub(crate) fn settle(&self) {
-        let Judged { verdicts, standing } = lock(&self.judged).clone();
-        self.verdicts.send_replace(verdicts);
-        self.standing.send_replace(standing);
+        if let Some(Judged { verdicts, standing }) = lock(&self.judged).clone() {
+            self.verdicts.send_replace(verdicts);
+            self.standing.send_replace(Some(standing));
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -246,6 +251,11 @@ impl Held {
     /// Whose identities these are, where no MeshConfig says it.
     pub(crate) fn trust_domain(&self) -> Option<&TrustDomain> {
         self.trust_domain.as_ref()
+    }
+
+    #[cfg(test)]
+    pub(super) fn standing(&self) -> watch::Receiver<Option<Arc<Standing>>> {
+        self.standing.subscribe()
     }
 
     /// As with `--trust-domain`.

@@ -15,7 +15,7 @@ mod server;
 mod validate;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kube::Client;
 use outrider_api::annotations::SidecarKind;
@@ -23,6 +23,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 
 use self::events::Events;
 use self::review::{Answer, Request, ReviewError};
@@ -34,6 +35,8 @@ use crate::metrics::WebhookMetrics;
 
 pub use self::bundle::{MUTATING, VALIDATING};
 
+/// A review waits so long for a replica that has just started; the API server gives up after ten seconds.
+const EARLY: Duration = Duration::from_secs(5);
 /// So many objects are judged at once: a thousand that are applied together must not keep the sidecars
 /// waiting.
 const JUDGES: usize = 2;
@@ -46,8 +49,8 @@ pub(crate) struct Parts {
     pub(crate) names: Vec<ServerName<'static>>,
     /// What every sidecar gets; the trust domain is the authority's as soon as there is one.
     pub(crate) settings: Settings,
-    /// What is applied; nothing until it has been read.
-    pub(crate) standing: watch::Receiver<Arc<Standing>>,
+    /// What is applied; absent until anything was judged.
+    pub(crate) standing: watch::Receiver<Option<Arc<Standing>>>,
     pub(crate) authority: Replacements,
     pub(crate) leader: watch::Receiver<bool>,
     pub(crate) metrics: WebhookMetrics,
@@ -119,7 +122,7 @@ pub(crate) struct Webhooks(Arc<Shared>);
 
 struct Shared {
     settings: Settings,
-    standing: watch::Receiver<Arc<Standing>>,
+    standing: watch::Receiver<Option<Arc<Standing>>>,
     authority: Replacements,
     events: Events,
     judges: Semaphore,
@@ -135,6 +138,8 @@ pub(crate) enum WebhookError {
     Write(#[from] serde_json::Error),
     #[error("the object was not judged to the end")]
     Unfinished,
+    #[error("this replica has only begun to read the cluster")]
+    Early,
 }
 
 impl Webhooks {
@@ -186,6 +191,13 @@ impl Webhooks {
         })
     }
 
+    /// What is applied, once anything is; `None`: it takes too long.
+    async fn standing(&self) -> Option<Arc<Standing>> {
+        let mut standing = self.0.standing.clone();
+        let first = timeout(EARLY, standing.wait_for(Option::is_some)).await;
+        first.ok()?.ok()?.clone()
+    }
+
     async fn validate(
         &self,
         request: Request,
@@ -201,7 +213,7 @@ impl Webhooks {
             .acquire()
             .await
             .map_err(|_| WebhookError::Unfinished)?;
-        let standing = Arc::clone(&self.0.standing.borrow());
+        let standing = self.standing().await.ok_or(WebhookError::Early)?;
         let authority = self.0.authority.borrow().clone();
         let namespace = self.0.settings.namespace.clone();
         let judged = spawn_blocking(move || {

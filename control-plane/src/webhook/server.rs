@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::Webhooks;
+use super::{WebhookError, Webhooks};
 
 /// The largest body: an object is 1.5 MiB at most to etcd, and an update brings two.
 const BODY_MAX: usize = 8 << 20;
@@ -144,7 +144,7 @@ async fn answer(webhooks: &Webhooks, request: Request<Incoming>) -> Answer {
     };
     match webhooks.review(&path, &body).await {
         Ok(answer) => respond(StatusCode::OK, answer, JSON),
-        Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        Err(error) => text(status(&error), format!("{error}\n")),
     }
 }
 
@@ -178,6 +178,14 @@ fn refuse<B>(request: &Request<B>, path: &str) -> Option<Answer> {
 fn too_large() -> Answer {
     let expected = format!("expected a body of at most {BODY_MAX} bytes\n");
     text(StatusCode::PAYLOAD_TOO_LARGE, expected)
+}
+
+fn status(error: &WebhookError) -> StatusCode {
+    match error {
+        WebhookError::Review(_) => StatusCode::BAD_REQUEST,
+        WebhookError::Write(_) | WebhookError::Unfinished => StatusCode::INTERNAL_SERVER_ERROR,
+        WebhookError::Early => StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {

@@ -182,6 +182,44 @@ fn an_object_replaces_itself() {
 }
 
 #[test]
+fn what_stands_beside_an_object_has_a_say() {
+    let calm = |timeouts: Value, port: u16| {
+        json!({
+            "apiVersion": API_VERSION,
+            "kind": "TrafficPolicy",
+            "metadata": {"name": "calm", "namespace": "shop"},
+            "spec": {
+                "targetRefs": [{"group": "", "kind": "Service", "name": "billing"}],
+                "timeouts": timeouts,
+                "healthCheck": {"path": "/", "port": port},
+            },
+        })
+    };
+    let config = "apiVersion: outrider.mesh/v1alpha1\nkind: MeshConfig\nmetadata: {name: default, namespace: outrider-system}\nspec: {traffic: {timeouts: {request: 1s}}}\n";
+    let beside = format!("{SERVICE}---\n{config}");
+    let longer = judged_beside(calm(json!({"backendRequest": "5s"}), 80), &beside);
+    assert!(longer.refusal.is_some(), "{longer:?}");
+    let alone = judged(calm(json!({"backendRequest": "5s"}), 80));
+    assert_eq!(alone, Answer::allowed());
+    // The Service may get the port next.
+    let early = judged(calm(json!({}), 9090));
+    assert_eq!(
+        (&early.refusal, early.warnings.len()),
+        (&None, 1),
+        "{early:?}"
+    );
+
+    let first = calm(json!({}), 80)
+        .to_string()
+        .replace("\"calm\"", "\"a-first\"");
+    let answer = judged_beside(calm(json!({}), 80), &format!("{SERVICE}---\n{first}"));
+    assert!(
+        answer.warnings[0].contains("has two TrafficPolicies"),
+        "{answer:?}"
+    );
+}
+
+#[test]
 fn only_one_meshconfig_is_read() {
     let config = |name: &str, namespace: &str| {
         json!({
