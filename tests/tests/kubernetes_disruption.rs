@@ -46,7 +46,9 @@ fn one_replica_at_a_time_may_be_evicted() -> Result<()> {
         .iter()
         .zip(&answers)
         .partition(|(_, answer)| answer.status.success());
-    assert_eq!(gone.len(), 1, "{answers:?}");
+    // As many more as have been replaced already: on a busy machine the three are not asked at once.
+    let most = 1 + replaced(cluster, &pods)?;
+    assert!((1..=most).contains(&gone.len()), "{answers:?}");
     for (_, answer) in &kept {
         let refused = "Error from server (TooManyRequests): Cannot evict pod as it would violate \
                        the pod's disruption budget.";
@@ -76,6 +78,18 @@ fn one_may_go(cluster: &Cluster) -> Result<()> {
         let all = is("expectedPods", 3) && is("currentHealthy", 3) && is("desiredHealthy", 2);
         (all && is("disruptionsAllowed", 1)).then_some(())
     })
+}
+
+/// How many replicas are ready that are not among these.
+fn replaced(cluster: &Cluster, before: &[Value]) -> Result<usize> {
+    let now = cluster.read(&["pods", "--namespace", SYSTEM, "--selector", SELECTOR])?;
+    let now = now["items"].as_array().context("a list")?;
+    let is_new = |pod: &&Value| {
+        let mut before = before.iter();
+        before.all(|old| old["metadata"]["uid"] != pod["metadata"]["uid"])
+    };
+    let is_ready = |pod: &&Value| pod["status"]["containerStatuses"][0]["ready"] == true;
+    Ok(now.iter().filter(is_new).filter(is_ready).count())
 }
 
 /// Asks as `kubectl drain` does.
@@ -215,7 +229,10 @@ impl Killer {
         }
         let said = self.namespace.exec("killer", &program)?;
         let killed = said.lines().filter(|line| *line == "killed").count();
-        ensure!(killed == pods.len(), "{killed} killed: {said}");
+        ensure!(
+            killed == pods.len(),
+            "{killed} killed: {said} (those of other nodes cannot be: unset KUBECONFIG)"
+        );
         Ok(())
     }
 }

@@ -141,7 +141,16 @@ fn a_policy_is_judged_before_it_is_stored() -> Result<()> {
     nothing_meaningless_is_taken(&namespace)?;
     let kept = namespace.read(&["authorizationpolicy", "web"])?;
     assert_eq!(kept["spec"], expected["spec"], "{kept:#}");
-    Ok(())
+
+    // With the Service there, and pods behind it, nothing is missing.
+    namespace.apply(&web())?;
+    namespace.rolled_out("deployment/web")?;
+    let mut changed = expected;
+    changed["spec"]["rules"][0]["name"] = json!("friends");
+    until("the webhook knows the Service", PATIENCE, || {
+        let tried = try_apply(&namespace, &changed.to_string(), &["--dry-run=server"])?;
+        Ok(!tried.success()?.stderr.contains("Warning"))
+    })
 }
 
 /// In place of [`allow_friend`], either way of applying.

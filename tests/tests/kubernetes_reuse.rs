@@ -167,7 +167,9 @@ fn take_over(node: &Node, namespace: &Namespace, wanted: &str) -> Result<()> {
         }
         namespace.kubectl(&["delete", "pod", "after", "--now"])?;
     }
-    anyhow::bail!("no pod has got {wanted} in {ATTEMPTS} attempts; the last one has {got}")
+    anyhow::bail!(
+        "no pod has got {wanted} in {ATTEMPTS} attempts, which somebody else may have; the last one has {got}"
+    )
 }
 
 /// A pod that sees how its node gives out addresses.

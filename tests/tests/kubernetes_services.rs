@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::{Namespace, PATIENCE};
 use mesh_tests::metrics::Metrics;
-use mesh_tests::wait::{eventually, until};
+use mesh_tests::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::kubernetes_common::{
@@ -17,6 +17,8 @@ use crate::kubernetes_common::{
 /// Says who answers, and who has called: nothing of whoever comes in plaintext.
 const WHO: &str = "location / { return 200 '$hostname $http_x_forwarded_client_cert'; }";
 const TELEMETRY: u16 = 15020;
+/// Each of two has answered by then.
+const CALLS: u32 = 100;
 
 /// A namespace of the mesh with two servers, `web-0` and `web-1`, and two pods that call.
 struct Place {
@@ -67,6 +69,18 @@ impl Place {
     fn policed(&self, arguments: &[&str]) -> Result<String> {
         assert_denied(&get(&self.namespace, "stranger", arguments)?);
         self.reached(arguments)
+    }
+
+    /// Calls until both servers have answered, at least so often: who answered, and how many calls it took.
+    fn all_policed(&self, least: u32, arguments: &[&str]) -> Result<(BTreeSet<String>, u32)> {
+        let mut reached = BTreeSet::new();
+        for calls in 1..=CALLS {
+            reached.insert(self.policed(arguments)?);
+            if calls >= least && reached.len() >= 2 {
+                return Ok((reached, calls));
+            }
+        }
+        bail!("only {reached:?} answered {CALLS} calls of {arguments:?}")
     }
 
     /// Who answers, and what it knows of who called.
@@ -206,12 +220,9 @@ fn a_service_is_called_by_each_family_that_it_has() -> Result<()> {
     );
     let mut calls = 0;
     for family in families {
-        let mut reached = BTreeSet::new();
-        until("both answer", PATIENCE, || {
-            reached.insert(place.policed(&[family, "http://dual/"])?);
-            calls += 1;
-            Ok(both(&reached))
-        })?;
+        let (reached, more) = place.all_policed(1, &[family, "http://dual/"])?;
+        assert!(both(&reached), "{reached:?}");
+        calls += more;
     }
     for pod in ["friend", "stranger"] {
         assert_eq!(place.led(pod, "service")?, f64::from(calls), "{pod}");
@@ -258,14 +269,8 @@ fn a_service_without_a_selector_leads_to_whom_its_slices_name() -> Result<()> {
     ]);
     place.namespace.apply(&slice("manual", &endpoints))?;
     place.serve("manual", &json!({ "ports": ports() }), 2)?;
-    let mut reached = BTreeSet::new();
-    let mut calls = 0;
-    until("both answer", PATIENCE, || {
-        reached.insert(place.policed(&["http://manual/"])?);
-        calls += 1;
-        // Often enough for whoever is nobody's to have had its turn.
-        Ok(calls >= 12 && reached.len() >= 2)
-    })?;
+    // Often enough for whoever is nobody's to have had its turn.
+    let (reached, calls) = place.all_policed(12, &["http://manual/"])?;
     assert!(both(&reached), "{reached:?}");
     assert_eq!(place.led("friend", "service")?, f64::from(calls));
     assert_eq!(place.led("friend", "unknown")?, 0.0);
@@ -294,11 +299,8 @@ fn a_service_without_a_selector_is_called_at_the_port_that_its_slices_say() -> R
     // Where nobody listens.
     let port = json!({"name": "http", "port": 80, "targetPort": 9999, "appProtocol": "http"});
     place.serve("ported", &json!({ "ports": [port] }), 2)?;
-    let mut reached = BTreeSet::new();
-    until("both answer", PATIENCE, || {
-        reached.insert(place.policed(&["http://ported/"])?);
-        Ok(both(&reached))
-    })?;
+    let (reached, _) = place.all_policed(1, &["http://ported/"])?;
+    assert!(both(&reached), "{reached:?}");
     assert_eq!(place.led("friend", "unknown")?, 0.0);
     Ok(())
 }

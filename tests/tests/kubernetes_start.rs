@@ -29,11 +29,12 @@ fn the_three_commands_of_the_readme_bring_a_namespace_into_the_mesh() -> Result<
     started
 }
 
+/// Fails without a panic, so that the mesh is gone in any case.
 fn start(outrider: &Outrider) -> Result<()> {
     let namespace = shop::without_mesh(outrider.cluster())?;
     namespace.apply(&web())?;
     namespace.rolled_out("deployment/web")?;
-    assert_eq!(sidecars(&namespace)?, [false, false]);
+    ensure!(sidecars(&namespace)? == [false, false], "no sidecar yet");
 
     let folder = tempfile::tempdir()?;
     for (name, program) in [
@@ -50,17 +51,17 @@ fn start(outrider: &Outrider) -> Result<()> {
     namespace.eventually(what, &["pods", "--selector", "app=web"], |pods| {
         (pods["items"].as_array()?.len() == 2).then_some(())
     })?;
-    assert_eq!(sidecars(&namespace)?, [true, true]);
+    ensure!(sidecars(&namespace)? == [true, true], "a sidecar each");
 
     // Nobody calls it but whom a policy names, and its status says how many enforce it.
     namespace.apply(&client("friend"))?;
     namespace.wait("pod/friend", "Ready")?;
     let refused = call(&namespace, "friend", "/")?;
-    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+    ensure!(refused.starts_with("HTTP/1.1 403"), "{refused}");
     namespace.apply(&allow_friend())?;
     enforced(&namespace, "web", 2)?;
     let allowed = call(&namespace, "friend", "/")?;
-    assert!(allowed.starts_with("HTTP/1.1 200"), "{allowed}");
+    ensure!(allowed.starts_with("HTTP/1.1 200"), "{allowed}");
     Ok(())
 }
 
