@@ -250,6 +250,11 @@ pub(super) fn annotated(name: &str, annotations: Value) -> Value {
 
 /// What the API server would store.
 pub(super) fn create(namespace: &Namespace, object: &Value) -> Result<Finished> {
+    create_written(namespace, &object.to_string())
+}
+
+/// The same, of YAML.
+fn create_written(namespace: &Namespace, manifest: &str) -> Result<Finished> {
     let here = ["--namespace", namespace.name()];
     let create = [
         "create",
@@ -260,11 +265,15 @@ pub(super) fn create(namespace: &Namespace, object: &Value) -> Result<Finished> 
         "-",
     ];
     let cluster = namespace.cluster();
-    cluster.try_kubectl_with(&object.to_string(), &[&here[..], &create].concat())
+    cluster.try_kubectl_with(manifest, &[&here[..], &create].concat())
 }
 
 pub(super) fn created(namespace: &Namespace, object: &Value) -> Result<Value> {
-    let finished = create(namespace, object)?.success()?;
+    created_of(namespace, &object.to_string())
+}
+
+pub(super) fn created_of(namespace: &Namespace, manifest: &str) -> Result<Value> {
+    let finished = create_written(namespace, manifest)?.success()?;
     Ok(serde_json::from_str(&finished.stdout)?)
 }
 

@@ -12,7 +12,9 @@ use mesh_tests::process::{command, run_with_input};
 use mesh_tests::programs::outrider;
 use serde_json::{Value, json};
 
-use self::injector::{IMAGE, Injector, annotated, create, created, has_sidecar, labelled, pod};
+use self::injector::{
+    IMAGE, Injector, annotated, create, created, created_of, has_sidecar, labelled, pod,
+};
 
 #[test]
 fn namespace_and_pod_decide_together_who_gets_a_sidecar() -> Result<()> {
@@ -138,30 +140,10 @@ fn the_command_makes_what_the_webhook_makes() -> Result<()> {
     ]);
     let injected =
         run_with_input(&mut inject, object.to_string().as_bytes(), PATIENCE)?.success()?;
-    let create = [
-        "create",
-        "--dry-run=server",
-        "--output",
-        "json",
-        "--filename",
-        "-",
-    ];
-    let here = ["--namespace", plain.name()];
-    let stored = plain
-        .cluster()
-        .try_kubectl_with(&injected.stdout, &[&here[..], &create].concat())?
-        .success()?;
-    let by_command: Value = serde_json::from_str(&stored.stdout)?;
+    let by_command = created_of(&plain, &injected.stdout)?;
     assert_eq!(written(&by_webhook), written(&by_command));
     // And the webhook leaves alone what the command has done.
-    let again = meshed
-        .cluster()
-        .try_kubectl_with(
-            &injected.stdout,
-            &[&["--namespace", meshed.name()][..], &create].concat(),
-        )?
-        .success()?;
-    let again = serde_json::from_str(&again.stdout)?;
+    let again = created_of(&meshed, &injected.stdout)?;
     assert_eq!(written(&again), written(&by_command));
     Ok(())
 }
