@@ -33,6 +33,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
+use rustix::net::shutdown;
 use rustix::net::sockopt::set_socket_linger;
 
 pub use self::behaviour::Behaviour;
@@ -112,6 +113,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct App {
     address: SocketAddr,
+    listener: TcpListener,
     state: Arc<State>,
 }
 
@@ -124,9 +126,13 @@ impl App {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let address = listener.local_addr()?;
         let state = Arc::new(State::default());
-        let shared = Arc::clone(&state);
-        thread::spawn(move || accept(&listener, &shared));
-        Ok(Self { address, state })
+        let (accepting, shared) = (listener.try_clone()?, Arc::clone(&state));
+        thread::spawn(move || accept(&accepting, &shared));
+        Ok(Self {
+            address,
+            listener,
+            state,
+        })
     }
 
     pub fn port(&self) -> u16 {
@@ -183,7 +189,8 @@ impl Drop for App {
         self.release();
         self.behave(Behaviour::Usual);
         self.state.stopped.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
+        // Of every copy of the socket, also one in a program that is being started: the port is free.
+        let _ = shutdown(&self.listener, rustix::net::Shutdown::Both);
         for (_, stream) in lock(&self.state.streams).drain() {
             let _ = stream.shutdown(Shutdown::Both);
         }

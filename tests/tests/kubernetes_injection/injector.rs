@@ -1,12 +1,13 @@
 //! A control plane on this machine that the API server of the cluster asks about pods.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use mesh_tests::kubernetes::outrider::{Outrider, Turn};
 use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE, TOOLS};
 use mesh_tests::pki::Authority;
+use mesh_tests::ports::free_port;
 use mesh_tests::process::{Finished, Process, command, run};
 use mesh_tests::programs::outrider;
 use mesh_tests::wait::until;
@@ -204,10 +205,6 @@ fn define() -> Result<()> {
     let applied = Cluster::shared()?.try_kubectl_with(&kinds.stdout, &apply)?;
     applied.success()?;
     Ok(())
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((HOST, 0))?.local_addr()?.port())
 }
 
 pub(super) fn pod(name: &str, change: Value) -> Value {
