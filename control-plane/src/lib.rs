@@ -19,8 +19,6 @@ mod discovery;
 mod identity;
 pub mod index;
 pub mod inject;
-// Some of what it says is for parts that are not there yet.
-#[allow(dead_code, unused_imports)]
 mod kubernetes;
 mod logging;
 mod metrics;

@@ -39,7 +39,7 @@ use outrider_api::names::ServiceName;
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::{SpiffeId, TrustDomain};
 
-pub(crate) use self::endpoints::Endpoints;
+pub(crate) use self::endpoints::{Endpoints, Members};
 pub(crate) use self::fold::{Memo, check, fold};
 use self::ground::Ground;
 use self::instances::AddressTable;
@@ -47,6 +47,7 @@ use self::limits::Limits;
 pub(crate) use self::memo::Shared;
 use self::objects::{PolicyName, Table};
 use self::policies::Policies;
+pub(crate) use self::presence::ZONE;
 pub(crate) use self::shelves::{Shelf, Shelves};
 
 /// The trust domain of a mesh that names none; that of Kubernetes' own names.

@@ -12,8 +12,8 @@ use outrider_certs::spiffe::SpiffeId;
 use super::assemble::{LOOPBACK, declared, declared_by_service, upstream_service};
 use super::{WorkloadName, probes, selection};
 
-/// The label that says where a workload runs.
-const ZONE: &str = "topology.kubernetes.io/zone";
+/// The label of a workload, and of a node, that says where it is.
+pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What it is made of.
 #[derive(PartialEq)]

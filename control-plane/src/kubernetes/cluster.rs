@@ -1,4 +1,7 @@
-//! Everything that was watched, and what of it is of the mesh: a pure fold of what the watches say.
+//! Everything that was watched: a pure fold of what the watches say. `take` says what of it is of the
+//! mesh.
+
+mod take;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,9 +13,9 @@ use super::entries::Entries;
 use super::kinds::Kind;
 use super::living::Living;
 use super::objects::{Entry, ObjectId};
-use super::pods::{self, Pod, Pods, ZONE};
+use super::pods::Pod;
 use super::ported::Ported;
-use super::services::{Behind, PodTable, Service, Slice};
+use super::services::{Service, Slice};
 use crate::index::{Endpoints, Shared, WorkloadName};
 
 /// What one watch says.
@@ -46,6 +49,7 @@ pub(super) struct Namespace {
 }
 
 /// See the module.
+#[derive(Default)]
 pub(super) struct Cluster {
     items: BTreeMap<ObjectId, Item>,
     /// Kinds that are being read anew, and what was read of each so far.
@@ -54,7 +58,6 @@ pub(super) struct Cluster {
     /// Policies that were deleted before their namespace, which is being deleted, too.
     outlived: BTreeSet<ObjectId>,
     slices: HashMap<ServiceName, BTreeSet<ObjectId>>,
-    pods: Pods,
     /// Since it was last taken.
     changed: Changed,
     taken: Taken,
@@ -82,22 +85,6 @@ pub(super) struct Taken {
 }
 
 impl Cluster {
-    pub(super) fn new(pods: Pods) -> Self {
-        Self {
-            items: BTreeMap::new(),
-            fresh: HashMap::new(),
-            synced: BTreeSet::new(),
-            outlived: BTreeSet::new(),
-            slices: HashMap::new(),
-            pods,
-            changed: Changed::default(),
-            taken: Taken::default(),
-            living: Living::default(),
-            zoned: Derived::default(),
-            ported: Ported::default(),
-        }
-    }
-
     /// The kinds that have not been read yet.
     pub(super) fn missing(&self) -> Vec<Kind> {
         let missing = |kind: &Kind| !self.synced.contains(kind);
@@ -152,13 +139,16 @@ impl Cluster {
         };
         self.forget_slice(&id);
         match &item {
-            Item::Pod(pod, _) => self.pods.tell(&pod.name, Some(pod)),
             Item::Slice(slice) => {
                 let of_service = self.slices.entry(slice.service.clone()).or_default();
                 of_service.insert(id.clone());
             }
             Item::Namespace(it) if self.is_another(&id.name, it) => self.release(&id.name),
-            Item::Service(_) | Item::Namespace(_) | Item::Node(_) | Item::Object(_) => {}
+            Item::Pod(..)
+            | Item::Service(_)
+            | Item::Namespace(_)
+            | Item::Node(_)
+            | Item::Object(_) => {}
         }
         self.changed.note(&id, &item);
         self.items.insert(id, item);
@@ -193,10 +183,8 @@ impl Cluster {
             return false;
         };
         self.changed.note(id, &gone);
-        match gone {
-            Item::Pod(pod, _) => self.pods.tell(&pod.name, None),
-            Item::Namespace(_) => self.release(&id.name),
-            Item::Service(_) | Item::Slice(_) | Item::Node(_) | Item::Object(_) => {}
+        if let Item::Namespace(_) = gone {
+            self.release(&id.name);
         }
         true
     }
@@ -228,35 +216,6 @@ impl Cluster {
         }
     }
 
-    /// What is of the mesh now. Only what may have changed is looked at.
-    pub(super) fn take(&mut self) -> Taken {
-        let Changed { kinds, services } = std::mem::take(&mut self.changed);
-        let any = |of: &[Kind]| of.iter().any(|kind| kinds.contains(kind));
-        if any(&[Kind::Pod, Kind::Node]) {
-            self.living = Living::of(self.of_kind(Kind::Pod).map(|(_, item)| item));
-            let pods = self.take_pods();
-            self.taken.entries.set(Kind::Pod, pods);
-        }
-        if any(&[Kind::Pod, Kind::Service, Kind::Namespace]) {
-            self.take_services(None);
-            self.taken.meshed = Shared::new(self.meshed());
-        } else if !services.is_empty() {
-            self.take_services(Some(&services));
-        }
-        for kind in kinds {
-            if kind.resources().is_empty() {
-                continue;
-            }
-            let entries = self.of_kind(kind).filter_map(|(_, item)| match item {
-                Item::Object(entry) => Some(Arc::clone(entry)),
-                _ => None,
-            });
-            let entries = entries.collect();
-            self.taken.entries.set(kind, entries);
-        }
-        self.taken.clone()
-    }
-
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&ObjectId, &Item)> {
         let first = ObjectId {
             kind,
@@ -265,129 +224,6 @@ impl Cluster {
         };
         let items = self.items.range(first..);
         items.take_while(move |(id, _)| id.kind == kind)
-    }
-
-    fn take_pods(&mut self) -> Vec<Arc<Entry>> {
-        let mut zoned = std::mem::take(&mut self.zoned);
-        zoned.retain(|name| self.living.named(name).is_some());
-        let mut entries = Vec::new();
-        for (_, item) in self.of_kind(Kind::Pod) {
-            let Item::Pod(pod, entry) = item else {
-                continue;
-            };
-            if self.living.named(&pod.name).is_none() {
-                continue;
-            }
-            entries.push(match self.zone_of_node(pod) {
-                Some(zone) => zoned.of(pod.name.clone(), entry, zone.clone(), |entry, zone| {
-                    pods::with_zone(entry, zone)
-                }),
-                None => Arc::clone(entry),
-            });
-        }
-        self.zoned = zoned;
-        entries
-    }
-
-    /// Kubernetes says of a node, not of its pods, where it is (before 1.35).
-    fn zone_of_node(&self, pod: &Pod) -> Option<&String> {
-        if pod.labels.contains_key(ZONE) {
-            return None;
-        }
-        let id = ObjectId {
-            kind: Kind::Node,
-            namespace: String::new(),
-            name: pod.node.clone()?,
-        };
-        match self.items.get(&id) {
-            Some(Item::Node(zone)) => zone.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// Who is behind these Services, or all: and so, which are of the mesh.
-    fn take_services(&mut self, only: Option<&BTreeSet<ServiceName>>) {
-        let mut members = (*self.taken.endpoints.members).clone();
-        let mut ready = (*self.taken.endpoints.ready).clone();
-        let mut ported = std::mem::take(&mut self.ported);
-        if only.is_none() {
-            let is_left = |name: &ServiceName| self.items.contains_key(&service_id(name));
-            members.retain(|name, _| is_left(name));
-            ready.retain(|name, _| is_left(name));
-            ported.retain(is_left);
-        }
-        let mut of_mesh = Vec::new();
-        for (_, item) in self.of_kind(Kind::Service) {
-            let Item::Service(service) = item else {
-                continue;
-            };
-            let name = &service.name;
-            let same = only.is_some_and(|only| !only.contains(name));
-            if !same {
-                let behind = self.behind(service);
-                ported.tell(service, behind.as_ref());
-                match behind {
-                    Some(behind) => {
-                        if service.selector.is_empty() {
-                            members.insert(name.clone(), behind.all);
-                        } else {
-                            members.remove(name);
-                        }
-                        let known = ready.get(name);
-                        if known.is_none_or(|known| **known != behind.ready) {
-                            ready.insert(name.clone(), Shared::new(behind.ready));
-                        }
-                    }
-                    None => {
-                        members.remove(name);
-                        ready.remove(name);
-                    }
-                }
-            }
-            if ready.contains_key(name) {
-                of_mesh.push(Arc::clone(ported.entry(service)));
-            }
-        }
-        self.ported = ported;
-        let same = |known: &[Arc<Entry>]| {
-            let mut pairs = known.iter().zip(&of_mesh);
-            known.len() == of_mesh.len() && pairs.all(|(one, other)| Arc::ptr_eq(one, other))
-        };
-        if !same(self.taken.entries.of(Kind::Service)) {
-            self.taken.entries.set(Kind::Service, of_mesh);
-        }
-        if *self.taken.endpoints.members != members {
-            self.taken.endpoints.members = Shared::new(members);
-        }
-        self.taken.endpoints.ready = Shared::new(ready);
-    }
-
-    fn behind(&self, service: &Service) -> Option<Behind> {
-        let ids = self.slices.get(&service.name).into_iter().flatten();
-        let slices = ids.filter_map(|id| match self.items.get(id) {
-            Some(Item::Slice(slice)) => Some(slice),
-            _ => None,
-        });
-        let namespace = self.namespace(&service.name.namespace);
-        let is_meshed = namespace.is_some_and(|namespace| namespace.is_meshed);
-        service.behind(slices, &self.living, is_meshed)
-    }
-
-    /// Those that are meshed, and those that have a pod with a sidecar.
-    fn meshed(&self) -> BTreeSet<String> {
-        let of_namespaces = self
-            .of_kind(Kind::Namespace)
-            .filter_map(|(id, item)| match item {
-                Item::Namespace(namespace) if namespace.is_meshed => Some(&id.name),
-                _ => None,
-            });
-        let mut meshed: BTreeSet<String> = of_namespaces.cloned().collect();
-        for (id, _) in self.of_kind(Kind::Pod) {
-            if !meshed.contains(&id.namespace) {
-                meshed.insert(id.namespace.clone());
-            }
-        }
-        meshed
     }
 }
 
@@ -401,14 +237,6 @@ impl Changed {
             | Item::Node(_)
             | Item::Object(_) => self.kinds.insert(id.kind),
         };
-    }
-}
-
-fn service_id(name: &ServiceName) -> ObjectId {
-    ObjectId {
-        kind: Kind::Service,
-        namespace: name.namespace.clone(),
-        name: name.name.clone(),
     }
 }
 

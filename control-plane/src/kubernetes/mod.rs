@@ -31,7 +31,6 @@ use crate::metrics::Metrics;
 
 pub(crate) use self::degrade::{DEFAULT_DENY, MESH_CONFIG, TOLERATED};
 pub use self::once::{ReadError, Reading, read};
-pub(crate) use self::pods::{Pod, Pods};
 pub(crate) use self::source::{Held, Source, Standing, View};
 pub(crate) use self::status::{Progress, StatusWriter};
 

@@ -1,8 +1,8 @@
 //! The pods of the mesh: those that have a sidecar, each as the Workload that it is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{self, Container, ContainerPort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -11,14 +11,10 @@ use outrider_api::kinds::{API_VERSION, Mtls};
 use outrider_api::manifest::{Cause, Location, Object, Problem};
 use outrider_api::sidecar::TELEMETRY_PORT;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use super::kinds::Kind;
 use super::objects::{self, Entry};
-use crate::index::WorkloadName;
-
-/// The label of nodes and of workloads that says where they are.
-pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
+use crate::index::{WorkloadName, ZONE};
 
 /// A pod that has a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,45 +35,6 @@ pub(crate) struct Pod {
     pub(crate) labels: BTreeMap<String, String>,
     /// RFC 3339, in UTC: the order of texts is that of time.
     pub(crate) created: String,
-}
-
-/// All of them, as of now; cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Pods {
-    table: Arc<RwLock<HashMap<WorkloadName, Arc<Pod>>>>,
-    /// Grows with each change.
-    changes: watch::Sender<u64>,
-}
-
-impl Pods {
-    pub(crate) fn new() -> Self {
-        Self {
-            table: Arc::default(),
-            changes: watch::Sender::new(0),
-        }
-    }
-
-    /// The pod of that name; `None`: there is none, it has no sidecar, or nobody has told yet.
-    pub(crate) fn find(&self, name: &WorkloadName) -> Option<Arc<Pod>> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.get(name).cloned()
-    }
-
-    /// Told of every change from now on.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    /// `None`: there is no such pod any more.
-    pub(super) fn tell(&self, name: &WorkloadName, pod: Option<&Arc<Pod>>) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        match pod {
-            Some(pod) => table.insert(name.clone(), Arc::clone(pod)),
-            None => table.remove(name),
-        };
-        drop(table);
-        self.changes.send_modify(|changes| *changes += 1);
-    }
 }
 
 /// What is kept of a pod; `None`: it has no sidecar.

@@ -215,18 +215,3 @@ fn an_annotation_that_cannot_be_read_counts_as_not_written() {
     // The pod runs on: as if nothing were written.
     assert_eq!(workload(&bad).spec.mtls, None);
 }
-
-#[test]
-fn whoever_looks_for_a_pod_is_told_of_it() {
-    let pods = Pods::new();
-    let mut changes = pods.changes();
-    let name = WorkloadName::new("shop", "billing-1");
-    assert!(pods.find(&name).is_none());
-    let (record, _) = read(&pod("billing-1", &json!({}))).unwrap();
-    pods.tell(&name, Some(&Arc::new(record)));
-    assert!(changes.has_changed().unwrap());
-    changes.mark_unchanged();
-    assert_eq!(pods.find(&name).unwrap().uid, "uid-of-billing-1");
-    pods.tell(&name, None);
-    assert!(changes.has_changed().unwrap() && pods.find(&name).is_none());
-}

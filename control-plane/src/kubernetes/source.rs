@@ -14,7 +14,7 @@ use super::cluster::{Cluster, Taken, Update};
 use super::degrade::{Degraded, Past, Verdicts, degrade};
 use super::entries::Entries;
 use super::kinds::Kind;
-use super::{Context, Pods, watches};
+use super::{Context, watches};
 use crate::admin::Readiness;
 use crate::index::{Endpoints, Memo, Mesh, Shelves};
 use crate::source::Change;
@@ -40,7 +40,6 @@ pub(crate) struct Source {
 /// What the rest of the control plane may know of what the source holds; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct View {
-    pub(crate) pods: Pods,
     /// Everything, as it was last taken; absent until the first sync.
     pub(crate) held: watch::Receiver<Option<Arc<Held>>>,
     /// The meshed namespaces: those that need a trust bundle.
@@ -92,7 +91,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Source {
     /// Watches begin at once.
     pub(crate) fn new(context: Context, readiness: watch::Sender<Readiness>) -> (Self, View) {
-        let pods = Pods::new();
         let (held, meshed, verdicts, standing) = (
             watch::Sender::new(None),
             watch::Sender::default(),
@@ -100,7 +98,6 @@ impl Source {
             watch::Sender::default(),
         );
         let view = View {
-            pods: pods.clone(),
             held: held.subscribe(),
             meshed: watch::Sender::subscribe(&meshed),
             verdicts: watch::Sender::subscribe(&verdicts),
@@ -112,7 +109,7 @@ impl Source {
             readiness,
             updates,
             watches,
-            cluster: Cluster::new(pods),
+            cluster: Cluster::default(),
             taken: None,
             held,
             meshed,

@@ -24,6 +24,7 @@ use super::cluster::{Item, Namespace, Update};
 use super::kinds::Kind;
 use super::services;
 use super::{Context, definitions, objects, pods};
+use crate::index::ZONE;
 use crate::logging::one_line;
 use crate::metrics::unix_seconds;
 
@@ -42,8 +43,6 @@ const ABSENT: Duration = Duration::from_secs(30);
 const REQUIRED: Duration = Duration::from_secs(2);
 /// An error may quote a page of a proxy's.
 const MAX_LOGGED_BYTES: usize = 512;
-
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Watches every kind, until the other half is dropped.
 pub(super) fn start(context: &Context) -> (mpsc::Receiver<Update>, Vec<JoinHandle<()>>) {
