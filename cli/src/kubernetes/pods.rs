@@ -1,15 +1,16 @@
 //! Which pods have a sidecar, and which have none though their namespace is meshed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec};
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
+use outrider_control_plane::inject::{NamespaceChoice, SYSTEM_NAMESPACE, Wanted, wanted};
 use serde::de::DeserializeOwned;
 
 use super::access::{Cluster, ClusterError};
-use super::names::{INJECT, SIDECAR};
+use super::names::{INJECT, SIDECAR, SYSTEM};
 use crate::args::ScopeArgs;
 use crate::output;
 
@@ -90,8 +91,26 @@ pub(crate) enum Membership {
     None,
 }
 
-/// What `pod` is; `meshed` are the namespaces with the label.
-pub(crate) fn membership(pod: &Pod, meshed: &BTreeSet<String>) -> Membership {
+/// What the namespaces say of their pods, by their label.
+#[derive(Debug, Default)]
+pub(crate) struct Namespaces(BTreeMap<String, NamespaceChoice>);
+
+impl Namespaces {
+    fn choice(&self, name: &str) -> NamespaceChoice {
+        let choice = self.0.get(name).copied();
+        choice.unwrap_or(NamespaceChoice::Silent)
+    }
+
+    /// Those whose pods get a sidecar.
+    pub(crate) fn meshed(&self) -> impl Iterator<Item = &str> {
+        let enabled =
+            |(_, choice): &(&String, &NamespaceChoice)| **choice == NamespaceChoice::Enabled;
+        self.0.iter().filter(enabled).map(|(name, _)| name.as_str())
+    }
+}
+
+/// What `pod` is.
+pub(crate) fn membership(pod: &Pod, namespaces: &Namespaces) -> Membership {
     let Some(spec) = &pod.spec else {
         return Membership::None;
     };
@@ -115,22 +134,29 @@ pub(crate) fn membership(pod: &Pod, meshed: &BTreeSet<String>) -> Membership {
             pod: name,
         });
     }
-    let wanted = match pod.labels().get(INJECT).map(String::as_str) {
-        Some("true") => true,
-        Some("false") => false,
-        Some(_) | None => meshed.contains(&namespace),
-    };
-    match wanted {
-        false => Membership::None,
-        true if spec.host_network == Some(true) => Membership::HostNetwork {
-            namespace,
-            pod: name,
-        },
-        true => Membership::Missing {
+    let label = pod.labels().get(INJECT).map(String::as_str);
+    let never = [SYSTEM_NAMESPACE, SYSTEM].contains(&namespace.as_str()) || is_windows(spec);
+    match wanted(namespaces.choice(&namespace), label) {
+        _ if never => Membership::None,
+        Wanted::No => Membership::None,
+        Wanted::Yes | Wanted::Unclear if spec.host_network == Some(true) => {
+            Membership::HostNetwork {
+                namespace,
+                pod: name,
+            }
+        }
+        Wanted::Yes | Wanted::Unclear => Membership::Missing {
             namespace,
             pod: name,
         },
     }
+}
+
+fn is_windows(spec: &PodSpec) -> bool {
+    let os = spec.os.as_ref().map(|os| os.name.as_str());
+    let mut selected = spec.node_selector.iter().flatten();
+    let selects = |(label, os): (&String, &String)| label == "kubernetes.io/os" && os == "windows";
+    os == Some("windows") || selected.any(selects)
 }
 
 /// The sidecars of `scope` that run.
@@ -138,7 +164,7 @@ pub(crate) async fn sidecars(
     cluster: &Cluster,
     scope: &Scope,
 ) -> Result<Vec<Sidecar>, ClusterError> {
-    let nowhere = BTreeSet::new();
+    let nowhere = Namespaces::default();
     let pods = scope.api(cluster);
     let running = |pod: Pod| match membership(&pod, &nowhere) {
         Membership::Sidecar(sidecar) => sidecar.running.then_some(sidecar),
@@ -147,13 +173,17 @@ pub(crate) async fn sidecars(
     collect(cluster, &pods, "pods", running).await
 }
 
-/// The namespaces whose pods get a sidecar.
-pub(crate) async fn meshed_namespaces(cluster: &Cluster) -> Result<BTreeSet<String>, ClusterError> {
+/// Of every namespace that says anything.
+pub(crate) async fn namespaces(cluster: &Cluster) -> Result<Namespaces, ClusterError> {
     let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
-    let only = ListParams::default().labels(&format!("{INJECT}=enabled"));
-    let list = namespaces.list(&only).await;
+    let list = namespaces.list(&ListParams::default().labels(INJECT)).await;
     let list = list.map_err(|error| cluster.failed(error))?;
-    Ok(list.iter().map(ResourceExt::name_any).collect())
+    let choice = |namespace: &Namespace| {
+        let labels = namespace.labels().iter();
+        NamespaceChoice::of(labels.map(|(key, value)| (key.as_str(), value.as_str())))
+    };
+    let choices = list.iter().map(|it| (it.name_any(), choice(it)));
+    Ok(Namespaces(choices.collect()))
 }
 
 /// What `keep` makes of each object, which come page by page; `what` are they, for people.
@@ -241,7 +271,12 @@ mod tests {
 
     fn of(pod: Value) -> Membership {
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        membership(&pod, &BTreeSet::from(["shop".to_owned()]))
+        let chosen = [
+            ("shop", NamespaceChoice::Enabled),
+            ("outside", NamespaceChoice::Disabled),
+        ];
+        let chosen = chosen.map(|(name, choice)| (name.to_owned(), choice));
+        membership(&pod, &Namespaces(chosen.into()))
     }
 
     fn pod(namespace: &str, labels: Value, spec: Value, phase: &str) -> Value {
@@ -295,6 +330,15 @@ mod tests {
             "Running"
         ))));
         assert!(!missing(of(pod("shop", json!({}), plain(), "Succeeded"))));
+        for never in ["outside", "kube-system", "outrider-system"] {
+            let asks = json!({INJECT: "true"});
+            assert!(
+                !missing(of(pod(never, asks, plain(), "Running"))),
+                "{never}"
+            );
+        }
+        let windows = json!({"os": {"name": "windows"}, "containers": [{"name": "app"}]});
+        assert!(!missing(of(pod("shop", json!({}), windows, "Running"))));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub const TOKEN_AUDIENCE: &str = "outrider-control-plane";
 /// Where the sidecar's program is in its image.
 pub const PROGRAM: &str = "/outrider-proxy";
 /// Whose pods never get a sidecar, besides those of the mesh's own namespace.
-const SYSTEM_NAMESPACE: &str = "kube-system";
+pub const SYSTEM_NAMESPACE: &str = "kube-system";
 /// Which container is meant where none is named; for `kubectl`.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 

@@ -25,9 +25,11 @@ const NAME: &str = "outrider-control-plane.outrider-system.svc";
 pub(super) async fn look(cluster: &Cluster, door: &Door, now: i64) -> Finding {
     match timeout(LIMIT, shown(cluster, door)).await {
         Ok(Ok(certificate)) => match authorities::not_after(&certificate) {
-            Ok(end) => {
-                replicas::certificate(&format!("the webhook's certificate of {door}"), end - now)
-            }
+            Ok(end) => replicas::certificate(
+                CHECK,
+                &format!("the webhook's certificate of {door}"),
+                end - now,
+            ),
             Err(error) => Finding::error(CHECK, format_args!("{door}: {error}"), remedy()),
         },
         Ok(Err(error)) => Finding::error(CHECK, format_args!("{door}: {error}"), remedy()),

@@ -16,6 +16,8 @@ const DEPLOYMENT: &str = "control-plane";
 const VERSION: &str = "version";
 const LEASE: &str = "leader";
 const INSTALL: &str = "outrider install | kubectl apply -f -";
+/// The kinds alone: whatever options the rest was installed with, it stays.
+const DEFINE: &str = "outrider install --crds only | kubectl apply --server-side -f -";
 /// Of this command.
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -116,7 +118,7 @@ fn crd(
         return Some(Finding::error(
             CRDS,
             format_args!("there is no {name}"),
-            INSTALL,
+            DEFINE,
         ));
     };
     let conditions = crd.status.iter().flat_map(|status| &status.conditions);
@@ -135,7 +137,7 @@ fn crd(
             return Some(Finding::error(
                 CRDS,
                 format_args!("{name} does not serve {}", version.name),
-                INSTALL,
+                DEFINE,
             ));
         };
         if found.schema != version.schema {

@@ -1,6 +1,6 @@
 //! Pods of meshed namespaces: who has no sidecar, and whose is not as it should be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use crate::certs::time;
 use crate::kubernetes::access::Cluster;
 use crate::kubernetes::many::ask_each;
 use crate::kubernetes::pods::{
-    Membership, Scope, Sidecar, collect, membership, meshed_namespaces, versions,
+    Membership, Scope, Sidecar, collect, membership, namespaces, versions,
 };
 use crate::kubernetes::sidecars::{self, Known};
 
@@ -39,12 +39,12 @@ pub(super) async fn look(
     expected: &str,
     ask: bool,
 ) -> Vec<Finding> {
-    let meshed = match meshed_namespaces(cluster).await {
-        Ok(meshed) => meshed,
+    let namespaces = match namespaces(cluster).await {
+        Ok(namespaces) => namespaces,
         Err(error) => return vec![Finding::unknown(WITHOUT, error)],
     };
     let api = scope.api(cluster);
-    let of_the_mesh = |pod: Pod| match membership(&pod, &meshed) {
+    let of_the_mesh = |pod: Pod| match membership(&pod, &namespaces) {
         Membership::None => None,
         is => Some(is),
     };
@@ -53,7 +53,7 @@ pub(super) async fn look(
         Err(error) => return vec![Finding::unknown(WITHOUT, error)],
     };
     let pods = Pods::sort(found);
-    let mut findings = pods.without(&meshed);
+    let mut findings = pods.without(namespaces.meshed().count());
     findings.extend(pods.sidecars(fleet, expected));
     if ask {
         findings.extend(proxies(cluster, pods.sidecars).await);
@@ -87,9 +87,9 @@ impl Pods {
         pods
     }
 
-    fn without(&self, meshed: &BTreeSet<String>) -> Vec<Finding> {
+    fn without(&self, meshed: usize) -> Vec<Finding> {
         let mut findings = Vec::new();
-        if meshed.is_empty() {
+        if meshed == 0 {
             findings.push(Finding::warning(
                 WITHOUT,
                 "no namespace is meshed",
@@ -112,7 +112,7 @@ impl Pods {
         if findings.is_empty() {
             findings.push(Finding::ok(
                 WITHOUT,
-                format_args!("all pods of {} meshed namespaces have one", meshed.len()),
+                format_args!("all pods of {meshed} meshed namespaces have one"),
             ));
         }
         if !self.host_network.is_empty() {
@@ -276,10 +276,6 @@ mod tests {
         })
     }
 
-    fn shop() -> BTreeSet<String> {
-        BTreeSet::from(["shop".to_owned()])
-    }
-
     fn level(findings: &[Finding], check: &str) -> Option<Level> {
         let finding = findings.iter().find(|finding| finding.check == check);
         finding.map(|finding| finding.level)
@@ -292,17 +288,14 @@ mod tests {
             pod: pod.to_owned(),
         };
         let pods = Pods::sort(vec![missing("order-1"), missing("order-2")]);
-        let findings = pods.without(&shop());
+        let findings = pods.without(1);
         assert_eq!(
             findings[0].message,
             "2 of shop have no sidecar, and are not of the mesh: order-1, order-2"
         );
         assert_eq!(findings[0].level, Level::Warning);
-        assert_eq!(Pods::default().without(&shop())[0].level, Level::Ok);
-        assert_eq!(
-            Pods::default().without(&BTreeSet::new())[0].level,
-            Level::Warning
-        );
+        assert_eq!(Pods::default().without(1)[0].level, Level::Ok);
+        assert_eq!(Pods::default().without(0)[0].level, Level::Warning);
     }
 
     #[test]

@@ -189,7 +189,11 @@ fn judge_metrics(name: &str, metrics: &Exposition, now: i64) -> Vec<Finding> {
     let expiry = metrics.sum("outrider_control_plane_certificate_expiry_timestamp_seconds");
     if let Some(expiry) = expiry.filter(|expiry| *expiry > 0.0) {
         let left = expiry as i64 - now;
-        findings.push(certificate(&format!("{name}'s certificate"), left));
+        findings.push(certificate(
+            CERTIFICATE,
+            &format!("{name}'s certificate"),
+            left,
+        ));
     }
     let problems = metrics.sum("outrider_control_plane_config_problems");
     if let Some(problems) = problems.filter(|problems| *problems > 0.0) {
@@ -204,15 +208,15 @@ fn judge_metrics(name: &str, metrics: &Exposition, now: i64) -> Vec<Finding> {
 }
 
 /// How long a certificate that is renewed by itself lasts.
-pub(super) fn certificate(whose: &str, left: i64) -> Finding {
+pub(super) fn certificate(check: &'static str, whose: &str, left: i64) -> Finding {
     let message = format!("{whose}: {}", time::left(left));
     let remedy = format!(
         "it should have been renewed long ago: kubectl -n {SYSTEM} logs deployment/{CONTROL_PLANE}"
     );
     match left {
-        ..=0 => Finding::error(CERTIFICATE, message, remedy),
-        1..SOON => Finding::warning(CERTIFICATE, message, remedy),
-        _ => Finding::ok(CERTIFICATE, message),
+        ..=0 => Finding::error(check, message, remedy),
+        1..SOON => Finding::warning(check, message, remedy),
+        _ => Finding::ok(check, message),
     }
 }
 

@@ -101,7 +101,7 @@ pub(super) fn sidecars(minor: Option<u32>) -> Finding {
             CHECK,
             format_args!(
                 "this cluster has none (they came with 1.{NATIVE}): pods get a classic sidecar, and a Job's pod ends \
-                 only where its app tells the sidecar to"
+                 only with restartPolicy: Never"
             ),
             "upgrade the cluster, if Jobs are to be of the mesh",
         ),

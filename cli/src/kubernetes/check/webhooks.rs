@@ -18,7 +18,7 @@ use super::finding::Finding;
 use crate::certs::authorities;
 use crate::kubernetes::access::{Cluster, ClusterError};
 use crate::kubernetes::names::{INJECT, INJECTOR, SIDECAR, VALIDATOR};
-use crate::kubernetes::pods::meshed_namespaces;
+use crate::kubernetes::pods::namespaces;
 
 const CONFIGURATION: &str = "webhook-configuration";
 const ANSWERS: &str = "webhook-answers";
@@ -58,8 +58,8 @@ pub(super) async fn look(
             Err(error) => Finding::unknown(CONFIGURATION, cluster.failed(error)),
         });
     }
-    let namespace = match meshed_namespaces(cluster).await {
-        Ok(meshed) => meshed.into_iter().next(),
+    let namespace = match namespaces(cluster).await {
+        Ok(namespaces) => namespaces.meshed().next().map(str::to_owned),
         Err(_) => None,
     };
     let namespace = namespace.unwrap_or_else(|| "default".to_owned());
@@ -77,7 +77,8 @@ fn configuration(
         return Finding::error(
             CONFIGURATION,
             format_args!("there is no {name}: {}", without(name)),
-            "outrider install | kubectl apply -f -",
+            "apply again what `outrider install` prints with the options that it was installed with (with helm: \
+             helm upgrade)",
         );
     };
     let trusted: BTreeSet<&[u8]> = authorities.iter().map(AsRef::as_ref).collect();
@@ -146,7 +147,7 @@ async fn injector_answers(cluster: &Cluster, namespace: &str) -> Finding {
     }
 }
 
-/// What becomes of a policy is the validator's business; that it says something, is ours.
+/// A policy with a field that there is not is refused, by nobody else: its kind takes every field.
 async fn validator_answers(cluster: &Cluster, namespace: &str) -> Finding {
     let kind = GroupVersionKind::gvk("outrider.mesh", "v1alpha1", "AuthorizationPolicy");
     let resource = ApiResource::from_gvk_with_plural(&kind, "authorizationpolicies");
@@ -155,14 +156,19 @@ async fn validator_answers(cluster: &Cluster, namespace: &str) -> Finding {
     let mut policy = DynamicObject::new(PROBE, &resource);
     policy.data = self::policy();
     match policies.create(&dry_run(), &policy).await {
-        Ok(_) => Finding::ok(ANSWERS, "policy is checked when it is applied"),
+        Ok(_) => Finding::error(
+            ANSWERS,
+            format_args!("a policy in {namespace} that means nothing would be stored"),
+            format_args!("see that {VALIDATOR} is as `outrider install` prints it"),
+        ),
         Err(error) => refused("validator", &cluster.failed(error)),
     }
 }
 
-/// One about a Service that does not exist, in case it were kept after all.
+/// It is about a Service that does not exist, in case it were kept after all.
 fn policy() -> Value {
-    json!({"spec": {"targetRefs": [{"group": "", "kind": "Service", "name": PROBE}], "rules": []}})
+    let target = json!({"group": "", "kind": "Service", "name": PROBE});
+    json!({"spec": {"targetRefs": [target], "rules": [], "isNoField": true}})
 }
 
 /// What it means that a dry run was refused.
