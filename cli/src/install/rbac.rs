@@ -21,6 +21,8 @@ const VIEW: &str = "outrider-view";
 /// Who may change policy in a namespace: whoever may change what runs there.
 const EDIT: &str = "outrider-edit";
 
+/// Says which features of the Gateway API there are.
+const XMESH: &str = "outrider";
 const READ: &[&str] = &["get", "list", "watch"];
 const POLICIES: &[&str] = &[
     "authorizationpolicies",
@@ -119,15 +121,19 @@ const CLUSTER: &[Grant] = &[
         &["grpcroutes/status", "httproutes/status", "tcproutes/status"],
         &["patch"],
     ),
-    // XMesh is made where it is missing; its spec is the user's.
-    grant(
+    // XMesh is made where it is missing; its spec is the user's. What is created has no name yet to the
+    // API server.
+    grant("gateway.networking.x-k8s.io", &["xmeshes"], &["create"]),
+    named(
         "gateway.networking.x-k8s.io",
         &["xmeshes"],
-        &["get", "list", "watch", "create", "patch"],
+        &[XMESH],
+        &["get"],
     ),
-    grant(
+    named(
         "gateway.networking.x-k8s.io",
         &["xmeshes/status"],
+        &[XMESH],
         &["patch"],
     ),
     // Who a sidecar is.
