@@ -97,6 +97,21 @@ fn a_policy_that_cannot_be_read_denies_everything_at_its_targets() {
     assert!(policy.rules[0].sources.is_none() && policy.rules[0].ports.is_empty());
 }
 
+/// The API server keeps it: nobody is to think that it is in force.
+#[test]
+fn a_field_beside_the_spec_is_not_passed_over() {
+    let object = json!({
+        "metadata": {"name": "p", "namespace": "shop", "generation": 1},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "billing"}]},
+        "action": "DENY",
+        "status": {"anything": true},
+    });
+    let object = serde_json::from_value(object).unwrap();
+    let entry = objects::read(Kind::AuthorizationPolicy, OURS, &object).unwrap();
+    let fields: Vec<&str> = entry.problems.iter().map(|it| it.field.as_str()).collect();
+    assert_eq!(fields, ["action"]);
+}
+
 #[test]
 fn a_policy_of_which_nobody_knows_what_it_is_about_denies_its_namespace() {
     let bad = object(

@@ -94,12 +94,16 @@ impl Entry {
 /// An object of one of our own kinds, or a route; `None`: it has no name.
 pub(crate) fn read(kind: Kind, version: &str, object: &DynamicObject) -> Option<Entry> {
     let id = id(kind, &object.metadata)?;
-    let document = json!({
+    let mut document = json!({
         "apiVersion": version,
         "kind": kind.name(),
         "metadata": metadata(&object.metadata),
-        "spec": object.data.get("spec").cloned().unwrap_or_else(|| json!({})),
+        "spec": {},
     });
+    if let (Some(document), Some(written)) = (document.as_object_mut(), object.data.as_object()) {
+        let written = written.iter().filter(|(field, _)| *field != "status");
+        document.extend(written.map(|(field, value)| (field.clone(), value.clone())));
+    }
     Some(Entry::read(id, &object.metadata, &document))
 }
 

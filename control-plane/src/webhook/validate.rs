@@ -37,10 +37,16 @@ pub(super) fn concerns(request: &Request) -> bool {
     let route = request.kind.group == GATEWAY_GROUP && is_for_services(&request.object);
     let written = matches!(request.operation, Operation::Create | Operation::Update);
     // Labels, finalizers and the like may change whatever became of the rest.
-    let same = request.object.get("spec") == request.old_object.get("spec")
-        && request.operation == Operation::Update;
+    let same = request.operation == Operation::Update
+        && meant(&request.object).eq(meant(&request.old_object));
     let going = request.object.pointer("/metadata/deletionTimestamp");
     (ours || route) && written && !same && going.is_none_or(Value::is_null)
+}
+
+/// What somebody has written of an object that means something, or that they thought would.
+fn meant(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let fields = object.as_object().into_iter().flatten();
+    fields.filter(|(field, _)| !matches!(field.as_str(), "apiVersion" | "metadata" | "status"))
 }
 
 /// A route of which no parent is a Service is another controller's.

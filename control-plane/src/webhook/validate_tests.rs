@@ -286,6 +286,16 @@ fn only_what_is_written_for_this_mesh_is_judged() {
     asked.operation = Operation::Update;
     asked.old_object = policy(json!({}));
     assert!(!concerns(&asked), "the same spec");
+    asked.object["metadata"]["labels"] = json!({"a": "b"});
+    asked.object["status"] = json!({});
+    assert!(!concerns(&asked), "nothing that is meant");
+    let mut misplaced = asked.object.clone();
+    misplaced["action"] = json!("DENY");
+    let misplaced = Request {
+        object: misplaced,
+        ..asked.clone()
+    };
+    assert!(concerns(&misplaced), "somebody means to change it");
     asked.old_object = policy(json!({"rules": []}));
     assert!(concerns(&asked));
     asked.object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
