@@ -1,10 +1,11 @@
-//! A bound on the header blocks of an HTTP/2 connection, counted on the wire.
+//! A bound on the header blocks of an HTTP/2 connection, counted on the wire and as they are decoded.
 //!
 //! The HTTP/2 library drops what is beyond its limit for a list of fields: of a head it says so, of
-//! trailers it does not, and a call would succeed without some of them. So its limit is set out of
-//! reach ([`super::serve`]), heads and trailers are measured where they pass
-//! ([`super::headers::is_too_large`]), and how much there can be to measure is bounded here. Beyond
-//! that the connection ends with an error, and all that is on it.
+//! trailers it does not, and a call would succeed without some of them. So heads and trailers are
+//! measured where they pass ([`super::headers::is_too_large`]), and the library's limit is so far above
+//! that measure that what remains of such trailers is too large as well. There has to be one: a byte
+//! on the wire may stand for a field of 70 in memory, and a block that never ends is kept until it does.
+//! Beyond the limit on the wire the connection ends with an error, and all that is on it.
 
 use std::io;
 use std::pin::Pin;
@@ -12,17 +13,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::limits::Limits;
 use crate::through::writes_through;
 
-/// The most that a header block may hold as it is encoded, bytes. Far above what passes, so that who
-/// goes a little too far is refused by itself.
-const MAX_BLOCK: usize = 256 * 1024;
 /// What a frame counts beside its payload: a block may not go on for ever in empty frames.
 const FRAME_COST: usize = 256;
-/// The fields of a block, decoded, are fewer bytes than this, whatever is in it: an encoded byte stands
-/// for an entry of the dynamic table at most (4,096 bytes, RFC 9113, section 6.5.2).
-pub const MAX_DECODED: u32 = i32::MAX as u32;
-const _: () = assert!((MAX_BLOCK * 4096) < MAX_DECODED as usize);
 
 /// RFC 9113, sections 3.4 and 4.1.
 const PREFACE: usize = 24;
@@ -39,17 +34,17 @@ pub struct Blocks<S> {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("a header block of more than 256 KiB")]
-struct TooLarge;
+#[error("a header block of more than {0} bytes")]
+struct TooLarge(usize);
 
 impl<S> Blocks<S> {
-    pub fn from_client(stream: S) -> Self {
-        let scan = Scan::after(PREFACE);
+    pub fn from_client(stream: S, limits: Limits) -> Self {
+        let scan = Scan::after(PREFACE, limits.encoded_block);
         Self { stream, scan }
     }
 
     pub fn from_server(stream: S) -> Self {
-        let scan = Scan::after(0);
+        let scan = Scan::after(0, Limits::MESH.encoded_block);
         Self { stream, scan }
     }
 }
@@ -64,15 +59,17 @@ struct Scan {
     read: usize,
     /// What the block holds so far.
     block: usize,
+    most: usize,
 }
 
 impl Scan {
-    fn after(payload: usize) -> Self {
+    fn after(payload: usize, most: usize) -> Self {
         Self {
             payload,
             head: [0; FRAME_HEAD],
             read: 0,
             block: 0,
+            most,
         }
     }
 
@@ -104,7 +101,7 @@ impl Scan {
             _ => return true,
         }
         self.block += self.payload + FRAME_COST;
-        self.block <= MAX_BLOCK
+        self.block <= self.most
     }
 }
 
@@ -119,7 +116,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Blocks<S> {
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         Poll::Ready(match this.scan.passes(&buf.filled()[before..]) {
             true => Ok(()),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, TooLarge)),
+            false => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                TooLarge(this.scan.most),
+            )),
         })
     }
 }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn passes(frames: &[Vec<u8>], at_once: usize) -> bool {
-        let mut scan = Scan::after(PREFACE);
+        let mut scan = Scan::after(PREFACE, Limits::MESH.encoded_block);
         let bytes = [vec![b'P'; PREFACE], frames.concat()].concat();
         bytes.chunks(at_once).all(|part| scan.passes(part))
     }
@@ -154,19 +154,22 @@ mod tests {
             frames
         };
         for at_once in [1, 7, 9, 4096, usize::MAX] {
-            assert!(passes(&block(14), at_once), "{at_once}");
-            assert!(!passes(&block(15), at_once), "{at_once}");
+            assert!(passes(&block(6), at_once), "{at_once}");
+            assert!(!passes(&block(7), at_once), "{at_once}");
             // The next one begins anew.
-            assert!(passes(&[block(10), block(10)].concat(), at_once));
+            assert!(passes(&[block(5), block(5)].concat(), at_once));
         }
     }
 
     #[test]
     fn empty_frames_count() {
         let mut frames = vec![frame(HEADERS, 1)];
-        frames.extend(vec![frame(CONTINUATION, 0); MAX_BLOCK / FRAME_COST]);
+        frames.extend(vec![
+            frame(CONTINUATION, 0);
+            Limits::MESH.encoded_block / FRAME_COST
+        ]);
         assert!(!passes(&frames, usize::MAX));
-        let data = vec![frame(DATA, 0); 2 * MAX_BLOCK / FRAME_COST];
+        let data = vec![frame(DATA, 0); 2 * Limits::MESH.encoded_block / FRAME_COST];
         assert!(passes(&data, usize::MAX));
     }
 

@@ -25,7 +25,7 @@ const OWN_PREFIX: &str = "x-outrider-";
 
 /// What a head may hold between sidecars beyond what an app may send: they add headers of their own,
 /// and HTTP/1 counts a field as fewer bytes than HTTP/2 does.
-const BETWEEN_SIDECARS: usize = 8 * 1024;
+pub const BETWEEN_SIDECARS: usize = 8 * 1024;
 
 /// What fields hold as HTTP/2 counts it, bytes (RFC 9113, section 6.5.2).
 fn size(headers: &HeaderMap) -> usize {

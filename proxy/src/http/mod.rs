@@ -6,6 +6,7 @@ pub mod framing;
 pub mod guarded;
 pub mod headers;
 pub mod idle;
+pub mod limits;
 pub mod parked;
 pub mod proxy_status;
 pub mod replay;

@@ -36,6 +36,7 @@ use crate::ahead::Ahead;
 use crate::http::blocks::Blocks;
 use crate::http::body::ResponseBody;
 use crate::http::headers;
+use crate::http::limits::Limits;
 use crate::http::serve::mesh_server;
 use crate::intercept::Mode;
 use crate::refusal::Refusal;
@@ -89,8 +90,10 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
     let connection = Rc::new(Connection::new(Rc::clone(&worker), peer, from.ip()));
     // In a box: tokio moves the future of a task as it begins and twice as it ends, all of it.
     let service = service_fn(move |request| Box::pin(handle(Rc::clone(&connection), request)));
-    let serving =
-        mesh_server().serve_connection(TokioIo::new(Blocks::from_client(stream)), service);
+    let serving = mesh_server().serve_connection(
+        TokioIo::new(Blocks::from_client(stream, Limits::MESH)),
+        service,
+    );
     tokio::pin!(serving, expires);
     let result = tokio::select! {
         result = serving.as_mut() => result,

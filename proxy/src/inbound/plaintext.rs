@@ -26,6 +26,7 @@ use crate::first;
 use crate::http::body::ResponseBody;
 use crate::http::guarded::{self, Gate, Guarded};
 use crate::http::headers;
+use crate::http::limits::Limits;
 use crate::http::parked;
 use crate::http::rewind::Rewind;
 use crate::http::serve;
@@ -340,13 +341,17 @@ async fn serve_http1(worker: Rc<Worker>, door: Door, stream: TcpStream, first: B
 
 async fn serve_http2(worker: Rc<Worker>, door: Door, stream: TcpStream, first: BytesMut) {
     let drained = worker.inbound.started();
+    let limits = match door.mtls {
+        Mtls::Strict => Limits::PROBES,
+        Mtls::Permissive => Limits::STRANGERS,
+    };
     let door = Rc::new(door);
     let service = service_fn(move |request| {
         let door = Rc::clone(&door);
         async move { Ok::<_, Infallible>(door.handle(request, None).await) }
     });
     let stream = Rewind::new(stream, first.freeze());
-    let result = serve::serve_http2(stream, service, drained).await;
+    let result = serve::serve_http2(stream, limits, service, drained).await;
     if let Err(error) = result {
         tracing::debug!(%error, "a plaintext HTTP/2 connection ended");
     }

@@ -35,6 +35,7 @@ use tokio::net::TcpStream;
 use crate::detect::{Detected, ServerName, detect};
 use crate::first;
 use crate::http::guarded::Guarded;
+use crate::http::limits::Limits;
 use crate::http::parked;
 use crate::http::serve;
 use crate::refusal::Refusal;
@@ -134,7 +135,7 @@ async fn serve_http2(
     let service =
         service_fn(move |request| Box::pin(forward::handle(Rc::clone(&connection), request)));
     let stream = crate::http::rewind::Rewind::new(stream, first);
-    let result = serve::serve_http2(stream, service, drained).await;
+    let result = serve::serve_http2(stream, Limits::MESH, service, drained).await;
     if let Err(error) = result {
         tracing::debug!(%error, "an app's HTTP/2 connection ended");
     }

@@ -111,7 +111,8 @@ fn of_grpc(code: u16) -> Outcome {
 /// (RFC 9113, section 8.7).
 pub fn is_unprocessed(error: &hyper::Error) -> bool {
     http2(error).is_some_and(|error| {
-        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        // We refuse a stream with an answer that is far too large: that one was looked at.
+        let refused = error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
         let gone = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
         refused || gone
     })
