@@ -88,7 +88,8 @@ pub struct KubernetesArgs {
     #[arg(long, conflicts_with = "config_dir")]
     pub ca_secret_managed_elsewhere: bool,
 
-    /// How long an authority lives that is made; the next one is made when two thirds of it are over
+    /// How long an authority lives that is made, at least three times as long as certificates and 90
+    /// minutes; the next one is made when two thirds of it are over
     #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = duration::parse)]
     pub ca_lifetime: Duration,
 

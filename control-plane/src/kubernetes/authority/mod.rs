@@ -17,6 +17,7 @@ use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
+use outrider_api::duration;
 use outrider_certs::authority::{AuthorityError, NewAuthority};
 use outrider_certs::spiffe::TrustDomain;
 use tokio::sync::watch;
@@ -25,7 +26,7 @@ use tokio::time::sleep;
 use self::elsewhere::Elsewhere;
 use self::replicas::Replicas;
 pub(crate) use self::rotation::Timing;
-use self::rotation::{Facts, Stage, Step, step};
+use self::rotation::{Facts, Stage, Step, least_life, step};
 use self::secret::{Change, Data, Reader, SecretError};
 use super::Context;
 use crate::identity::SharedAuthority;
@@ -133,6 +134,23 @@ impl Keeper {
     /// `None`: there is no mesh yet.
     fn certificate_lifetime(&self) -> Option<Duration> {
         Some(self.store.mesh()?.settings().certificate_lifetime)
+    }
+
+    /// How long an authority lives that is made: as it was asked for, unless the mesh's certificates need
+    /// more. Their lifetime may change at any time, and neither may then be refused: without the next
+    /// authority nobody gets a certificate.
+    fn life(&self, certificates: Option<Duration>) -> Duration {
+        let least = certificates.map(least_life).unwrap_or_default();
+        if self.lifetime < least {
+            tracing::warn!(
+                "--ca-lifetime {} is too short for spec.certificateLifetime {} of the MeshConfig: the next \
+                 authority lives {}",
+                duration::format(self.lifetime),
+                duration::format(certificates.unwrap_or_default()),
+                duration::format(least),
+            );
+        }
+        self.lifetime.max(least)
     }
 }
 
@@ -317,6 +335,7 @@ impl State {
     }
 
     fn generate(&self, domain: &TrustDomain) -> Result<NewAuthority, AuthorityError> {
-        NewAuthority::generate(domain, self.keeper.lifetime, SystemTime::now())
+        let lifetime = self.keeper.life(self.keeper.certificate_lifetime());
+        NewAuthority::generate(domain, lifetime, SystemTime::now())
     }
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 const LOOK: Duration = Duration::from_secs(60);
 /// For the clocks of others, and for certificates that were being issued.
 pub(super) const SLACK: Duration = Duration::from_secs(10 * 60);
+/// An authority begins so long before it is made.
+const DATED_BACK: Duration = Duration::from_secs(60 * 60);
 
 /// Where a rotation stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,17 @@ pub(crate) struct Timing {
     pub(crate) patience: Duration,
 }
 
+impl Timing {
+    /// The same for an authority that still lives for `left`: half of that at most, so that another signs
+    /// before it ends.
+    fn within(self, left: Duration) -> Self {
+        Self {
+            settle: self.settle.min(left / 2),
+            patience: self.patience.min(left / 2),
+        }
+    }
+}
+
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -70,12 +83,13 @@ pub(super) fn step(facts: &Facts<'_>, timing: Timing) -> Step {
     match facts.stage {
         Stage::Steady if is_asked || facts.now >= due => Step::Begin,
         Stage::Steady => wait(due, facts.now),
-        // That the last one is not forgotten keeps nobody from asking again.
-        Stage::Forgetting if is_asked => Step::Begin,
+        // That the last one is not forgotten keeps nobody from asking again, nor the next from its end.
+        Stage::Forgetting if is_asked || facts.now >= due => Step::Begin,
         Stage::Trusting | Stage::Forgetting => {
             let Some(since) = facts.since.filter(|since| *since <= facts.now) else {
                 return Step::Date;
             };
+            let timing = timing.within(facts.ends.duration_since(since).unwrap_or_default());
             let passed = |span| since.checked_add(span).unwrap_or(facts.now);
             match facts.stage {
                 Stage::Trusting if facts.now >= passed(timing.patience) => Step::Switch,
@@ -89,12 +103,21 @@ pub(super) fn step(facts: &Facts<'_>, timing: Timing) -> Step {
                     if facts.now >= over {
                         Step::Forget
                     } else {
-                        wait(over, facts.now)
+                        wait(over.min(due), facts.now)
                     }
                 }
             }
         }
     }
+}
+
+/// How long an authority must live at least that signs certificates of `lifetime`: the one before it is
+/// forgotten before the next is due, so that there are never three. It is due after two thirds, the next
+/// signs after a further sixth at the most, and is then alone after `lifetime` and the slack. The rest is
+/// since authorities are dated back.
+pub(super) fn least_life(lifetime: Duration) -> Duration {
+    let alone = lifetime.saturating_add(SLACK);
+    alone.saturating_mul(3).saturating_add(DATED_BACK)
 }
 
 /// How often everybody is asked whether they trust the next one.
@@ -234,6 +257,82 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_next_is_begun_although_the_last_is_not_forgotten_when_it_is_due() {
+        let short = |passed| {
+            let facts = Facts {
+                ends: start() + DAY,
+                now: start() + passed,
+                ..at(Stage::Forgetting, DAY)
+            };
+            step(
+                &Facts {
+                    since: Some(start()),
+                    ..facts
+                },
+                TIMING,
+            )
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(short(DAY / 3 * 2 - second), Step::Wait(second));
+        assert_eq!(short(DAY / 3 * 2), Step::Begin);
+    }
+
+    #[test]
+    fn it_switches_before_the_one_that_signs_has_ended() {
+        let minute = Duration::from_secs(60);
+        // Ten minutes were left.
+        let trusting = |passed, all_trust| {
+            let facts = Facts {
+                ends: start() + DAY - passed + minute * 10,
+                all_trust,
+                ..at(Stage::Trusting, passed)
+            };
+            step(&facts, TIMING)
+        };
+        assert_eq!(trusting(minute * 4, false), Step::Wait(ASK_AGAIN));
+        assert_eq!(trusting(minute * 4, true), Step::Switch);
+        assert_eq!(trusting(minute * 5, false), Step::Switch);
+        let ended = Facts {
+            ends: start(),
+            ..at(Stage::Trusting, Duration::ZERO)
+        };
+        assert_eq!(step(&ended, TIMING), Step::Switch);
+    }
+
+    /// A mesh whose sidecars trust the next one, or never: how many authorities were trusted at once at the
+    /// most, over `lives` of them. One that has ended must sign nothing.
+    fn most_at_once(life: Duration, longest: Duration, all_trust: bool, lives: u32) -> usize {
+        let mut facts = Facts {
+            now: start(),
+            begins: start() - DATED_BACK,
+            ends: start() + life,
+            all_trust,
+            longest,
+            ..steady()
+        };
+        let (mut made, mut previous, mut most) = (start(), 0, 1);
+        while facts.now < start() + life * lives {
+            assert!(facts.now < facts.ends, "nobody can sign");
+            match step(&facts, TIMING) {
+                Step::Wait(rest) => facts.now += rest,
+                Step::Date => facts.since = Some(facts.now),
+                Step::Begin => {
+                    made = facts.now;
+                    (facts.stage, facts.since) = (Stage::Trusting, Some(made));
+                    most = most.max(previous + 2);
+                }
+                Step::Switch => {
+                    (facts.stage, facts.since) = (Stage::Forgetting, Some(facts.now));
+                    (facts.begins, facts.ends) = (made - DATED_BACK, made + life);
+                    previous += 1;
+                }
+                Step::Forget => (facts.stage, previous) = (Stage::Steady, 0),
+            }
+        }
+        most
+    }
+
     proptest! {
         /// From any beginning every rotation ends, and in order, whatever the sidecars do.
         #[test]
@@ -296,6 +395,29 @@ mod tests {
                 Stage::Forgetting => &[3],
             };
             prop_assert_eq!(steps.as_slice(), expected);
+        }
+
+        /// However short its life is, an authority is followed by the next before it ends.
+        #[test]
+        fn somebody_can_always_sign(
+            minutes in 15_u32..3_000,
+            lifetime in 1_u32..6_000,
+            all_trust in any::<bool>(),
+        ) {
+            let minute = Duration::from_secs(60);
+            most_at_once(minute * minutes, minute * lifetime, all_trust, 4);
+        }
+
+        /// With a life that is long enough the last one is forgotten before the next is made.
+        #[test]
+        fn no_more_than_two_are_trusted(
+            lifetime in 0_u32..6_000,
+            more in 0_u32..3_000,
+            all_trust in any::<bool>(),
+        ) {
+            let minute = Duration::from_secs(60);
+            let life = least_life(minute * lifetime) + minute * more;
+            prop_assert_eq!(most_at_once(life, minute * lifetime, all_trust, 4), 2);
         }
     }
 }
