@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
+use outrider_certs::authority::CertificateAuthority;
 use outrider_certs::bundle::TrustBundle;
 use outrider_certs::spiffe::TrustDomain;
 
@@ -27,12 +28,22 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Elsewhere {
     /// What signs.
     signs: Option<Secret>,
-    /// What is to sign, and since when.
-    pending: Option<(Secret, Instant)>,
+    pending: Option<Pending>,
     /// Since when the ones that signed before are only trusted.
     forgetting: Option<Instant>,
     /// The version that was complained about.
     bad: Option<String>,
+}
+
+/// What is to sign.
+struct Pending {
+    secret: Secret,
+    /// Since when it is trusted.
+    since: Instant,
+    /// Its own.
+    trust: TrustBundle,
+    /// Whom everybody trusts for certain: whoever was trusted when nothing was pending.
+    before: TrustBundle,
 }
 
 impl Elsewhere {
@@ -52,7 +63,8 @@ impl Elsewhere {
             (None, Some(_)) => 2,
             (None, None) => 0,
         });
-        if let Some((secret, since)) = self.pending.clone() {
+        if let Some(pending) = &self.pending {
+            let (secret, since) = (pending.secret.clone(), pending.since);
             return self.wait(keeper, domain, secret, since).await;
         }
         let Some(since) = self.forgetting else {
@@ -75,7 +87,7 @@ impl Elsewhere {
         secret: &Secret,
         domain: &TrustDomain,
     ) -> Result<(), StepError> {
-        let newest = self.pending.as_ref().map(|(secret, _)| secret);
+        let newest = self.pending.as_ref().map(|pending| &pending.secret);
         if newest
             .or(self.signs.as_ref())
             .is_some_and(|known| known.data == secret.data)
@@ -92,45 +104,86 @@ impl Elsewhere {
             }
         };
         keeper.context.metrics.authority.valid.set(1);
-        let Some(signs) = &self.signs else {
-            let remembered = remembered(keeper, domain).await?;
-            let own = new.trust_bundle();
-            if remembered
-                .as_ref()
-                .is_some_and(|before| !own.includes(before))
-            {
-                self.forgetting = Some(Instant::now());
+        match self.signs.clone() {
+            None => self.first(keeper, secret, new).await,
+            Some(signs) => {
+                let signs = Reader {
+                    secret: &signs,
+                    domain,
+                };
+                self.replaced(keeper, secret, new, signs.given()?)
             }
-            keeper.authority.replace(match remembered {
-                Some(before) => new.trusting(&before)?,
-                None => new,
-            });
-            self.signs = Some(secret.clone());
-            tracing::info!(secret = keeper.name, "the certificate authority was read");
-            return Ok(());
+        }
+    }
+
+    /// The first that was read signs.
+    async fn first(
+        &mut self,
+        keeper: &Keeper,
+        secret: &Secret,
+        new: CertificateAuthority,
+    ) -> Result<(), StepError> {
+        let own = new.trust_bundle();
+        let remembered = remembered(keeper, own.trust_domain()).await?;
+        if remembered
+            .as_ref()
+            .is_some_and(|before| !own.includes(before))
+        {
+            self.forgetting = Some(Instant::now());
+        }
+        keeper.authority.replace(match remembered {
+            Some(before) => new.trusting(&before)?,
+            None => new,
+        });
+        self.signs = Some(secret.clone());
+        tracing::info!(secret = keeper.name, "the certificate authority was read");
+        Ok(())
+    }
+
+    /// `new` has taken the place of `signs`, or of what was to follow it.
+    fn replaced(
+        &mut self,
+        keeper: &Keeper,
+        secret: &Secret,
+        new: CertificateAuthority,
+        signs: CertificateAuthority,
+    ) -> Result<(), StepError> {
+        let own = new.trust_bundle();
+        let current = keeper.authority.current();
+        let trust = current.map_or_else(|| own.clone(), |current| current.trust_bundle());
+        // What is pending is in the bundle already, and trusted by nobody for certain.
+        let before = match &self.pending {
+            Some(pending) => pending.before.clone(),
+            None => trust.clone(),
         };
-        let trust = keeper
-            .authority
-            .current()
-            .map(|current| current.trust_bundle());
-        let trust = trust.unwrap_or_else(|| new.trust_bundle());
-        if trust.includes(&new.trust_bundle()) {
+        if before.includes(&own) {
             // Another key or intermediate below what everybody trusts already.
             keeper.authority.replace(new.trusting(&trust)?);
             self.signs = Some(secret.clone());
-            self.pending = None;
-            tracing::info!(secret = keeper.name, "the authority was renewed");
-        } else {
-            let before = Reader {
-                secret: signs,
-                domain,
+            if self.pending.take().is_some() {
+                self.forgetting = Some(Instant::now());
             }
-            .given()?;
-            let both = before.trusting(&trust)?.trusting(&new.trust_bundle())?;
-            keeper.authority.replace(both);
-            self.pending = Some((secret.clone(), Instant::now()));
-            tracing::info!(secret = keeper.name, "the next authority is trusted");
+            tracing::info!(secret = keeper.name, "the authority was renewed");
+            return Ok(());
         }
+        if let Some(pending) = &mut self.pending
+            && pending.trust.includes(&own)
+        {
+            // The same below the one that is pending: nobody has to be told anything more.
+            pending.secret = secret.clone();
+            tracing::info!(secret = keeper.name, "the next authority was renewed");
+            return Ok(());
+        }
+        keeper
+            .authority
+            .replace(signs.trusting(&trust)?.trusting(&own)?);
+        self.pending = Some(Pending {
+            secret: secret.clone(),
+            since: Instant::now(),
+            trust: own,
+            before,
+        });
+        tracing::info!(secret = keeper.name, "the next authority is trusted");
         Ok(())
     }
 
@@ -202,3 +255,7 @@ async fn remembered(
         None
     }))
 }
+
+#[cfg(test)]
+#[path = "elsewhere_tests.rs"]
+mod tests;
