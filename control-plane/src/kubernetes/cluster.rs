@@ -12,6 +12,7 @@ use super::derived::Derived;
 use super::entries::Entries;
 use super::kinds::Kind;
 use super::living::Living;
+use super::namespaces::Ending;
 use super::objects::{Entry, ObjectId};
 use super::pods::Pod;
 use super::ported::Ported;
@@ -27,6 +28,8 @@ pub(super) enum Update {
     Delete(ObjectId),
     /// That was all there is.
     Synced(Kind),
+    /// This namespace is being deleted, and with it what is deleted next.
+    Ending(Ending),
 }
 
 /// What is kept of an object, by its kind.
@@ -111,6 +114,7 @@ impl Cluster {
                 let fresh = self.fresh.remove(&kind).unwrap_or_default();
                 self.replace(kind, fresh) || first
             }
+            Update::Ending(ending) => self.end(ending),
         }
     }
 
@@ -127,8 +131,20 @@ impl Cluster {
         changed
     }
 
+    /// Whether or not its own watch has said so yet.
+    fn end(&mut self, ending: Ending) -> bool {
+        let known = self.namespace(&ending.name);
+        let namespace = Namespace {
+            uid: ending.uid,
+            is_meshed: known.is_some_and(|known| known.is_meshed),
+            is_ending: true,
+        };
+        self.put(namespace_id(&ending.name), Item::Namespace(namespace))
+    }
+
     fn put(&mut self, id: ObjectId, item: Item) -> bool {
         self.outlived.remove(&id);
+        let item = self.still_ending(&id, item);
         let item = match (item, self.items.get(&id)) {
             (item, Some(held)) if *held == item => return false,
             // Only its readiness differs, say: it is the very same to whoever asks for its object.
@@ -171,8 +187,9 @@ impl Cluster {
     /// Policies of a namespace that is being deleted hold until it is gone: they are deleted in any
     /// order, and its pods may go after them.
     fn delete(&mut self, id: &ObjectId) -> bool {
-        let holds = matches!(id.kind, Kind::AuthorizationPolicy | Kind::RateLimitPolicy);
-        if holds && self.namespace(&id.namespace).is_some_and(|it| it.is_ending) {
+        if id.kind.outlives_deletion()
+            && self.namespace(&id.namespace).is_some_and(|it| it.is_ending)
+        {
             if self.items.contains_key(id) {
                 self.outlived.insert(id.clone());
             }
@@ -187,6 +204,19 @@ impl Cluster {
             self.release(&id.name);
         }
         true
+    }
+
+    /// A namespace that is being deleted is so until it is gone: who says otherwise is behind.
+    fn still_ending(&self, id: &ObjectId, item: Item) -> Item {
+        match (item, self.items.get(id)) {
+            (Item::Namespace(it), Some(Item::Namespace(known))) if it.uid == known.uid => {
+                Item::Namespace(Namespace {
+                    is_ending: it.is_ending || known.is_ending,
+                    ..it
+                })
+            }
+            (item, _) => item,
+        }
     }
 
     /// Than the one of that name that was known.
@@ -205,12 +235,7 @@ impl Cluster {
     }
 
     fn namespace(&self, name: &str) -> Option<&Namespace> {
-        let id = ObjectId {
-            kind: Kind::Namespace,
-            namespace: String::new(),
-            name: name.to_owned(),
-        };
-        match self.items.get(&id) {
+        match self.items.get(&namespace_id(name)) {
             Some(Item::Namespace(namespace)) => Some(namespace),
             _ => None,
         }
@@ -224,6 +249,14 @@ impl Cluster {
         };
         let items = self.items.range(first..);
         items.take_while(move |(id, _)| id.kind == kind)
+    }
+}
+
+fn namespace_id(name: &str) -> ObjectId {
+    ObjectId {
+        kind: Kind::Namespace,
+        namespace: String::new(),
+        name: name.to_owned(),
     }
 }
 

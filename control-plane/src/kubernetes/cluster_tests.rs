@@ -163,6 +163,49 @@ fn policies_of_a_namespace_that_is_being_deleted_hold_until_it_is_gone() {
 }
 
 #[test]
+fn policies_hold_whose_namespace_is_not_known_yet_to_be_ending() {
+    let ending = |uid: &str| {
+        Update::Ending(Ending {
+            name: "shop".to_owned(),
+            uid: Some(uid.to_owned()),
+        })
+    };
+    let delete = |name| Update::Delete(id(Kind::AuthorizationPolicy, "shop", name));
+    let both = [
+        "AuthorizationPolicy/shop/allow",
+        "AuthorizationPolicy/shop/deny",
+    ];
+    // What is known of the namespace: that it stays, nothing, or something while it is being listed anew.
+    let restart = || Update::Restart(Kind::Namespace);
+    for known in [
+        vec![apply_namespace(true, false)],
+        vec![],
+        vec![apply_namespace(true, false), restart()],
+    ] {
+        let mut cluster = cluster(known);
+        cluster.update(apply_policy("deny"));
+        cluster.update(apply_policy("allow"));
+        cluster.update(ending("first"));
+        cluster.update(delete("deny"));
+        // Its own watch comes to what was before.
+        cluster.update(restart());
+        cluster.update(apply_namespace(true, false));
+        cluster.update(Update::Synced(Kind::Namespace));
+        cluster.update(delete("allow"));
+        assert_eq!(taken(&mut cluster), both);
+        cluster.update(Update::Delete(id(Kind::Namespace, "", "shop")));
+        assert!(taken(&mut cluster).is_empty());
+    }
+    // The next of its name is another.
+    let mut cluster = cluster(vec![apply_policy("deny"), ending("first"), delete("deny")]);
+    assert_eq!(taken(&mut cluster), ["AuthorizationPolicy/shop/deny"]);
+    cluster.update(apply_namespace_of("second", true, false));
+    assert!(taken(&mut cluster).is_empty());
+    cluster.update(apply_policy("deny"));
+    assert!(cluster.update(delete("deny")));
+}
+
+#[test]
 fn policies_of_a_namespace_that_was_deleted_are_not_those_of_the_next_one_of_its_name() {
     let mut cluster = cluster(vec![
         apply_namespace(true, true),

@@ -58,6 +58,12 @@ impl Kind {
         matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::TcpRoute)
     }
 
+    /// Whether what is deleted with its namespace holds until that is gone: it keeps callers from the pods
+    /// there.
+    pub(super) fn outlives_deletion(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::RateLimitPolicy)
+    }
+
     /// Where it is served, the best first; empty for Kubernetes' own kinds.
     pub(crate) fn resources(self) -> Vec<ApiResource> {
         let (group, versions, plural): (_, &[&str], _) = match self {

@@ -1,6 +1,7 @@
 //! One watch for each kind. What goes wrong is counted and tried again; what was known before stays
 //! until the API server has said all there is anew.
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,16 +13,16 @@ use kube::api::{DynamicObject, ListParams};
 use kube::core::ApiResource;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Resource};
-use outrider_api::annotations::INJECT;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::cluster::{Item, Namespace, Update};
+use super::cluster::{Item, Update};
 use super::kinds::Kind;
+use super::namespaces::{self, Ending};
+use super::patience::Patience;
 use super::services;
 use super::{Context, definitions, objects, pods};
 use crate::index::ZONE;
@@ -30,13 +31,10 @@ use crate::metrics::unix_seconds;
 
 /// So many updates wait for the source; the watches wait for it after that.
 const QUEUE: usize = 1024;
-/// How soon a watch that failed is tried again, at first and at last.
-const FIRST_DELAY: Duration = Duration::from_millis(200);
-const LAST_DELAY: Duration = Duration::from_secs(10);
+/// So many events that have come together share what is asked about them.
+const TOGETHER: usize = 64;
 /// What goes on failing is said so often.
 const QUIET: Duration = Duration::from_secs(60);
-/// A watch that has lasted for so long begins with the first delay again.
-const GOOD: Duration = Duration::from_secs(30);
 /// How often a kind that does not exist is looked for again.
 const ABSENT: Duration = Duration::from_secs(30);
 /// The same, of one without which nothing is served.
@@ -84,6 +82,14 @@ enum End {
     NoSuchKind,
 }
 
+/// What the API server has been asked since the last events came: that is true of all of these.
+#[derive(Default)]
+struct Asked {
+    going: Option<bool>,
+    /// Whether they are being deleted, which was said then.
+    namespaces: HashSet<String>,
+}
+
 impl Watch {
     async fn run(self) {
         let client = self.context.client.clone();
@@ -113,7 +119,7 @@ impl Watch {
             Kind::Namespace => {
                 let namespaces = Api::<v1::Namespace>::all(client);
                 let stream = watcher(namespaces, Config::default());
-                self.follow(stream, |it| Some(Item::Namespace(namespace(it))))
+                self.follow(stream, |it| Some(Item::Namespace(namespaces::read(it))))
                     .await;
             }
             Kind::Node => {
@@ -140,7 +146,7 @@ impl Watch {
 
     /// Of kinds that may come and go.
     async fn run_custom(self) {
-        let mut patience = patience();
+        let mut patience = Patience::new();
         loop {
             let resource = match self.served().await {
                 Ok(Some(resource)) => resource,
@@ -154,7 +160,7 @@ impl Watch {
                 }
                 Err(error) => {
                     self.failed(&error);
-                    tokio::time::sleep(patience.next().unwrap_or(LAST_DELAY)).await;
+                    patience.wait().await;
                     continue;
                 }
             };
@@ -198,19 +204,56 @@ impl Watch {
         }
     }
 
-    /// Whether objects are gone, or missing from a list, because their kind is going. It is asked until
-    /// that is known: until then what is known stays.
-    async fn takes_kind_away<K>(&self, event: &Event<K>) -> bool {
+    /// Whether objects are gone, or missing from a list, because their kind is going.
+    async fn takes_kind_away<K>(&self, event: &Event<K>, asked: &mut Asked) -> bool {
         if !matches!(event, Event::Delete(_) | Event::InitDone) {
             return false;
         }
-        let mut patience = patience();
+        if let Some(going) = asked.going {
+            return going;
+        }
+        let going = self.until_known(|| self.is_going()).await;
+        *asked.going.insert(going)
+    }
+
+    /// Which namespaces are being deleted of those from which objects are gone, or may be missing from a
+    /// list. Their own watch may be behind.
+    async fn ending<K: Resource>(&self, event: &Event<K>, asked: &mut Asked) -> Vec<Ending> {
+        if !self.kind.outlives_deletion() {
+            return Vec::new();
+        }
+        let client = || self.context.client.clone();
+        match event {
+            Event::Delete(object) => {
+                let name = object.meta().namespace.as_deref().unwrap_or_default();
+                if asked.namespaces.contains(name) {
+                    return Vec::new();
+                }
+                let ask = || namespaces::ending(client(), name);
+                let ending = self.until_known(ask).await;
+                asked.namespaces.insert(name.to_owned());
+                ending.into_iter().collect()
+            }
+            Event::InitDone => {
+                let ask = || namespaces::all_ending(client());
+                self.until_known(ask).await
+            }
+            Event::Apply(_) | Event::Init | Event::InitApply(_) => Vec::new(),
+        }
+    }
+
+    /// Asks until there is an answer: until then what is known stays.
+    async fn until_known<T, F>(&self, ask: impl Fn() -> F) -> T
+    where
+        F: Future<Output = kube::Result<T>>,
+    {
+        let mut patience = Patience::new();
         loop {
-            match self.is_going().await {
-                Ok(going) => return going,
+            match ask().await {
+                Ok(answer) => return answer,
                 Err(error) => self.failed(&error),
             }
-            tokio::time::sleep(patience.next().unwrap_or(LAST_DELAY)).await;
+            patience.wait().await;
         }
     }
 
@@ -237,28 +280,36 @@ impl Watch {
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
-        let stream = stream.backoff(patience());
+        let stream = stream.backoff(Patience::new()).ready_chunks(TOGETHER);
         let mut stream = std::pin::pin!(stream);
-        loop {
-            let update = match stream.next().await {
-                Some(Ok(event)) if self.takes_kind_away(&event).await => return End::NoSuchKind,
-                Some(Ok(event)) => self.update(&event, &read),
-                Some(Err(error)) => {
-                    self.failed(&error);
-                    if is_gone(&error) && !self.kind.resources().is_empty() {
-                        return End::NoSuchKind;
+        while let Some(events) = stream.next().await {
+            let mut asked = Asked::default();
+            for event in events {
+                let event = match event {
+                    Ok(event) => event,
+                    Err(error) => {
+                        self.failed(&error);
+                        if is_gone(&error) && !self.kind.resources().is_empty() {
+                            return End::NoSuchKind;
+                        }
+                        continue;
                     }
-                    continue;
+                };
+                if self.takes_kind_away(&event, &mut asked).await {
+                    return End::NoSuchKind;
                 }
-                // It has no end.
-                None => return End::NoSuchKind,
-            };
-            if let Some(update) = update
-                && self.updates.send(update).await.is_err()
-            {
-                return End::Unheard;
+                let ending = self.ending(&event, &mut asked).await;
+                let mut updates: Vec<Update> = ending.into_iter().map(Update::Ending).collect();
+                updates.extend(self.update(&event, &read));
+                for update in updates {
+                    if self.updates.send(update).await.is_err() {
+                        return End::Unheard;
+                    }
+                }
             }
         }
+        // It has no end.
+        End::NoSuchKind
     }
 
     fn update<K: Resource>(
@@ -316,16 +367,6 @@ impl Watch {
     }
 }
 
-fn namespace(namespace: &v1::Namespace) -> Namespace {
-    let labels = namespace.metadata.labels.as_ref();
-    let inject = labels.and_then(|labels| labels.get(INJECT));
-    Namespace {
-        uid: namespace.metadata.uid.clone(),
-        is_meshed: inject.is_some_and(|inject| inject == "enabled"),
-        is_ending: namespace.metadata.deletion_timestamp.is_some(),
-    }
-}
-
 /// What the API server says, or the error with its causes: most of a client only say that something
 /// has failed.
 fn described(error: &(dyn std::error::Error + 'static)) -> String {
@@ -353,53 +394,6 @@ fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-fn patience() -> Doubling {
-    Doubling {
-        delay: FIRST_DELAY,
-        last: None,
-    }
-}
-
-/// Delays that double, each up to a half shorter at random. Only time makes them short again: a list
-/// that is answered says nothing of the watch that follows, which may fail each time.
-struct Doubling {
-    delay: Duration,
-    last: Option<Instant>,
-}
-
-impl Iterator for Doubling {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now > last + GOOD) {
-            self.delay = FIRST_DELAY;
-        }
-        self.last = Some(now);
-        let delay = self.delay;
-        self.delay = (delay * 2).min(LAST_DELAY);
-        Some(delay.mul_f64(1.0 - fastrand::f64() / 2.0))
-    }
-}
-
-impl Backoff for Doubling {
-    fn reset(&mut self) {}
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_watch_that_fails_each_time_is_tried_more_and_more_slowly() {
-        let mut patience = patience();
-        let delays = (0..10).map(|_| {
-            // The list before it is answered each time.
-            patience.reset();
-            patience.next().unwrap()
-        });
-        let delays: Vec<Duration> = delays.collect();
-        assert!(delays[0] <= FIRST_DELAY && delays[0] >= FIRST_DELAY / 2);
-        assert!(delays[9] <= LAST_DELAY && delays[9] >= LAST_DELAY / 2);
-    }
-}
+#[path = "watches_tests.rs"]
+mod tests;
