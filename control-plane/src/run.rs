@@ -150,7 +150,7 @@ impl ControlPlane {
             programmed: Some(Arc::new(move || progress.answer())),
             source: Source::Kubernetes(Box::new(source)),
             ending,
-            background: webhooks.start().await,
+            background: webhooks.start(),
         })
     }
 

@@ -140,7 +140,7 @@ fn sidecars(cluster: &KubernetesArgs) -> anyhow::Result<Settings> {
         // The authority's takes its place.
         trust_domain: DEFAULT_TRUST_DOMAIN.parse()?,
         namespace: cluster.namespace.clone(),
-        // The API server's version says otherwise.
+        // As soon as it is known, that which the cluster takes.
         sidecar: SidecarKind::Native,
     })
 }

@@ -4,6 +4,7 @@
 //! - [`review`]: what is asked and answered;
 //! - `mutate`, `validate`: the two answers;
 //! - `server`: the port; `certificate`: what it is known by; `bundle`: how the API server knows it;
+//! - `sidecars`: which kind the cluster takes;
 //! - `events`: who is told of pods without a sidecar.
 
 mod bundle;
@@ -12,6 +13,7 @@ mod events;
 mod mutate;
 pub mod review;
 mod server;
+mod sidecars;
 mod validate;
 
 use std::sync::Arc;
@@ -60,15 +62,16 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// Starts what they take.
-    pub(crate) async fn start(mut self) -> Vec<JoinHandle<()>> {
-        self.settings.sidecar = self.sidecar_kind().await;
+    pub(crate) fn start(self) -> Vec<JoinHandle<()>> {
         let (serving, is_serving) = watch::channel(None);
         let (events, writer) = Events::new();
+        let (kind, sidecars) = watch::channel(None);
         let server = server::Server {
             listener: self.listener,
             serving: is_serving,
             webhooks: Webhooks(Arc::new(Shared {
                 settings: self.settings,
+                sidecars,
                 standing: self.standing,
                 authority: self.authority.clone(),
                 events,
@@ -88,22 +91,17 @@ impl Parts {
             authority: self.authority,
             leader: self.leader,
         };
+        let sidecars = sidecars::Keeper {
+            client: self.client.clone(),
+            kind,
+        };
         vec![
             tokio::spawn(server.run()),
             tokio::spawn(certificate.keep()),
             tokio::spawn(bundle.keep()),
+            tokio::spawn(sidecars.keep()),
             tokio::spawn(writer.run(self.client, self.replica)),
         ]
-    }
-
-    async fn sidecar_kind(&self) -> SidecarKind {
-        match self.client.apiserver_version().await {
-            Ok(version) => mutate::sidecar_kind(&version.major, &version.minor),
-            Err(error) => {
-                tracing::warn!(%error, "the version of the API server is not known: sidecars are native");
-                self.settings.sidecar
-            }
-        }
     }
 }
 
@@ -122,6 +120,8 @@ pub(crate) struct Webhooks(Arc<Shared>);
 
 struct Shared {
     settings: Settings,
+    /// Those that the cluster takes; absent until that is known.
+    sidecars: watch::Receiver<Option<SidecarKind>>,
     standing: watch::Receiver<Option<Arc<Standing>>>,
     authority: Replacements,
     events: Events,
@@ -140,6 +140,11 @@ pub(crate) enum WebhookError {
     Unfinished,
     #[error("this replica has only begun to read the cluster")]
     Early,
+    #[error(
+        "this replica does not know yet which sidecars this cluster takes: the API server has not told \
+         it its version, or that of the kubelets"
+    )]
+    Sidecars,
 }
 
 impl Webhooks {
@@ -150,7 +155,7 @@ impl Webhooks {
         let inject = path == Self::PATHS[0];
         let webhook = if inject { "inject" } else { "validate" };
         let answer = match Request::read(body) {
-            Ok(request) if inject => Ok(self.inject(request)),
+            Ok(request) if inject => self.inject(request).await,
             Ok(request) => self.validate(request).await,
             Err(error) => Err(error.into()),
         };
@@ -167,35 +172,32 @@ impl Webhooks {
         Ok(answer.write(&uid)?)
     }
 
-    fn inject(&self, request: Request) -> (Answer, &'static str, String) {
-        let mutated = match self.trusting() {
-            Some(settings) => mutate::mutate(&request, &settings),
-            None => mutate::mutate(&request, &self.0.settings),
-        };
+    async fn inject(
+        &self,
+        request: Request,
+    ) -> Result<(Answer, &'static str, String), WebhookError> {
+        let sidecar = known(&self.0.sidecars).await;
+        let sidecar = sidecar.ok_or(WebhookError::Sidecars)?;
+        let mutated = mutate::mutate(&request, &self.settings(sidecar));
         if let Some(left) = mutated.told {
             self.0.events.tell(&request, left);
         }
         if let Some(reason) = &mutated.answer.refusal {
             tracing::info!(namespace = request.namespace, reason, "a pod was refused");
         }
-        (mutated.answer, mutated.result, request.uid)
+        Ok((mutated.answer, mutated.result, request.uid))
     }
 
-    /// The settings, with the trust domain of the authority.
-    fn trusting(&self) -> Option<Settings> {
-        let authority = self.0.authority.borrow().clone()?;
-        let trust_domain = authority.trust_bundle().trust_domain().clone();
-        Some(Settings {
-            trust_domain,
+    /// The settings, with what is known by now: the trust domain is the authority's.
+    fn settings(&self, sidecar: SidecarKind) -> Settings {
+        let mut settings = Settings {
+            sidecar,
             ..self.0.settings.clone()
-        })
-    }
-
-    /// What is applied, once anything is; `None`: it takes too long.
-    async fn standing(&self) -> Option<Arc<Standing>> {
-        let mut standing = self.0.standing.clone();
-        let first = timeout(EARLY, standing.wait_for(Option::is_some)).await;
-        first.ok()?.ok()?.clone()
+        };
+        if let Some(authority) = &*self.0.authority.borrow() {
+            settings.trust_domain = authority.trust_bundle().trust_domain().clone();
+        }
+        settings
     }
 
     async fn validate(
@@ -213,7 +215,7 @@ impl Webhooks {
             .acquire()
             .await
             .map_err(|_| WebhookError::Unfinished)?;
-        let standing = self.standing().await.ok_or(WebhookError::Early)?;
+        let standing = known(&self.0.standing).await.ok_or(WebhookError::Early)?;
         let authority = self.0.authority.borrow().clone();
         let namespace = self.0.settings.namespace.clone();
         let judged = spawn_blocking(move || {
@@ -234,3 +236,13 @@ impl Webhooks {
         Ok((answer, result, uid))
     }
 }
+
+/// What is in it, once anything is; `None`: it takes too long.
+async fn known<T: Clone>(receiver: &watch::Receiver<Option<T>>) -> Option<T> {
+    let mut receiver = receiver.clone();
+    let first = timeout(EARLY, receiver.wait_for(Option::is_some)).await;
+    first.ok()?.ok()?.clone()
+}
+
+#[cfg(test)]
+mod tests;

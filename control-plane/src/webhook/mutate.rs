@@ -1,6 +1,5 @@
 //! `/inject`: a pod that is created gets its sidecar.
 
-use outrider_api::annotations::SidecarKind;
 use serde_json::Value;
 
 use super::review::{Answer, Operation, Request};
@@ -57,19 +56,6 @@ pub(super) fn mutate(request: &Request, settings: &Settings) -> Mutated {
     }
 }
 
-/// Which kind of sidecar a cluster takes, by the version of its API server: native ones are on from
-/// 1.29 on. A version that cannot be read is a new one.
-pub(super) fn sidecar_kind(major: &str, minor: &str) -> SidecarKind {
-    let number = |text: &str| {
-        let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse::<u32>().ok()
-    };
-    match (number(major), number(minor)) {
-        (Some(1), Some(minor)) if minor < 29 => SidecarKind::Classic,
-        _ => SidecarKind::Native,
-    }
-}
-
 /// Who is to be told of a pod that has no name yet: its controller.
 pub(super) fn controller(pod: &Value) -> Option<&Value> {
     let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
@@ -78,6 +64,7 @@ pub(super) fn controller(pod: &Value) -> Option<&Value> {
 
 #[cfg(test)]
 mod tests {
+    use outrider_api::annotations::SidecarKind;
     use serde_json::json;
 
     use super::*;
@@ -167,20 +154,6 @@ mod tests {
             "{refusal}"
         );
         assert_eq!(result(json!({"object": null})), "refused");
-    }
-
-    #[test]
-    fn sidecars_are_native_where_the_cluster_takes_them() {
-        for (major, minor, expected) in [
-            ("1", "28", SidecarKind::Classic),
-            ("1", "28+", SidecarKind::Classic),
-            ("1", "29", SidecarKind::Native),
-            ("1", "36+", SidecarKind::Native),
-            ("2", "0", SidecarKind::Native),
-            ("", "", SidecarKind::Native),
-        ] {
-            assert_eq!(sidecar_kind(major, minor), expected, "{major}.{minor}");
-        }
     }
 
     #[test]

@@ -184,7 +184,7 @@ fn status(error: &WebhookError) -> StatusCode {
     match error {
         WebhookError::Review(_) => StatusCode::BAD_REQUEST,
         WebhookError::Write(_) | WebhookError::Unfinished => StatusCode::INTERNAL_SERVER_ERROR,
-        WebhookError::Early => StatusCode::SERVICE_UNAVAILABLE,
+        WebhookError::Early | WebhookError::Sidecars => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
