@@ -43,6 +43,10 @@ const EARLY: Duration = Duration::from_secs(5);
 /// waiting.
 const JUDGES: usize = 2;
 
+/// A kind of ours that a mesh on Kubernetes has no use for.
+const WORKLOAD: &str = "Workload";
+const NOT_READ: &str = "is not read: on Kubernetes the pods are the workloads of a mesh; a Workload is for a directory of files";
+
 /// What the webhooks are made of.
 pub(crate) struct Parts {
     pub(crate) client: Client,
@@ -205,6 +209,7 @@ impl Webhooks {
         request: Request,
     ) -> Result<(Answer, &'static str, String), WebhookError> {
         let uid = request.uid.clone();
+        let is_workload = request.kind.kind == WORKLOAD;
         if !validate::concerns(&request) {
             return Ok((Answer::allowed(), "other", uid));
         }
@@ -227,12 +232,14 @@ impl Webhooks {
             };
             validate::validate(&request, beside)
         });
-        let answer = judged.await.map_err(|_| WebhookError::Unfinished)?;
-        let result = if answer.refusal.is_some() {
-            "refused"
-        } else {
-            "allowed"
+        let mut answer = judged.await.map_err(|_| WebhookError::Unfinished)?;
+        let result = match answer.refusal {
+            Some(_) => "refused",
+            None => "allowed",
         };
+        if is_workload && result == "allowed" {
+            answer = answer.warning(NOT_READ);
+        }
         Ok((answer, result, uid))
     }
 }

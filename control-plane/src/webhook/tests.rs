@@ -76,3 +76,29 @@ async fn no_pod_gets_a_sidecar_of_which_the_kind_is_a_guess() {
     }
     assert_ne!(patches[0], patches[1]);
 }
+
+#[tokio::test]
+async fn who_writes_a_workload_is_told_that_it_is_not_read() {
+    let kind = json!({"group": "outrider.mesh", "version": "v1alpha1", "kind": "Workload"});
+    let workload = |spec: &Value| {
+        let object = json!({
+            "apiVersion": "outrider.mesh/v1alpha1", "kind": "Workload",
+            "metadata": {"name": "order", "namespace": "shop"}, "spec": spec,
+        });
+        review(&kind, &object)
+    };
+    let webhooks = webhooks();
+    let good = json!({"serviceAccount": "order", "address": "10.0.0.1"});
+    let good = answer(&webhooks, "/validate", &workload(&good))
+        .await
+        .unwrap();
+    assert_eq!(good["allowed"], true, "{good}");
+    let warnings = good["warnings"].as_array().unwrap();
+    assert!(warnings.contains(&json!(NOT_READ)), "{warnings:?}");
+
+    let bad = answer(&webhooks, "/validate", &workload(&json!({"x": 1})))
+        .await
+        .unwrap();
+    assert_eq!(bad["allowed"], false);
+    assert!(bad["warnings"].is_null(), "{bad}");
+}
