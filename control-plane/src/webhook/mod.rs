@@ -3,12 +3,13 @@
 //!
 //! - [`review`]: what is asked and answered;
 //! - `mutate`, `validate`: the two answers;
-//! - `server`: the port; `certificate`: what it is known by; `bundle`: how the API server knows it;
+//! - `server`: the port; `connections`: who has a place there; `certificate`: what it is known by; `bundle`: how the API server knows it;
 //! - `sidecars`: which kind the cluster takes;
 //! - `events`: who is told of pods without a sidecar.
 
 mod bundle;
 mod certificate;
+mod connections;
 mod events;
 mod mutate;
 pub mod review;
@@ -23,10 +24,11 @@ use kube::Client;
 use outrider_api::annotations::SidecarKind;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
+use self::connections::Share;
 use self::events::Events;
 use self::review::{Answer, Request, ReviewError};
 use crate::identity::Replacements;
@@ -46,6 +48,9 @@ const JUDGES: usize = 2;
 /// A kind of ours that a mesh on Kubernetes has no use for.
 const WORKLOAD: &str = "Workload";
 const NOT_READ: &str = "is not read: on Kubernetes the pods are the workloads of a mesh; a Workload is for a directory of files";
+
+/// Whoever waits for a judge is told so after so long: by then the API server has given up.
+const JUDGE: Duration = Duration::from_secs(10);
 
 /// What the webhooks are made of.
 pub(crate) struct Parts {
@@ -79,7 +84,7 @@ impl Parts {
                 standing: self.standing,
                 authority: self.authority.clone(),
                 events,
-                judges: Semaphore::new(JUDGES),
+                judges: Arc::new(Semaphore::new(JUDGES)),
                 metrics: self.metrics.clone(),
             })),
         };
@@ -129,7 +134,7 @@ struct Shared {
     standing: watch::Receiver<Option<Arc<Standing>>>,
     authority: Replacements,
     events: Events,
-    judges: Semaphore,
+    judges: Arc<Semaphore>,
     metrics: WebhookMetrics,
 }
 
@@ -149,18 +154,25 @@ pub(crate) enum WebhookError {
          it its version, or that of the kubelets"
     )]
     Sidecars,
+    #[error("this replica judges more objects than it can")]
+    Busy,
 }
 
 impl Webhooks {
     pub(crate) const PATHS: [&str; 2] = ["/inject", "/validate"];
 
-    /// The body that answers `body`, which came to `path`.
-    async fn review(&self, path: &str, body: &[u8]) -> Result<Vec<u8>, WebhookError> {
+    /// The body that answers `body`, which came to `path` from somebody who has `share` of what there is.
+    async fn review(
+        &self,
+        path: &str,
+        body: &[u8],
+        share: &Share,
+    ) -> Result<Vec<u8>, WebhookError> {
         let inject = path == Self::PATHS[0];
         let webhook = if inject { "inject" } else { "validate" };
         let answer = match Request::read(body) {
             Ok(request) if inject => self.inject(request).await,
-            Ok(request) => self.validate(request).await,
+            Ok(request) => self.validate(request, share).await,
             Err(error) => Err(error.into()),
         };
         let result = match &answer {
@@ -204,26 +216,35 @@ impl Webhooks {
         settings
     }
 
+    /// A judge, once it is the turn of whoever has `share`.
+    async fn judge(&self, share: &Share) -> Result<[OwnedSemaphorePermit; 2], WebhookError> {
+        // Closed semaphores do not happen.
+        let free = async |judges: &Arc<Semaphore>| {
+            let judge = Arc::clone(judges).acquire_owned().await;
+            judge.map_err(|_| WebhookError::Unfinished)
+        };
+        let turn = free(&share.judges).await?;
+        Ok([turn, free(&self.0.judges).await?])
+    }
+
     async fn validate(
         &self,
         request: Request,
+        share: &Share,
     ) -> Result<(Answer, &'static str, String), WebhookError> {
         let uid = request.uid.clone();
         let is_workload = request.kind.kind == WORKLOAD;
         if !validate::concerns(&request) {
             return Ok((Answer::allowed(), "other", uid));
         }
-        // Closed semaphores do not happen.
-        let _judge = self
-            .0
-            .judges
-            .acquire()
-            .await
-            .map_err(|_| WebhookError::Unfinished)?;
+        let judge = timeout(JUDGE, self.judge(share)).await;
+        let judge = judge.map_err(|_| WebhookError::Busy)??;
         let standing = known(&self.0.standing).await.ok_or(WebhookError::Early)?;
         let authority = self.0.authority.borrow().clone();
         let namespace = self.0.settings.namespace.clone();
         let judged = spawn_blocking(move || {
+            // It judges on where nobody waits for it any more.
+            let _judge = judge;
             let trust = authority.map(|authority| authority.trust_bundle());
             let beside = validate::Beside {
                 standing: &standing,

@@ -19,14 +19,16 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::connections::{Connections, Place};
 use super::{WebhookError, Webhooks};
 
 /// The largest body: an object is 1.5 MiB at most to etcd, and an update brings two.
 const BODY_MAX: usize = 8 << 20;
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
-/// So many connections are open at once; the next wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 256;
+/// So many sockets are open at once, those among them that were told to end; the next wait in the
+/// listener's queue.
+const MAX_SOCKETS: usize = 512;
 /// Requests of one connection at once.
 const MAX_STREAMS: u32 = 64;
 /// A client that has not finished its handshake by then is not waited for.
@@ -37,6 +39,8 @@ const BODY: Duration = Duration::from_secs(30);
 const CONNECTION: Duration = Duration::from_secs(300);
 /// How long a connection may take to end once it was asked to.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// The same, where it is idle.
+const IDLE_FAREWELL: Duration = Duration::from_secs(1);
 /// How long accepting rests after it has failed.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -53,9 +57,10 @@ pub(super) struct Server {
 impl Server {
     /// Serves until it is dropped.
     pub(super) async fn run(self) {
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let sockets = Arc::new(Semaphore::new(MAX_SOCKETS));
+        let connections = Connections::default();
         loop {
-            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
+            let Ok(socket) = Arc::clone(&sockets).acquire_owned().await else {
                 return;
             };
             match self.listener.accept().await {
@@ -64,12 +69,16 @@ impl Server {
                         tracing::debug!(%address, "closed: there is no certificate yet");
                         continue;
                     };
+                    let Some(place) = connections.admit(address.ip().to_canonical()) else {
+                        tracing::debug!(%address, "closed: all connections are at work");
+                        continue;
+                    };
                     let webhooks = self.webhooks.clone();
                     tokio::spawn(async move {
-                        if let Err(reason) = serve(stream, config, webhooks).await {
+                        if let Err(reason) = serve(stream, config, webhooks, place).await {
                             tracing::debug!(%address, reason, "a connection of the webhooks ended");
                         }
-                        drop(permit);
+                        drop(socket);
                     });
                 }
                 Err(error) => {
@@ -85,16 +94,22 @@ async fn serve(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     webhooks: Webhooks,
+    place: Place,
 ) -> Result<(), String> {
     let _ = stream.set_nodelay(true);
-    let tls = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream))
-        .await
-        .map_err(|_| "the handshake took too long".to_owned())?
-        .map_err(|error| error.to_string())?;
+    let accepted = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream));
+    let tls = tokio::select! {
+        accepted = accepted => accepted
+            .map_err(|_| "the handshake took too long".to_owned())?
+            .map_err(|error| error.to_string())?,
+        () = place.over() => return Err("it gave way to another".to_owned()),
+    };
     let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let place = Arc::new(place);
+    let of_service = Arc::clone(&place);
     let service = service_fn(move |request| {
-        let webhooks = webhooks.clone();
-        async move { Ok::<_, Infallible>(answer(&webhooks, request).await) }
+        let (webhooks, place) = (webhooks.clone(), Arc::clone(&of_service));
+        async move { Ok::<_, Infallible>(answer(&webhooks, &place, request).await) }
     });
     let io = TokioIo::new(tls);
     if is_http2 {
@@ -103,22 +118,32 @@ async fn serve(
             .max_concurrent_streams(MAX_STREAMS)
             .serve_connection(io, service);
         tokio::pin!(connection);
-        tokio::select! {
+        let farewell = tokio::select! {
             result = connection.as_mut() => return result.map_err(|error| error.to_string()),
-            () = sleep(CONNECTION) => connection.as_mut().graceful_shutdown(),
-        }
-        ended(timeout(FAREWELL, connection).await)
+            farewell = end(&place) => farewell,
+        };
+        connection.as_mut().graceful_shutdown();
+        ended(timeout(farewell, connection).await)
     } else {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(BODY)
             .serve_connection(io, service);
         tokio::pin!(connection);
-        tokio::select! {
+        let farewell = tokio::select! {
             result = connection.as_mut() => return result.map_err(|error| error.to_string()),
-            () = sleep(CONNECTION) => connection.as_mut().graceful_shutdown(),
-        }
-        ended(timeout(FAREWELL, connection).await)
+            farewell = end(&place) => farewell,
+        };
+        connection.as_mut().graceful_shutdown();
+        ended(timeout(farewell, connection).await)
+    }
+}
+
+/// Returns when a connection is to end; how long it may take to.
+async fn end(place: &Place) -> Duration {
+    tokio::select! {
+        () = place.over() => IDLE_FAREWELL,
+        () = sleep(CONNECTION) => FAREWELL,
     }
 }
 
@@ -131,21 +156,35 @@ fn ended(
     }
 }
 
-async fn answer(webhooks: &Webhooks, request: Request<Incoming>) -> Answer {
+async fn answer(webhooks: &Webhooks, place: &Place, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
     if let Some(refusal) = refuse(&request, &path) {
         return refusal;
     }
-    let body = match timeout(BODY, Limited::new(request.into_body(), BODY_MAX).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
+    let share = place.share();
+    let body = async {
+        // Closed semaphores do not happen.
+        let room = share.room.acquire_many(room(&request)).await.ok();
+        let body = Limited::new(request.into_body(), BODY_MAX).collect().await;
+        body.map(|body| (body.to_bytes(), room))
+    };
+    let (body, _room) = match timeout(BODY, body).await {
+        Ok(Ok(read)) => read,
         Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
         Ok(Err(error)) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
     };
-    match webhooks.review(&path, &body).await {
+    let _work = place.work();
+    match webhooks.review(&path, &body, share).await {
         Ok(answer) => respond(StatusCode::OK, answer, JSON),
         Err(error) => text(status(&error), format!("{error}\n")),
     }
+}
+
+/// What its body takes of the room for bodies, KiB.
+fn room<B>(request: &Request<B>) -> u32 {
+    let bytes = content_length(request).unwrap_or(BODY_MAX).min(BODY_MAX);
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
 /// What is wrong before the body is read.
@@ -157,22 +196,21 @@ fn refuse<B>(request: &Request<B>, path: &str) -> Option<Answer> {
     if request.method() != Method::POST {
         return Some(text(StatusCode::METHOD_NOT_ALLOWED, "expected POST\n"));
     }
-    let header = |name| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
-    let media =
-        header(CONTENT_TYPE).map(|value| value.split(';').next().unwrap_or_default().trim());
+    let media = request.headers().get(CONTENT_TYPE);
+    let media = media.and_then(|value| value.to_str().ok());
+    let media = media.map(|value| value.split(';').next().unwrap_or_default().trim());
     if !media.is_some_and(|media| media.eq_ignore_ascii_case(JSON)) {
         let expected = format!("expected content-type {JSON}\n");
         return Some(text(StatusCode::UNSUPPORTED_MEDIA_TYPE, expected));
     }
-    let length = header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
-    length
+    content_length(request)
         .is_some_and(|length| length > BODY_MAX)
         .then(too_large)
+}
+
+fn content_length<B>(request: &Request<B>) -> Option<usize> {
+    let length = request.headers().get(CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
 }
 
 fn too_large() -> Answer {
@@ -184,7 +222,9 @@ fn status(error: &WebhookError) -> StatusCode {
     match error {
         WebhookError::Review(_) => StatusCode::BAD_REQUEST,
         WebhookError::Write(_) | WebhookError::Unfinished => StatusCode::INTERNAL_SERVER_ERROR,
-        WebhookError::Early | WebhookError::Sidecars => StatusCode::SERVICE_UNAVAILABLE,
+        WebhookError::Early | WebhookError::Sidecars | WebhookError::Busy => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 }
 
@@ -202,44 +242,5 @@ fn respond(status: StatusCode, body: impl Into<Bytes>, content_type: &'static st
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status(method: &str, path: &str, headers: &[(&str, &str)]) -> Option<u16> {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(()).unwrap();
-        refuse(&request, path).map(|answer| answer.status().as_u16())
-    }
-
-    #[test]
-    fn what_is_no_review_is_refused_before_its_body_is_read() {
-        let json = [("content-type", "application/json")];
-        assert_eq!(status("POST", "/inject", &json), None);
-        assert_eq!(
-            status(
-                "POST",
-                "/validate",
-                &[("content-type", "application/JSON; charset=utf-8")]
-            ),
-            None
-        );
-        assert_eq!(status("POST", "/", &json), Some(404));
-        assert_eq!(status("POST", "/inject/x", &json), Some(404));
-        assert_eq!(status("GET", "/inject", &json), Some(405));
-        assert_eq!(status("POST", "/inject", &[]), Some(415));
-        assert_eq!(
-            status("POST", "/inject", &[("content-type", "application/yaml")]),
-            Some(415)
-        );
-        assert_eq!(
-            status("POST", "/inject", &[("content-type", "application/jsonx")]),
-            Some(415)
-        );
-        let long = |length: &'static str| [json[0], ("content-length", length)];
-        assert_eq!(status("POST", "/inject", &long("8388608")), None);
-        assert_eq!(status("POST", "/inject", &long("8388609")), Some(413));
-    }
-}
+#[path = "server_tests.rs"]
+mod tests;

@@ -36,7 +36,7 @@ fn unknowing() -> (Webhooks, Known) {
         standing: known.standing.subscribe(),
         authority: watch::channel(None).1,
         events: Events::new().0,
-        judges: Semaphore::new(JUDGES),
+        judges: Arc::new(Semaphore::new(JUDGES)),
         metrics: Metrics::new().unwrap().webhook,
     }));
     (webhooks, known)
@@ -53,7 +53,7 @@ pub(super) fn review(kind: &Value, object: &Value) -> Vec<u8> {
 }
 
 async fn answer(webhooks: &Webhooks, path: &str, body: &[u8]) -> Result<Value, WebhookError> {
-    let answer = webhooks.review(path, body).await?;
+    let answer = webhooks.review(path, body, &Share::new()).await?;
     let answer: Value = serde_json::from_slice(&answer).unwrap();
     Ok(answer["response"].clone())
 }
@@ -101,4 +101,36 @@ async fn who_writes_a_workload_is_told_that_it_is_not_read() {
         .unwrap();
     assert_eq!(bad["allowed"], false);
     assert!(bad["warnings"].is_null(), "{bad}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_a_thousand_judges_does_not_keep_others_from_theirs() {
+    let webhooks = webhooks();
+    let (crowd, other) = (Share::new(), Share::new());
+    let mut held = Vec::new();
+    for _ in 0..JUDGES {
+        held.push(webhooks.judge(&crowd).await.unwrap());
+    }
+    let mut waiting: Vec<_> = (0..1_000)
+        .map(|_| {
+            let (webhooks, crowd) = (webhooks.clone(), Arc::clone(&crowd));
+            tokio::spawn(async move { webhooks.judge(&crowd).await.unwrap() })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let turn = webhooks.judge(&other);
+    tokio::pin!(turn);
+    assert!(timeout(Duration::ZERO, turn.as_mut()).await.is_err());
+    // It is next: of the crowd no more may wait than have a judge.
+    held.pop();
+    let _turn = timeout(Duration::ZERO, turn).await.unwrap().unwrap();
+    for waiting in waiting.drain(..) {
+        waiting.abort();
+    }
+
+    // Nobody waits for ever.
+    let kind = json!({"group": "outrider.mesh", "version": "v1alpha1", "kind": "MeshConfig"});
+    let body = review(&kind, &json!({"spec": {}}));
+    let error = answer(&webhooks, "/validate", &body).await.unwrap_err();
+    assert!(matches!(error, WebhookError::Busy), "{error}");
 }
