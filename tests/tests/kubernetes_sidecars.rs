@@ -6,7 +6,9 @@ use mesh_tests::kubernetes::{PATIENCE, TOOLS};
 use mesh_tests::process::run;
 use serde_json::{Value, json};
 
-use crate::kubernetes_common::{allow_friend, call, client, enforced, web, web_with};
+use crate::kubernetes_common::{
+    allow_friend, assert_refused, call, client, enforced, get, nginx, web, web_with,
+};
 
 /// A call that policy allows to a pod with such a sidecar, and the pod.
 fn called(outrider: &Outrider, web: &str) -> Result<Value> {
@@ -46,6 +48,61 @@ fn a_sidecar_with_tproxy_serves() -> Result<()> {
     let arguments = &pod["spec"]["initContainers"][0]["args"];
     let arguments = arguments.as_array().context("arguments of init")?;
     assert!(arguments.contains(&json!("--mode=tproxy")), "{arguments:?}");
+    Ok(())
+}
+
+/// Its namespace says nothing, and gets the trust bundle since the pod is there.
+#[test]
+fn a_pod_that_asks_has_the_sidecar_that_its_annotations_describe() -> Result<()> {
+    let outrider = Outrider::installed()?;
+    let namespace = outrider.cluster().namespace("asks")?;
+    let web = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "web",
+            "labels": {"outrider.mesh/inject": "true"},
+            "annotations": {
+                "outrider.mesh/exclude-inbound-ports": "8081",
+                "outrider.mesh/log-level": "debug",
+                "outrider.mesh/cpu-limit": "1",
+                "outrider.mesh/memory-limit": "64Mi",
+                "outrider.mesh/drain-timeout": "3s",
+            },
+        },
+        "spec": {
+            "terminationGracePeriodSeconds": 5,
+            "containers": [nginx("listen 8081; location / { return 200 'hello'; }")],
+        },
+    });
+    namespace.apply(&web.to_string())?;
+    namespace.apply(&client("stranger"))?;
+    for pod in ["pod/web", "pod/stranger"] {
+        namespace.wait(pod, "Ready")?;
+    }
+    let pod = namespace.read(&["pod", "web"])?;
+    let sidecar = &pod["spec"]["initContainers"][1];
+    assert_eq!(sidecar["name"], "outrider-proxy", "{pod:#}");
+    let limits = json!({"cpu": "1", "memory": "64Mi"});
+    assert_eq!(sidecar["resources"]["limits"], limits);
+    let address = pod["status"]["podIP"].as_str().context("an address")?;
+    let at = |port: u16| {
+        get(
+            &namespace,
+            "stranger",
+            &[&format!("http://{address}:{port}/")],
+        )
+    };
+    let answer = at(8081)?;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = at(8080)?;
+    assert_refused(&answer, 403, "http_request_denied", "plaintext_refused");
+
+    let log = ["logs", "web", "--container", "outrider-proxy"];
+    let log = namespace.kubectl(&log)?;
+    assert!(log.contains("DEBUG"), "{log}");
+    let others = namespace.read(&["pod", "stranger"])?;
+    assert!(others["spec"]["initContainers"].is_null(), "{others:#}");
     Ok(())
 }
 
