@@ -27,6 +27,7 @@ mod through;
 pub mod tls;
 pub mod traffic;
 pub mod tunnel;
+pub mod turns;
 mod user;
 pub mod wait;
 pub mod worker;

@@ -156,7 +156,7 @@ pub(super) fn passed_on(mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyErr
 pub struct ResponseBody {
     source: Source,
     exchange: Option<Exchange>,
-    /// The app's connection: free again when the body has ended.
+    /// Its place at the app: free again when the body has ended.
     lease: Option<Lease>,
 }
 
@@ -173,16 +173,16 @@ impl ResponseBody {
     }
 
     /// The same without a limit, and gives `lease` back when the body has ended.
-    pub fn leased(body: Incoming, exchange: Exchange, lease: Option<Lease>) -> Self {
-        Self::passing(Source::Streaming(body, None), exchange, lease)
+    pub fn leased(body: Incoming, exchange: Exchange, lease: Lease) -> Self {
+        Self::passing(Source::Streaming(body, None), exchange, Some(lease))
     }
 
     /// An answer that belongs to no exchange.
-    pub fn uncounted(body: Incoming, lease: Option<Lease>) -> Self {
+    pub fn uncounted(body: Incoming, lease: Lease) -> Self {
         Self {
             source: Source::Streaming(body, None),
             exchange: None,
-            lease,
+            lease: Some(lease),
         }
     }
 

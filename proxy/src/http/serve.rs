@@ -122,11 +122,14 @@ pub fn http1_client() -> hyper::client::conn::http1::Builder {
 /// From sidecar to sidecar.
 pub fn mesh_client() -> hyper::client::conn::http2::Builder<LocalExecutor> {
     let mut builder = http2_client();
-    builder.max_frame_size(MAX_FRAME as u32);
+    builder
+        .max_frame_size(MAX_FRAME as u32)
+        // It will say the same.
+        .initial_max_send_streams(MAX_STREAMS as usize);
     builder
 }
 
-/// From a sidecar to an app in HTTP/2.
+/// From a sidecar to an app in HTTP/2. How many streams that one allows, its connections know.
 pub fn http2_client() -> hyper::client::conn::http2::Builder<LocalExecutor> {
     let mut builder = hyper::client::conn::http2::Builder::new(LocalExecutor);
     builder
@@ -135,7 +138,6 @@ pub fn http2_client() -> hyper::client::conn::http2::Builder<LocalExecutor> {
         // Streams that were given up are known for a second: what comes late for them is passed over.
         .max_concurrent_reset_streams(MAX_STREAMS as usize)
         .max_local_error_reset_streams(Limits::MESH.late_frames)
-        .initial_max_send_streams(MAX_STREAMS as usize)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(KEEP_ALIVE)

@@ -3,9 +3,8 @@
 pub mod connect;
 pub mod idle;
 pub mod replay;
+pub mod streams;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -18,24 +17,39 @@ use crate::http::headers;
 use crate::http::wire::AppVersion;
 use crate::outbound::verdict::is_unprocessed;
 use crate::refusal::Refusal;
-use connect::Sender2;
 pub use connect::{AppAddress, connect};
-use idle::Idle;
-pub use idle::Lease;
+use idle::{Idle, Lent};
 use replay::Replay;
+use streams::{Stream, Streams};
 
 /// Belongs to one worker.
 #[derive(Debug, Default)]
 pub struct App {
     http1: Rc<Idle>,
-    http2: RefCell<HashMap<AppAddress, Sender2>>,
+    http2: Streams,
 }
 
-/// An answer, with the right to put its connection back when it has ended.
+/// An answer, with its place at the app.
 #[derive(Debug)]
 pub struct Answered {
     pub response: Response<Incoming>,
-    pub lease: Option<Lease>,
+    pub lease: Lease,
+}
+
+/// What a request has of the app until its answer has ended.
+#[derive(Debug)]
+pub enum Lease {
+    Http1(Lent),
+    Http2(Stream),
+}
+
+impl Lease {
+    /// The answer did not come to its end.
+    pub fn discard(self) {
+        if let Self::Http1(lent) = self {
+            lent.discard();
+        }
+    }
 }
 
 impl App {
@@ -84,7 +98,7 @@ impl App {
             };
             let mut error = match sender.try_send_request(request).await {
                 Ok(response) => {
-                    return unambiguous(response, Lease::new(&self.http1, address, sender));
+                    return unambiguous(response, Lent::new(&self.http1, address, sender));
                 }
                 Err(error) => error,
             };
@@ -101,63 +115,54 @@ impl App {
         }
     }
 
+    /// Where there is room, or on a new connection; where the app did not look at it, once more, on
+    /// another one.
     async fn send_http2(
         &self,
         address: AppAddress,
         mut request: Request<RequestBody>,
     ) -> Result<Answered, Refusal> {
+        let mut replay = Replay::of(&request);
+        let mut warm = self.http2.warm(address);
+        let mut refused: Option<Stream> = None;
         loop {
-            let warm = self.http2.borrow().get(&address).cloned();
-            let warm = warm.filter(|sender| sender.is_ready());
-            let reused = warm.is_some();
-            let replay = warm.as_ref().and_then(|_| Replay::of(&request));
-            let mut sender = match warm {
-                Some(sender) => sender,
-                None => Box::pin(self.connect_http2(address)).await?,
+            let stream = match warm.take() {
+                Some(stream) => stream,
+                // In a box: a request is as large as the largest of its ways.
+                None => Box::pin(self.http2.open(address, refused.as_ref())).await?,
             };
-            match sender.try_send_request(request).await {
+            let mut error = match stream.send(request).await {
                 Ok(response) if headers::is_too_large(response.headers()) => {
                     return Err(Refusal::AnswerTooLarge);
                 }
                 Ok(response) => {
-                    return Ok(Answered {
-                        response,
-                        lease: None,
-                    });
+                    let lease = Lease::Http2(stream);
+                    return Ok(Answered { response, lease });
                 }
-                Err(mut error) => {
-                    if reused {
-                        self.http2.borrow_mut().remove(&address);
-                    }
-                    match error.take_message() {
-                        Some(unsent) if reused => request = unsent,
-                        _ if is_unprocessed(error.error()) => {
-                            request = Replay::after(replay, error.into_error())?;
-                        }
-                        _ => return Err(reset(error.into_error())),
-                    }
-                }
+                Err(error) => error,
+            };
+            let unsent = error.take_message();
+            if unsent.is_none() && !is_unprocessed(error.error()) {
+                return Err(reset(error.into_error()));
             }
+            let again = unsent.or_else(|| replay.take().map(Replay::again));
+            request = match again {
+                Some(again) if refused.is_none() => again,
+                Some(_) | None => return Err(Refusal::AppReset),
+            };
+            refused = Some(stream);
         }
-    }
-
-    async fn connect_http2(&self, address: AppAddress) -> Result<Sender2, Refusal> {
-        let sender = connect::http2(address).await?;
-        self.http2.borrow_mut().insert(address, sender.clone());
-        Ok(sender)
     }
 
     /// Closes what has been idle for long.
     pub fn sweep(&self, now: Instant) {
         self.http1.sweep(now);
-        self.http2
-            .borrow_mut()
-            .retain(|_, sender| sender.is_ready());
+        self.http2.sweep(now);
     }
 }
 
 /// An answer that two readers could end differently is none (RFC 9112, section 6.3).
-fn unambiguous(response: Response<Incoming>, lease: Lease) -> Result<Answered, Refusal> {
+fn unambiguous(response: Response<Incoming>, lent: Lent) -> Result<Answered, Refusal> {
     let headers = response.headers();
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     let is_clear = match (encodings.next(), encodings.next()) {
@@ -169,7 +174,7 @@ fn unambiguous(response: Response<Incoming>, lease: Lease) -> Result<Answered, R
         (Some(_), Some(_)) => false,
     };
     if !is_clear {
-        lease.discard();
+        lent.discard();
         tracing::info!(
             "the app's answer has no clear end: Transfer-Encoding must be `chunked`, alone"
         );
@@ -177,7 +182,7 @@ fn unambiguous(response: Response<Incoming>, lease: Lease) -> Result<Answered, R
     }
     Ok(Answered {
         response,
-        lease: Some(lease),
+        lease: Lease::Http1(lent),
     })
 }
 

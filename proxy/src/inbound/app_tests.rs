@@ -3,20 +3,26 @@
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::task::Poll;
+use std::time::Duration;
 
 use http::Method;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use super::*;
+
+#[path = "app/http2_tests.rs"]
+mod http2;
 
 /// What an app has seen.
 #[derive(Debug, Default)]
 struct Seen {
     connections: Cell<usize>,
     requests: Cell<usize>,
+    /// Connections that have ended.
+    ended: Cell<usize>,
 }
 
 impl Seen {
@@ -74,6 +80,12 @@ async fn done(answered: Result<Answered, Refusal>) -> u16 {
     let body = answered.response.into_body().collect().await;
     body.expect("all of it");
     status
+}
+
+async fn until(what: impl Fn() -> bool) {
+    while !what() {
+        tokio::task::yield_now().await;
+    }
 }
 
 mod http1 {

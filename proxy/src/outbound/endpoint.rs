@@ -30,6 +30,7 @@ use crate::traffic::balance::{self, Candidate, Latency, Load};
 use crate::traffic::health::{
     Admission, Ejections, EndpointHealth, Outcome, Status, Ticket, Transition,
 };
+use crate::turns::Turns;
 
 /// See the module.
 #[derive(Debug)]
@@ -89,8 +90,7 @@ pub enum Purpose {
 #[derive(Debug, Default)]
 struct Slot {
     ready: RefCell<Option<Warm>>,
-    connecting: tokio::sync::Mutex<()>,
-    failed_at: Cell<Option<Instant>>,
+    connecting: Turns,
 }
 
 #[derive(Debug)]
@@ -278,25 +278,13 @@ impl Endpoint {
         client: &ClientTls,
     ) -> Result<SendRequest<RequestBody>, Refusal> {
         let slot = self.slot(purpose);
-        let arrived = Instant::now();
-        let _turn = slot.connecting.lock().await;
-        if let Some(sender) = slot.warm(client) {
-            return Ok(sender);
-        }
-        if slot.failed_at.get().is_some_and(|failed| failed >= arrived) {
-            return Err(Refusal::ConnectFailed);
-        }
-        match self.connect(client).await {
-            Ok(warm) => {
-                let sender = warm.sender.clone();
-                slot.ready.replace(Some(warm));
-                Ok(sender)
-            }
-            Err(refusal) => {
-                slot.failed_at.set(Some(Instant::now()));
-                Err(refusal)
-            }
-        }
+        let making = async {
+            let warm = self.connect(client).await?;
+            let sender = warm.sender.clone();
+            slot.ready.replace(Some(warm));
+            Ok(sender)
+        };
+        slot.connecting.take(|| slot.warm(client), making).await
     }
 
     async fn connect(&self, client: &ClientTls) -> Result<Warm, Refusal> {

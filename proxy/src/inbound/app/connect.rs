@@ -1,7 +1,10 @@
 //! Connections to the app as they are made.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
@@ -13,7 +16,7 @@ use super::reset;
 use crate::descriptors;
 use crate::http::blocks::Blocks;
 use crate::http::body::RequestBody;
-use crate::http::serve::{http1_client, http2_client};
+use crate::http::serve::{LocalExecutor, http1_client, http2_client};
 use crate::listen;
 use crate::refusal::Refusal;
 
@@ -21,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub type Sender1 = http1::SendRequest<RequestBody>;
 pub type Sender2 = http2::SendRequest<RequestBody>;
+/// What moves an HTTP/2 connection, and knows how many streams its server allows.
+pub type Driven = http2::Connection<TokioIo<Blocks<TcpStream>>, RequestBody, LocalExecutor>;
 
 /// Where the app listens, and as whom it is connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,18 +49,26 @@ pub async fn http1(address: AppAddress) -> Result<Sender1, Refusal> {
     Ok(sender)
 }
 
-pub async fn http2(address: AppAddress) -> Result<Sender2, Refusal> {
+/// It is taken to allow so many `streams`, until it has said how many.
+pub async fn http2(
+    address: AppAddress,
+    streams: usize,
+) -> Result<(Sender2, Weak<RefCell<Driven>>), Refusal> {
     let stream = connect(address).await?;
     let (sender, connection) = http2_client()
+        .initial_max_send_streams(streams)
         .handshake(TokioIo::new(Blocks::from_server(stream)))
         .await
         .map_err(reset)?;
+    let driven = Rc::new(RefCell::new(connection));
+    let known = Rc::downgrade(&driven);
     tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
+        let ended = std::future::poll_fn(|cx| Pin::new(&mut *driven.borrow_mut()).poll(cx));
+        if let Err(error) = ended.await {
             tracing::debug!(%error, "a connection to the app ended");
         }
     });
-    Ok(sender)
+    Ok((sender, known))
 }
 
 /// A connection to the app, bounded in time.

@@ -41,15 +41,15 @@ impl Idle {
     }
 }
 
-/// Puts an HTTP/1 connection back when it is dropped, unless it has ended.
+/// A connection, put back when this is dropped unless it has ended.
 #[derive(Debug)]
-pub struct Lease {
+pub struct Lent {
     idle: Rc<Idle>,
     address: AppAddress,
     sender: Option<Sender1>,
 }
 
-impl Lease {
+impl Lent {
     pub fn new(idle: &Rc<Idle>, address: AppAddress, sender: Sender1) -> Self {
         Self {
             idle: Rc::clone(idle),
@@ -64,7 +64,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) {
             let mut by_address = self.idle.by_address.borrow_mut();

@@ -31,6 +31,10 @@ impl Replay {
             .and_then(Self::of)
     }
 
+    pub fn again(self) -> Request<RequestBody> {
+        Request::from_parts(self.0, RequestBody::Empty)
+    }
+
     /// The request again, if there was no byte of an answer.
     pub fn after(
         replay: Option<Self>,
@@ -39,7 +43,7 @@ impl Replay {
         match replay {
             Some(Self(parts)) if !error.is_parse() => {
                 tracing::debug!(%error, "sent again on a new connection");
-                Ok(Request::from_parts(parts, RequestBody::Empty))
+                Ok(Self(parts).again())
             }
             _ => Err(reset(error)),
         }
