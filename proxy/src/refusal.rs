@@ -70,6 +70,8 @@ pub enum Refusal {
     UpstreamReset,
     #[error("the app cannot be connected to")]
     AppUnreachable,
+    #[error("the app has not looked at the request")]
+    AppRefused,
     #[error("the app ended the exchange")]
     AppReset,
     #[error("the header or the trailers of the answer are larger than 64 KiB")]
@@ -117,7 +119,7 @@ pub struct Row {
 
 impl Refusal {
     /// Every variant, for tests and for metrics that start at zero.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::NoPolicy,
         Self::AuthorizationDenied,
         Self::AmbiguousPath,
@@ -145,6 +147,7 @@ impl Refusal {
         Self::FaultInjected,
         Self::UpstreamReset,
         Self::AppUnreachable,
+        Self::AppRefused,
         Self::AppReset,
         Self::AnswerTooLarge,
         Self::Draining,
@@ -208,6 +211,8 @@ impl Refusal {
             Self::FaultInjected => row(S::SERVICE_UNAVAILABLE, 14, "proxy_internal_response", "fault_injected", "FI", false, Mesh),
             Self::UpstreamReset => row(S::BAD_GATEWAY, 14, "connection_terminated", "upstream_reset", "UC", false, Callee),
             Self::AppUnreachable => row(S::SERVICE_UNAVAILABLE, 14, "connection_refused", "app_unreachable", "UF", false, Callee),
+            // As an app that has too much to do, or is about to leave, which is no fault of it.
+            Self::AppRefused => row(S::SERVICE_UNAVAILABLE, 14, "destination_unavailable", "app_refused", "UR", false, Callee),
             Self::AppReset => row(S::BAD_GATEWAY, 14, "connection_terminated", "app_reset", "UC", false, Callee),
             Self::AnswerTooLarge => row(S::BAD_GATEWAY, 8, "http_response_header_section_size", "answer_too_large", "UPE", false, Callee),
             Self::Draining => row(S::SERVICE_UNAVAILABLE, 14, "proxy_internal_response", "draining", "DR", true, Mesh),

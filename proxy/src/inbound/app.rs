@@ -148,7 +148,7 @@ impl App {
             let again = unsent.or_else(|| replay.take().map(Replay::again));
             request = match again {
                 Some(again) if refused.is_none() => again,
-                Some(_) | None => return Err(Refusal::AppReset),
+                Some(_) | None => return Err(Refusal::AppRefused),
             };
             refused = Some(stream);
         }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -72,6 +73,13 @@ fn request(method: Method, body: RequestBody) -> Request<RequestBody> {
 
 fn get() -> Request<RequestBody> {
     request(Method::GET, RequestBody::Empty)
+}
+
+fn post() -> Request<RequestBody> {
+    request(
+        Method::POST,
+        RequestBody::Whole(Bytes::from_static(b"once")),
+    )
 }
 
 async fn done(answered: Result<Answered, Refusal>) -> u16 {

@@ -63,8 +63,8 @@ fn of_sidecar<B>(refusal: Refusal, response: &Response<B>) -> (Option<Outcome>, 
         Refusal::AppUnreachable | Refusal::NoPolicy | Refusal::Draining => {
             (Outcome::GatewayError, Some(Failure::Unprocessed))
         }
-        // It is alive, and has too much to do: another may have less.
-        Refusal::Overloaded | Refusal::TooManyConnections => {
+        // It is alive, and has too much to do or is about to leave: another may take it.
+        Refusal::AppRefused | Refusal::Overloaded | Refusal::TooManyConnections => {
             (Outcome::Success, Some(Failure::Unprocessed))
         }
         // It would be as large once more.
@@ -182,6 +182,14 @@ mod tests {
         let mut denied = Refusal::AuthorizationDenied.response(false, http::Version::HTTP_2);
         wire::set_reason(denied.headers_mut(), Refusal::AuthorizationDenied);
         assert_eq!(of(&mut denied).outcome, Some(Outcome::Success));
+    }
+
+    #[test]
+    fn what_an_app_refused_may_be_sent_again() {
+        let verdict = answered(503, &[("x-outrider-reason", "app_refused")]);
+        assert_eq!(verdict.outcome, Some(Outcome::Success));
+        assert_eq!(verdict.failure, Some(Failure::Unprocessed));
+        assert!(!verdict.is_served());
     }
 
     #[test]

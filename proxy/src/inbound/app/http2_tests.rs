@@ -1,6 +1,5 @@
 //! Apps that speak HTTP/2.
 
-use bytes::Bytes;
 use h2::Reason;
 use h2::server::{Builder, Connection, SendResponse};
 use tokio::sync::watch;
@@ -126,6 +125,83 @@ async fn a_stream_that_is_reset_ends_alone() {
         let answered = app.send(address, AppVersion::Http2, get()).await;
         assert_eq!(done(answered).await, 200);
         assert_eq!((seen.requests.get(), seen.connections.get()), (2, 1));
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Refuses all that comes on the first connections.
+async fn refusing(first: usize) -> (AppAddress, Rc<Seen>) {
+    listen(move |stream, number, seen| async move {
+        let one = |mut respond: Answer| match number < first {
+            true => respond.send_reset(Reason::REFUSED_STREAM),
+            false => answer(respond),
+        };
+        serve(connection(250, stream).await, seen, one).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_refused_is_sent_once_more_on_another_connection() {
+    let test = async {
+        for (first, expected) in [(1, Ok(200)), (2, Err(Refusal::AppRefused))] {
+            let (address, seen) = refusing(first).await;
+            let answered = App::default().send(address, AppVersion::Http2, get()).await;
+            let status = answered.map(|answered| answered.response.status().as_u16());
+            assert_eq!(status, expected);
+            assert_eq!((seen.requests.get(), seen.connections.get()), (2, 2));
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn of_a_refused_request_whose_body_is_gone_it_is_said_that_it_was_refused() {
+    let test = async {
+        let (address, seen) = refusing(1).await;
+        let app = App::default();
+        let answered = app.send(address, AppVersion::Http2, post()).await;
+        assert_eq!(answered.err(), Some(Refusal::AppRefused));
+        assert_eq!((seen.requests.get(), seen.connections.get()), (1, 1));
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Takes a request, and says that it leaves and has not looked at it.
+async fn leaves(mut stream: TcpStream) {
+    const HEADERS: u8 = 1;
+    stream.read_exact(&mut [0; 24]).await.expect("the preface");
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    stream.write_all(&settings).await.expect("written");
+    let mut head = [0; 9];
+    while head[3] != HEADERS {
+        stream.read_exact(&mut head).await.expect("a frame");
+        let length = usize::from(head[1]) * 256 + usize::from(head[2]);
+        let mut payload = vec![0; length];
+        stream.read_exact(&mut payload).await.expect("a payload");
+    }
+    let goaway = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    stream.write_all(&goaway).await.expect("written");
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
+#[tokio::test]
+async fn what_meets_an_app_that_leaves_was_not_looked_at() {
+    let test = async {
+        for (request, expected) in [(get(), Ok(200)), (post(), Err(Refusal::AppRefused))] {
+            let (address, _) = listen(|stream, number, seen| async move {
+                match number {
+                    0 => leaves(stream).await,
+                    _ => serve(connection(250, stream).await, seen, answer).await,
+                }
+            })
+            .await;
+            let answered = App::default()
+                .send(address, AppVersion::Http2, request)
+                .await;
+            let status = answered.map(|answered| answered.response.status().as_u16());
+            assert_eq!(status, expected);
+        }
     };
     LocalSet::new().run_until(test).await;
 }
