@@ -85,4 +85,5 @@ mod sidecar_privileges;
 mod smuggling;
 mod tokens;
 mod traffic;
+mod unprocessed;
 mod websocket;
