@@ -267,6 +267,8 @@ async fn sweep(worker: &Worker) {
         worker.app.sweep(Instant::now());
         worker.directory.sweep(Instant::now());
         worker.directory.tell(&worker.metrics);
+        worker.peers.sweep(Instant::now());
+        worker.metrics.sweep(Instant::now());
         let open = (
             worker.inbound.count() as i64,
             worker.outbound.count() as i64,

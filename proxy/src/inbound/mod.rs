@@ -19,7 +19,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ::http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
@@ -52,6 +52,8 @@ const MAX_CONNECTIONS: usize = 20_000;
 const MAX_HANDSHAKES: usize = 1_000;
 /// Peer identities with series of their own; the rest shares one.
 const MAX_PEERS: usize = 1_000;
+/// A peer that has had no connection for so long is let go.
+const IDLE: Duration = Duration::from_secs(600);
 
 /// A connection whose peer is known.
 pub struct Connection {
@@ -70,7 +72,14 @@ pub struct Connection {
 pub struct Peers {
     handshakes: std::cell::Cell<usize>,
     strangers: std::cell::Cell<usize>,
-    edges: RefCell<HashMap<Option<SpiffeId>, Rc<Edge>>>,
+    edges: RefCell<HashMap<Option<SpiffeId>, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    edge: Rc<Edge>,
+    /// When it was last seen to have a connection.
+    seen: Instant,
 }
 
 /// Serves one connection of a peer's sidecar until it ends.
@@ -253,8 +262,8 @@ impl Peers {
     /// The edge from a peer; without an identity, all share one.
     fn edge(&self, worker: &Worker, peer: Option<&SpiffeId>) -> Rc<Edge> {
         let mut edges = self.edges.borrow_mut();
-        if let Some(edge) = edges.get(&peer.cloned()) {
-            return Rc::clone(edge);
+        if let Some(known) = edges.get(&peer.cloned()) {
+            return Rc::clone(&known.edge);
         }
         let workload = worker.workload();
         let service = workload
@@ -272,8 +281,22 @@ impl Peers {
             peer.map_or(Security::None, |_| Security::MutualTls),
         );
         if has_room {
-            edges.insert(peer.cloned(), Rc::clone(&edge));
+            let known = Known {
+                edge: Rc::clone(&edge),
+                seen: Instant::now(),
+            };
+            edges.insert(peer.cloned(), known);
         }
         edge
+    }
+
+    /// Lets go of peers that have not called for long.
+    pub fn sweep(&self, now: Instant) {
+        self.edges.borrow_mut().retain(|_, known| {
+            if Rc::strong_count(&known.edge) > 1 {
+                known.seen = now;
+            }
+            now.saturating_duration_since(known.seen) < IDLE
+        });
     }
 }

@@ -3,13 +3,14 @@
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use outrider_api::model;
 use outrider_api::names::ServiceName;
 use outrider_certs::spiffe::SpiffeId;
 use prometheus::{Histogram, IntCounter};
 
-use super::metrics::Metrics;
+use super::metrics::{EDGE_LABELS, Metrics};
 
 const UNKNOWN: &str = "unknown";
 
@@ -120,6 +121,9 @@ pub struct Answer {
     pub flag: &'static str,
 }
 
+/// The values of [`EDGE_LABELS`], in their order.
+pub type EdgeLabels = [String; EDGE_LABELS.len()];
+
 /// Counts what passes between two parties. Belongs to one worker.
 #[derive(Debug)]
 pub struct Edge {
@@ -134,9 +138,17 @@ pub struct Edge {
     tcp: OnceCell<TcpHandles>,
 }
 
+/// Keeps the series of an edge's labels for as long as somebody may count into them.
+#[derive(Debug)]
+struct Counting {
+    metrics: Arc<Metrics>,
+    labels: Arc<EdgeLabels>,
+}
+
 /// The handles for one protocol of an edge.
 #[derive(Debug)]
 struct Spoke {
+    counting: Counting,
     duration: Histogram,
     /// A handful of answers occur on an edge: a search through them is faster than hashing labels.
     answers: RefCell<Vec<(Answer, IntCounter)>>,
@@ -149,6 +161,7 @@ pub struct TcpHandles {
     pub received: IntCounter,
     pub opened: IntCounter,
     pub closed: IntCounter,
+    _counting: Rc<Counting>,
 }
 
 impl Edge {
@@ -216,19 +229,21 @@ impl Edge {
         } else {
             &self.http
         };
-        let spoke = cell.get_or_init(|| Spoke {
-            duration: self
-                .metrics
-                .durations
-                .with_label_values(&self.labels(spoken)),
-            answers: RefCell::default(),
+        let spoke = cell.get_or_init(|| {
+            let counting = self.counting(spoken);
+            let durations = &self.metrics.durations;
+            Spoke {
+                duration: durations.with_label_values(&*counting.labels),
+                answers: RefCell::default(),
+                counting,
+            }
         });
         spoke.duration.observe(milliseconds);
         let mut answers = spoke.answers.borrow_mut();
         match answers.iter().find(|(known, _)| *known == answer) {
             Some((_, counter)) => counter.inc(),
             None => {
-                let counter = self.answer_counter(spoken, answer);
+                let counter = spoke.counting.answer_counter(answer);
                 counter.inc();
                 answers.push((answer, counter));
             }
@@ -237,30 +252,26 @@ impl Edge {
 
     pub fn tcp(&self) -> &TcpHandles {
         self.tcp.get_or_init(|| {
-            let labels = self.labels(Spoken::Tcp);
+            let counting = self.counting(Spoken::Tcp);
+            let labels = &*counting.labels;
             TcpHandles {
-                sent: self.metrics.tcp_sent.with_label_values(&labels),
-                received: self.metrics.tcp_received.with_label_values(&labels),
-                opened: self.metrics.tcp_opened.with_label_values(&labels),
-                closed: self.metrics.tcp_closed.with_label_values(&labels),
+                sent: self.metrics.tcp_sent.with_label_values(labels),
+                received: self.metrics.tcp_received.with_label_values(labels),
+                opened: self.metrics.tcp_opened.with_label_values(labels),
+                closed: self.metrics.tcp_closed.with_label_values(labels),
+                _counting: Rc::new(counting),
             }
         })
     }
 
-    fn answer_counter(&self, spoken: Spoken, answer: Answer) -> IntCounter {
-        let status = answer.status.to_string();
-        let grpc = answer
-            .grpc_status
-            .map(|code| code.to_string())
-            .unwrap_or_default();
-        let mut labels = self.labels(spoken).to_vec();
-        let answer_labels: [&str; 3] = [&status, &grpc, answer.flag];
-        labels.extend(answer_labels.map(String::from));
-        self.metrics.requests.with_label_values(&labels)
+    fn counting(&self, spoken: Spoken) -> Counting {
+        Counting {
+            metrics: Arc::clone(&self.metrics),
+            labels: self.metrics.edges.begin(self.labels(spoken)),
+        }
     }
 
-    /// In the order of [`super::metrics::EDGE_LABELS`].
-    fn labels(&self, spoken: Spoken) -> [String; 14] {
+    fn labels(&self, spoken: Spoken) -> EdgeLabels {
         let (service, name, namespace) = match &self.service {
             Some(service) => (
                 format!("{}.{}.svc.cluster.local", service.name, service.namespace),
@@ -286,5 +297,91 @@ impl Edge {
             self.security.label().to_owned(),
             spoken.label().to_owned(),
         ]
+    }
+}
+
+impl Counting {
+    fn answer_counter(&self, answer: Answer) -> IntCounter {
+        let status = answer.status.to_string();
+        let grpc = answer
+            .grpc_status
+            .map(|code| code.to_string())
+            .unwrap_or_default();
+        let of_answer = [status, grpc, answer.flag.to_owned()];
+        let labels: Vec<&String> = self.labels.iter().chain(&of_answer).collect();
+        let counter = self.metrics.requests.with_label_values(&labels);
+        self.metrics.edges.add(&self.labels, of_answer);
+        counter
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.metrics.edges.end(&self.labels, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::series::LINGER;
+
+    fn party(name: &str) -> Party {
+        Party {
+            workload: name.to_owned(),
+            namespace: "shop".to_owned(),
+            principal: format!("spiffe://cluster.local/ns/shop/sa/{name}"),
+            app: name.to_owned(),
+        }
+    }
+
+    fn told_of(metrics: &Metrics, workload: &str) -> usize {
+        let text = metrics.render().expect("text");
+        let label = format!("destination_workload=\"{workload}\"");
+        text.lines().filter(|line| line.contains(&label)).count()
+    }
+
+    #[test]
+    fn the_series_of_an_edge_end_a_while_after_it() {
+        let metrics = Arc::new(Metrics::new().expect("unique names"));
+        let edge = |to: &str| {
+            let (from, to) = (party("order"), party(to));
+            Edge::new(&metrics, Reporter::Source, from, to, None)
+        };
+        let answer = |status| Answer {
+            status,
+            grpc_status: None,
+            flag: "-",
+        };
+        // Two workers call the same instance, and one of them another.
+        let (first, second, stays) = (edge("billing-1"), edge("billing-1"), edge("billing-2"));
+        for called in [&first, &second, &stays] {
+            called.answered(Spoken::Http, answer(200), 1.0);
+        }
+        first.answered(Spoken::Http, answer(503), 1.0);
+        let connection = second.tcp().clone();
+        let before = told_of(&metrics, "billing-1");
+        let start = Instant::now();
+        metrics.sweep(start);
+        drop((first, second));
+        // Somebody counts into them.
+        metrics.sweep(start + 2 * LINGER);
+        let tcp = 4;
+        assert_eq!(told_of(&metrics, "billing-1"), tcp);
+        connection.closed.inc();
+        drop(connection);
+        metrics.sweep(start + LINGER / 2);
+        assert_eq!(told_of(&metrics, "billing-1"), tcp);
+        metrics.sweep(start + 4 * LINGER);
+        assert_eq!(told_of(&metrics, "billing-1"), 0);
+        assert_eq!(told_of(&metrics, "billing-2"), before - tcp - 1);
+
+        edge("billing-1").answered(Spoken::Http, answer(200), 1.0);
+        assert_eq!(told_of(&metrics, "billing-1"), before - tcp - 1);
+        let text = metrics.render().expect("text");
+        let mut counted = text.lines().filter(|line| {
+            line.starts_with("istio_requests_total") && line.contains("=\"billing-1\"")
+        });
+        assert!(counted.all(|line| line.ends_with(" 1")), "{text}");
     }
 }

@@ -2,16 +2,20 @@
 //! with `outrider_`. Label values come from the mesh's own objects or from closed sets, never from
 //! a request, so that no caller can make series; [`super::names`] bounds the one exception.
 
+use std::time::Instant;
+
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
+use super::edge::EdgeLabels;
+use super::series::Series;
 use super::traffic::TrafficMetrics;
 use crate::refusal::Refusal;
 
 /// The labels that tell one edge of the mesh from another, in the order in which
-/// [`super::edge::EdgeLabels`] gives their values.
+/// [`EdgeLabels`] has their values.
 pub const EDGE_LABELS: [&str; 14] = [
     "reporter",
     "source_workload",
@@ -40,6 +44,8 @@ const DURATION_BUCKETS: [f64; 17] = [
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Who counts into the series of which edge, and into those of which answers.
+    pub edges: Series<EdgeLabels, [String; ANSWER_LABELS.len()]>,
     pub requests: IntCounterVec,
     pub durations: HistogramVec,
     pub tcp_sent: IntCounterVec,
@@ -73,6 +79,7 @@ impl Metrics {
         let registry = Registry::new();
         let with_answer: Vec<&str> = EDGE_LABELS.iter().chain(&ANSWER_LABELS).copied().collect();
         let metrics = Self {
+            edges: Series::default(),
             requests: counters(
                 &registry,
                 "istio_requests_total",
@@ -222,6 +229,27 @@ impl Metrics {
         self.refusals
             .with_label_values(&[direction, refusal.reason(), peer])
             .inc();
+    }
+
+    /// Takes out the series of edges and endpoints that are long gone.
+    pub fn sweep(&self, now: Instant) {
+        self.edges.sweep(now, |edge, answers| {
+            // They have some of these each: what is not there cannot be taken out.
+            let _ = self.durations.remove_label_values(edge);
+            for tcp in [
+                &self.tcp_sent,
+                &self.tcp_received,
+                &self.tcp_opened,
+                &self.tcp_closed,
+            ] {
+                let _ = tcp.remove_label_values(edge);
+            }
+            for answer in answers {
+                let labels: Vec<&String> = edge.iter().chain(answer).collect();
+                let _ = self.requests.remove_label_values(&labels);
+            }
+        });
+        self.traffic.sweep(now);
     }
 
     /// The text exposition format, version 0.0.4.

@@ -5,5 +5,6 @@ pub mod exchange;
 pub mod metrics;
 pub mod names;
 pub mod retries;
+pub mod series;
 pub mod server;
 pub mod traffic;

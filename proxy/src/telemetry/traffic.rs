@@ -1,8 +1,11 @@
 //! What the decisions about traffic came to.
 
+use std::time::Instant;
+
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
 use super::metrics::{counters, gauges};
+use super::series::Series;
 use crate::traffic::health::{Status, Transition};
 
 /// See the module. `service` is `namespace/name`, `endpoint` is `namespace/workload`.
@@ -15,6 +18,8 @@ pub struct TrafficMetrics {
     pub mirrored: IntCounterVec,
     endpoint_state: IntGaugeVec,
     endpoint_transitions: IntCounterVec,
+    /// Who has an endpoint, and how its breaker has changed. By `service` and `endpoint`.
+    endpoints: Series<[String; 2], Transition>,
     context_kept: IntCounter,
     context_lost: IntCounter,
 }
@@ -70,6 +75,7 @@ impl TrafficMetrics {
                 "Changes of an endpoint's breaker.",
                 &["service", "endpoint", "from", "to", "reason"],
             )?,
+            endpoints: Series::default(),
             context_kept: context.with_label_values(&["kept"]),
             context_lost: context.with_label_values(&["lost"]),
         })
@@ -86,16 +92,25 @@ impl TrafficMetrics {
 
     /// An endpoint's breaker changed.
     pub fn changed(&self, service: &str, endpoint: &str, change: Transition) {
-        let Transition { from, to, reason } = change;
-        self.endpoint_transitions
-            .with_label_values(&[service, endpoint, from.label(), to.label(), reason.label()])
-            .inc();
+        let Transition { from, to, .. } = change;
+        let labels = transition_labels(service, endpoint, &change);
+        self.endpoint_transitions.with_label_values(&labels).inc();
+        self.endpoints.add(&owned(service, endpoint), change);
         self.moves(service, endpoint, Some(from), Some(to));
     }
 
     /// A worker's endpoint has come (from `None`), gone (to `None`) or changed. Several workers add
     /// up; the series of an endpoint end with the last of them.
     pub fn moves(&self, service: &str, endpoint: &str, from: Option<Status>, to: Option<Status>) {
+        match (from, to) {
+            (None, Some(_)) => {
+                self.endpoints.begin(owned(service, endpoint));
+            }
+            (Some(_), None) => self
+                .endpoints
+                .end(&owned(service, endpoint), Instant::now()),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
         let gauge = |status: Status| {
             let labels = [service, endpoint, status.label()];
             self.endpoint_state.with_label_values(&labels)
@@ -116,11 +131,32 @@ impl TrafficMetrics {
             }
         }
     }
+
+    /// Takes out what is told of endpoints that are long gone.
+    pub fn sweep(&self, now: Instant) {
+        self.endpoints.sweep(now, |[service, endpoint], changes| {
+            for change in changes {
+                let labels = transition_labels(service, endpoint, change);
+                // It is there: it has been counted.
+                let _ = self.endpoint_transitions.remove_label_values(&labels);
+            }
+        });
+    }
+}
+
+fn owned(service: &str, endpoint: &str) -> [String; 2] {
+    [service.to_owned(), endpoint.to_owned()]
+}
+
+fn transition_labels<'l>(service: &'l str, endpoint: &'l str, change: &Transition) -> [&'l str; 5] {
+    let Transition { from, to, reason } = change;
+    [service, endpoint, from.label(), to.label(), reason.label()]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::series::LINGER;
     use crate::traffic::health::Reason;
 
     #[test]
@@ -143,11 +179,13 @@ mod tests {
         assert_eq!((state(Status::Closed), state(Status::Open)), (1, 1));
         moves(Some(Status::Open), None);
         moves(Some(Status::Closed), None);
-        let families = registry.gather();
-        assert!(
-            families
-                .iter()
-                .all(|family| family.name() != "outrider_endpoint_state")
-        );
+        let has = |name: &str| registry.gather().iter().any(|family| family.name() == name);
+        assert!(!has("outrider_endpoint_state"));
+        assert!(has("outrider_endpoint_transitions_total"));
+        let gone = Instant::now();
+        metrics.sweep(gone);
+        assert!(has("outrider_endpoint_transitions_total"));
+        metrics.sweep(gone + LINGER);
+        assert!(!has("outrider_endpoint_transitions_total"));
     }
 }
