@@ -70,13 +70,11 @@ pub async fn keep(
     metrics: Arc<Metrics>,
 ) {
     let mut attempt = 0;
-    let mut bundle = source.bundle.clone();
     loop {
-        let anchors = source.anchors.choose(&bundle, attempt);
+        let anchors = source.anchors.choose(&told(&source, &credentials), attempt);
         let wake = match renew(&source, &anchors, &credentials).await {
             Ok(fresh) => {
                 attempt = 0;
-                bundle = fresh.bundle.clone();
                 metrics
                     .certificate_renewals
                     .with_label_values(&["ok"])
@@ -102,6 +100,16 @@ pub async fn keep(
         };
         sleep_until(wake, &credentials, &mut workload).await;
     }
+}
+
+/// The anchors that the control plane named last, with a certificate or since.
+fn told(
+    source: &IdentitySource,
+    credentials: &watch::Sender<Option<Arc<Credentials>>>,
+) -> TrustBundle {
+    let current = credentials.borrow();
+    let told = current.as_ref().map(|current| &current.bundle);
+    told.unwrap_or(&source.bundle).clone()
 }
 
 async fn renew(
@@ -204,4 +212,55 @@ fn unix_seconds(time: SystemTime) -> i64 {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use outrider_certs::authority::{CertificateAuthority, NewAuthority};
+    use outrider_certs::spiffe::{SpiffeId, TrustDomain};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn authority(domain: &TrustDomain) -> CertificateAuthority {
+        let made = NewAuthority::generate(domain, DAY, SystemTime::now()).expect("an authority");
+        let (certificate, key) = (made.certificate.as_bytes(), made.key.as_bytes());
+        let path = Path::new("made");
+        CertificateAuthority::from_pem((path, certificate), (path, key), domain)
+            .expect("what was made")
+    }
+
+    /// A whole rotation may go by between two renewals, and the authority of the last is gone then.
+    #[test]
+    fn the_control_plane_is_known_by_the_anchors_that_were_told_last() {
+        let domain: TrustDomain = "shop.example".parse().expect("a name");
+        let (before, after) = (authority(&domain), authority(&domain));
+        let given = authority(&domain).trust_bundle();
+        let source = IdentitySource {
+            control_plane: "127.0.0.1:0".to_owned(),
+            token_file: PathBuf::new(),
+            bundle: given.clone(),
+            anchors: AnchorFile {
+                path: PathBuf::new(),
+                trust_domain: domain.clone(),
+            },
+        };
+        let credentials = watch::Sender::new(None);
+        assert_eq!(told(&source, &credentials), given);
+
+        let id = SpiffeId::workload(&domain, "shop", "order").expect("an ID");
+        let svid = before.issue_svid(&id, DAY, SystemTime::now());
+        let issued = finish(svid.expect("a certificate"), before.trust_bundle(), 1);
+        credentials.send_replace(Some(Arc::new(issued.expect("credentials"))));
+        assert_eq!(told(&source, &credentials), before.trust_bundle());
+
+        let both = before.trust_bundle().union(&after.trust_bundle());
+        for trust in [both.expect("two"), after.trust_bundle()] {
+            adopt(trust.clone(), &credentials);
+            assert_eq!(told(&source, &credentials), trust);
+        }
+    }
 }
