@@ -1,13 +1,13 @@
 //! The stream from the control plane: this sidecar's workload, and the destinations that its app
 //! uses. Losing it changes nothing for traffic: what was last good stays.
 
-use std::net::IpAddr;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrider_api::model::address::{Address, AddressTarget};
 use outrider_api::model::{Destination, Workload};
-use outrider_api::names::ServiceName;
 use outrider_api::proto::discovery_client::DiscoveryClient;
 use outrider_api::proto::discovery_request::Kind;
 use outrider_api::proto::discovery_response::Resource;
@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::anchors::AnchorFile;
 use super::channel::{self, ChannelError};
+use super::requests::{ask, forget, service_name};
 use super::subjects::{Rejection, Subjects, Subscription, newer};
 use super::{Credentials, DestinationState, Subject, WorkloadState};
 use crate::telemetry::metrics::Metrics;
@@ -147,35 +148,47 @@ impl Discovery {
             let delay = svid::retry_delay(attempt, fastrand::f64());
             attempt = attempt.saturating_add(1);
             tracing::warn!(%error, retry_in = ?delay, "no stream from the control plane: the last good policy stays");
-            self.wait(delay).await;
+            self.meanwhile(tokio::time::sleep(delay)).await;
         }
     }
 
-    /// Subscriptions are taken down in the meantime: their answers come with the next stream.
-    async fn wait(&mut self, delay: Duration) {
-        let until = tokio::time::Instant::now() + delay;
+    /// Waits for something to be over. Subscriptions are taken down in the meantime, so that whoever made
+    /// them waits for their answers and not for this; what the control plane is to be told of them is in
+    /// `changes`.
+    async fn until<T>(&mut self, over: impl Future<Output = T>, changes: &mut Vec<Kind>) -> T {
+        let mut over = pin!(over);
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return,
+                done = over.as_mut() => return done,
                 Some(subscription) = self.subscriptions.recv() => {
-                    if self.known.is_full() {
-                        self.known.sweep();
-                    }
-                    self.known.subscribe(subscription);
+                    changes.extend(self.take_down(subscription));
                 }
             }
         }
     }
 
+    /// The same where the next stream begins with all that is known.
+    async fn meanwhile<T>(&mut self, over: impl Future<Output = T>) -> T {
+        self.until(over, &mut Vec::new()).await
+    }
+
+    /// What the control plane is to be told, if anything.
+    fn take_down(&mut self, subscription: Subscription) -> Vec<Kind> {
+        let mut changes = Vec::new();
+        if self.known.is_full() {
+            changes.extend(self.known.sweep().iter().map(forget));
+        }
+        changes.extend(self.known.subscribe(subscription).as_ref().map(ask));
+        changes
+    }
+
     async fn stream(&mut self, attempt: &mut u32) -> Result<std::convert::Infallible, StreamError> {
         let credentials = self.next_credentials().await?;
         let anchors = &self.source.anchors;
-        let channel = channel::connect(
-            &self.source.control_plane,
-            Some(&credentials.svid),
-            &anchors.choose(&credentials.bundle, *attempt),
-        )
-        .await?;
+        let anchors = anchors.choose(&credentials.bundle, *attempt);
+        let address = self.source.control_plane.clone();
+        let connecting = channel::connect(&address, Some(&credentials.svid), &anchors);
+        let channel = self.meanwhile(connecting).await?;
         let (requests, outgoing) = mpsc::channel(QUEUE);
         // Versions are those of one control plane: another, or a later one, counts its own.
         self.workload_version = 0;
@@ -185,11 +198,14 @@ impl Discovery {
         let mut asked = self.leaving.is_under_way();
         self.greet(&requests, asked).await?;
         let refused = |status| StreamError::Refused(Box::new(status));
-        let mut incoming = DiscoveryClient::new(channel)
-            .subscribe(ReceiverStream::new(outgoing))
-            .await
-            .map_err(refused)?
-            .into_inner();
+        let mut client = DiscoveryClient::new(channel);
+        let subscribing = client.subscribe(ReceiverStream::new(outgoing));
+        let mut changes = Vec::new();
+        let subscribed = self.until(subscribing, &mut changes).await;
+        let mut incoming = subscribed.map_err(refused)?.into_inner();
+        for change in changes {
+            send(&requests, change).await?;
+        }
         let mut greeted = false;
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
@@ -221,11 +237,8 @@ impl Discovery {
                     }
                 }
                 Some(subscription) = self.subscriptions.recv() => {
-                    if self.known.is_full() {
-                        self.sweep(&requests).await?;
-                    }
-                    if let Some(subject) = self.known.subscribe(subscription) {
-                        send(&requests, ask(&subject)).await?;
+                    for change in self.take_down(subscription) {
+                        send(&requests, change).await?;
                     }
                 }
                 _ = sweep.tick() => self.sweep(&requests).await?,
@@ -254,10 +267,9 @@ impl Discovery {
             if let Some(credentials) = self.credentials.borrow_and_update().clone() {
                 return Ok(credentials);
             }
-            self.credentials
-                .changed()
-                .await
-                .map_err(|_| StreamError::Closed)?;
+            let mut credentials = self.credentials.clone();
+            let changed = self.meanwhile(credentials.changed()).await;
+            changed.map_err(|_| StreamError::Closed)?;
         }
     }
 
@@ -401,45 +413,9 @@ impl Discovery {
     }
 }
 
-/// The request that subscribes to a subject.
-fn ask(subject: &Subject) -> Kind {
-    match subject {
-        Subject::Service(service) => Kind::Subscribe(service_ref(service)),
-        Subject::Address(address) => Kind::Resolve(address_ref(address)),
-    }
-}
-
-/// The request that ends a subscription.
-fn forget(subject: &Subject) -> Kind {
-    match subject {
-        Subject::Service(service) => Kind::Unsubscribe(service_ref(service)),
-        Subject::Address(address) => Kind::Forget(address_ref(address)),
-    }
-}
-
-fn address_ref(address: &IpAddr) -> AddressRef {
-    AddressRef {
-        address: address.to_string(),
-    }
-}
-
 async fn send(requests: &mpsc::Sender<DiscoveryRequest>, kind: Kind) -> Result<(), StreamError> {
     requests
         .send(DiscoveryRequest { kind: Some(kind) })
         .await
         .map_err(|_| StreamError::Closed)
-}
-
-fn service_ref(service: &ServiceName) -> ServiceRef {
-    ServiceRef {
-        namespace: service.namespace.clone(),
-        name: service.name.clone(),
-    }
-}
-
-fn service_name(service: &ServiceRef) -> ServiceName {
-    ServiceName {
-        namespace: service.namespace.clone(),
-        name: service.name.clone(),
-    }
 }

@@ -5,6 +5,7 @@ pub mod anchors;
 pub mod channel;
 pub mod discovery;
 pub mod identity;
+pub mod requests;
 pub mod subjects;
 
 use std::net::IpAddr;

@@ -43,6 +43,8 @@ pub struct Slot {
     state: RefCell<watch::Receiver<DestinationState>>,
     service: RefCell<Option<Rc<Service>>>,
     used: Cell<Instant>,
+    /// What subscribing took of the time that whoever did so has for the first answer.
+    spent: Cell<Duration>,
     /// It was used since the last sweep: that costs no look at the clock.
     in_use: Cell<bool>,
     /// Ports of an instance that nobody declared, and that its callers use all the same.
@@ -92,13 +94,18 @@ impl Directory {
             subject: subject.clone(),
             reply,
         };
-        self.subscriptions
-            .send(subscription)
+        let asked = tokio::time::Instant::now();
+        let subscribed = async {
+            let sent = self.subscriptions.send(subscription).await;
+            sent.map_err(|_| Refusal::Draining)?;
+            // No answer: there is no room in the sidecar as a whole.
+            answer.await.map_err(|_| Refusal::DestinationUnresolved)
+        };
+        let state = tokio::time::timeout(FIRST_ANSWER, subscribed)
             .await
-            .map_err(|_| Refusal::Draining)?;
-        // No answer: there is no room in the sidecar as a whole.
-        let state = answer.await.map_err(|_| Refusal::DestinationUnresolved)?;
+            .map_err(|_| Refusal::DestinationUnresolved)??;
         let slot = Rc::new(Slot::new(subject.clone(), state));
+        slot.spent.set(asked.elapsed());
         let mut slots = self.slots.borrow_mut();
         Ok(Rc::clone(slots.entry(subject).or_insert(slot)))
     }
@@ -176,6 +183,7 @@ impl Slot {
             state: RefCell::new(state),
             service: RefCell::default(),
             used: Cell::new(Instant::now()),
+            spent: Cell::default(),
             in_use: Cell::default(),
             undeclared: RefCell::default(),
         }
@@ -190,7 +198,8 @@ impl Slot {
         self.used.set(Instant::now());
         let mut state = self.state.borrow().clone();
         let answered = state.wait_for(|state| !matches!(state, DestinationState::Pending));
-        let answer = tokio::time::timeout(FIRST_ANSWER, answered).await;
+        let left = FIRST_ANSWER.saturating_sub(self.spent.take());
+        let answer = tokio::time::timeout(left, answered).await;
         answer
             .map_err(|_| Refusal::DestinationUnresolved)?
             .map_err(|_| Refusal::Draining)?;

@@ -151,3 +151,32 @@ fn what_is_open_to_a_service_that_is_gone_is_counted_until_it_ends() {
     assert_eq!(active(), 0);
     assert!(directory.states.borrow().is_empty());
 }
+
+/// Whoever uses a destination for the first time does not wait longer for a control plane that cannot be
+/// reached, whatever the part of the sidecar that asks it is waiting for itself.
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_is_waited_for_no_longer_than_that() {
+    let within = IpAddr::from([10, 255, 0, 1]);
+    for late in [None, Some(FIRST_ANSWER / 2)] {
+        let (subscriptions, mut subscribed) = mpsc::channel::<Subscription>(1);
+        let directory = Directory::new(subscriptions);
+        let pending = watch::Sender::new(DestinationState::Pending);
+        let control_plane = async {
+            let asked = subscribed.recv().await.expect("it is asked");
+            if let Some(late) = late {
+                tokio::time::sleep(late).await;
+                let _ = asked.reply.send(pending.subscribe());
+            }
+            std::future::pending().await
+        };
+        let begun = tokio::time::Instant::now();
+        let refused = tokio::select! {
+            () = control_plane => unreachable!("it does not end"),
+            owner = directory.owner(within) => owner.expect_err("nothing is known"),
+        };
+        assert_eq!(refused, Refusal::DestinationUnresolved);
+        let took = begun.elapsed();
+        let most = FIRST_ANSWER + Duration::from_millis(2);
+        assert!((FIRST_ANSWER..=most).contains(&took), "{took:?}");
+    }
+}
