@@ -9,6 +9,7 @@ pub mod http;
 pub mod limits;
 pub mod opaque;
 pub mod peer;
+pub mod places;
 pub mod plaintext;
 pub mod probe;
 pub mod work;
@@ -44,6 +45,7 @@ use crate::telemetry::edge::{Edge, Party, Reporter, Security};
 use crate::worker::Worker;
 use app::AppAddress;
 use peer::Peer;
+use places::Places;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections of peers at once, for each worker.
@@ -68,9 +70,9 @@ pub struct Connection {
 
 /// Handshakes that are going on, connections that will have no identity, and the edges of peers that
 /// were seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Peers {
-    handshakes: std::cell::Cell<usize>,
+    handshakes: Rc<Places>,
     strangers: std::cell::Cell<usize>,
     edges: RefCell<HashMap<Option<SpiffeId>, Known>>,
 }
@@ -142,22 +144,31 @@ async fn handshake(
             .with_label_values(&["inbound", result])
             .inc()
     };
-    if worker.inbound.count() >= MAX_CONNECTIONS || worker.peers.handshakes.get() >= MAX_HANDSHAKES
-    {
-        worker
-            .metrics
-            .refused("inbound", Refusal::TooManyConnections, "");
-        return None;
-    }
-    let Some(credentials) = worker.credentials.borrow().clone() else {
-        worker.metrics.refused("inbound", Refusal::NoPolicy, "");
+    let refused = |refusal| worker.metrics.refused("inbound", refusal, "");
+    let has_room = worker.inbound.count() < MAX_CONNECTIONS;
+    let place = has_room.then(|| worker.peers.handshakes.take()).flatten();
+    let Some((_place, silence)) = place else {
+        refused(Refusal::TooManyConnections);
         return None;
     };
-    let _going_on = worker.peers.begin();
-    let accepting = TlsAcceptor::from(credentials.server.clone()).accept(Ahead::new(stream));
+    let Some(credentials) = worker.credentials.borrow().clone() else {
+        refused(Refusal::NoPolicy);
+        return None;
+    };
+    let acceptor = TlsAcceptor::from(credentials.server.clone());
+    let accepting = async move {
+        // An error shows again as the handshake begins.
+        let _ = silence.until(stream.readable()).await?;
+        Some(acceptor.accept(Ahead::new(stream)).await)
+    };
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
+        Ok(Some(Ok(stream))) => stream,
+        Ok(None) => {
+            // Another has its place.
+            refused(Refusal::TooManyConnections);
+            return None;
+        }
+        Ok(Some(Err(error))) => {
             let result = tls::handshake_reason(&error);
             count(result);
             tracing::info!(%from, %error, result, "refused a TLS handshake");
@@ -248,12 +259,17 @@ impl<'p> GoingOn<'p> {
     }
 }
 
-impl Peers {
-    /// A handshake.
-    fn begin(&self) -> GoingOn<'_> {
-        GoingOn::begin(&self.handshakes)
+impl Default for Peers {
+    fn default() -> Self {
+        Self {
+            handshakes: Places::new(MAX_HANDSHAKES),
+            strangers: std::cell::Cell::default(),
+            edges: RefCell::default(),
+        }
     }
+}
 
+impl Peers {
     /// A connection to a port that takes none without an identity; `None`: there are `most` already.
     fn stranger(&self, most: usize) -> Option<GoingOn<'_>> {
         (self.strangers.get() < most).then(|| GoingOn::begin(&self.strangers))

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use outrider_api::sidecar::HOLD_PATH;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 
 use super::metrics::Metrics;
 use crate::control::subjects::Subjects;
@@ -32,6 +34,9 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 /// Of each surface at once: fewer than there are file descriptors that traffic cannot have.
 const CONNECTIONS_MAX: usize = 16;
+/// Of those, the ones that hold an app: a pod has a container or two that ask, and whoever else does must
+/// leave room for probes.
+const HOLDS_MAX: usize = CONNECTIONS_MAX / 2;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The port comes next.
 const TCP_PROBE: &str = "/probe/tcp/";
@@ -63,18 +68,26 @@ pub enum Surface {
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut places = Places::default();
+    let holds = Arc::new(Semaphore::new(HOLDS_MAX));
     let answer = move |stream, from: SocketAddr| {
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        if !places.make_room() {
             tracing::debug!(%from, ?surface, "too many connections at once: this one is closed");
             return;
-        };
-        let view = view.clone();
-        tokio::spawn(async move {
-            let _place = place;
+        }
+        let (view, holds) = (view.clone(), Arc::clone(&holds));
+        let answering = Arc::new(AtomicBool::default());
+        let is_answering = Arc::clone(&answering);
+        let task = tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let view = view.clone();
-                async move { Ok::<_, Infallible>(view.answer(surface, &request).await) }
+                let (view, holds) = (view.clone(), Arc::clone(&holds));
+                let answering = Arc::clone(&is_answering);
+                async move {
+                    answering.store(true, Ordering::Relaxed);
+                    let answer = view.answer(surface, &request, &holds).await;
+                    answering.store(false, Ordering::Relaxed);
+                    Ok::<_, Infallible>(answer)
+                }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder
@@ -87,12 +100,56 @@ pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
                 tracing::debug!(%error, "a telemetry connection ended");
             }
         });
+        places.0.push(Place {
+            task: task.abort_handle(),
+            answering,
+            gives_way: false,
+        });
     };
     listen::accept_each(listener, answer).await;
 }
 
+/// The connections of a surface, oldest first.
+#[derive(Debug, Default)]
+struct Places(Vec<Place>);
+
+#[derive(Debug)]
+struct Place {
+    task: AbortHandle,
+    answering: Arc<AtomicBool>,
+    gives_way: bool,
+}
+
+impl Places {
+    /// Whether there is a place for another. Anybody may connect to a pod and say nothing: the oldest
+    /// connection on which nothing is being answered gives way, so that probes do not fail.
+    fn make_room(&mut self) -> bool {
+        self.0.retain(|place| !place.task.is_finished());
+        let stays = |place: &&mut Place| !place.gives_way;
+        if self.0.iter_mut().filter(stays).count() < CONNECTIONS_MAX {
+            return true;
+        }
+        // Those that give way have their sockets until it is their turn.
+        if self.0.len() >= 2 * CONNECTIONS_MAX {
+            return false;
+        }
+        let silent = |place: &&mut Place| !place.answering.load(Ordering::Relaxed);
+        let Some(oldest) = self.0.iter_mut().filter(stays).find(silent) else {
+            return false;
+        };
+        oldest.gives_way = true;
+        oldest.task.abort();
+        true
+    }
+}
+
 impl View {
-    async fn answer(&self, surface: Surface, request: &Request<Incoming>) -> Answer {
+    async fn answer(
+        &self,
+        surface: Surface,
+        request: &Request<Incoming>,
+        holds: &Semaphore,
+    ) -> Answer {
         if let Some(port) = request.uri().path().strip_prefix(TCP_PROBE) {
             return self.tcp_probe(port).await;
         }
@@ -100,7 +157,7 @@ impl View {
             (_, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
             (_, &Method::GET, "/ready") => self.ready(),
             (_, &Method::GET, "/metrics") => self.scrape(),
-            (Surface::Telemetry, &Method::GET, HOLD_PATH) => self.hold().await,
+            (Surface::Telemetry, &Method::GET, HOLD_PATH) => self.hold(holds).await,
             (Surface::Admin, &Method::GET, "/config") => self.config(),
             (Surface::Admin, &Method::POST, "/log") => {
                 self.set_log_level(request.uri().query().unwrap_or(""))
@@ -135,7 +192,13 @@ impl View {
     }
 
     /// Answers when the app may end; a container's `preStop` hook waits for it.
-    async fn hold(&self) -> Answer {
+    async fn hold(&self, holds: &Semaphore) -> Answer {
+        let Ok(_held) = holds.try_acquire() else {
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many ask at once whether the app may end\n",
+            );
+        };
         match self.departure.clone().hold().await {
             Hold::Withdrawn => text(StatusCode::OK, "nobody calls this workload any more\n"),
             Hold::Stays => text(StatusCode::OK, "this workload stays\n"),
@@ -275,3 +338,7 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answ
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
