@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -16,6 +16,11 @@ use crate::descriptors;
 use crate::handover::{Inherited, Named};
 
 const BACKLOG: i32 = 4096;
+/// A client that is gone without a word is found after five minutes in which nothing came, and has a
+/// minute to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(300);
+const KEEP_ALIVE_AGAIN: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMES: u32 = 6;
 /// After an error of the listener itself.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Between two lines that say the same.
@@ -62,7 +67,16 @@ pub fn bind(
         Some(listener) => TcpListener::from_std(listener),
         None => try_bind(address, options),
     };
-    listener.map_err(|error| ListenError {
+    let kept = listener.and_then(|listener| {
+        // The kernel gives it to every connection that it accepts.
+        let keep_alive = TcpKeepalive::new()
+            .with_time(KEEP_ALIVE)
+            .with_interval(KEEP_ALIVE_AGAIN)
+            .with_retries(KEEP_ALIVE_TIMES);
+        SockRef::from(&listener).set_tcp_keepalive(&keep_alive)?;
+        Ok(listener)
+    });
+    kept.map_err(|error| ListenError {
         address,
         purpose,
         error,
@@ -258,6 +272,27 @@ mod tests {
         drop(open);
         finished.await;
         assert_eq!(drain.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_without_a_word_is_found() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = bind(any, "mesh", Options::default(), &Inherited::default());
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_client, accepted) = (client.expect("connected"), accepted.expect("accepted").0);
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().expect("an option"));
+        assert_eq!(socket.tcp_keepalive_time().expect("one"), KEEP_ALIVE);
+        assert_eq!(
+            socket.tcp_keepalive_interval().expect("one"),
+            KEEP_ALIVE_AGAIN
+        );
+        assert_eq!(
+            socket.tcp_keepalive_retries().expect("one"),
+            KEEP_ALIVE_TIMES
+        );
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use outrider_api::model::Mtls;
 use outrider_certs::spiffe::SpiffeId;
 use outrider_certs::tls::{self, PeerCertificate};
 use tokio::net::TcpStream;
@@ -45,11 +46,15 @@ use crate::telemetry::edge::{Edge, Party, Reporter, Security};
 use crate::worker::Worker;
 use app::AppAddress;
 use peer::Peer;
-use places::Places;
+use places::{Place, Places};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections of peers at once, for each worker.
 const MAX_CONNECTIONS: usize = 20_000;
+/// Parts of it: who has no identity must not take the place of those who have one. In strict mode, of
+/// probes; in permissive mode, of callers that are still outside the mesh.
+const MAX_STRICT: usize = MAX_CONNECTIONS / 8;
+const MAX_PERMISSIVE: usize = MAX_CONNECTIONS / 2;
 /// Handshakes at once, for each worker: each holds a buffer and costs a millisecond.
 const MAX_HANDSHAKES: usize = 1_000;
 /// Peer identities with series of their own; the rest shares one.
@@ -66,6 +71,7 @@ pub struct Connection {
     /// `x-forwarded-client-cert` for every request on it.
     pub forwarded: Option<HeaderValue>,
     pub limits: limits::OfPeer,
+    _place: Option<Place>,
 }
 
 /// Handshakes that are going on, connections that will have no identity, and the edges of peers that
@@ -73,7 +79,8 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct Peers {
     handshakes: Rc<Places>,
-    strangers: std::cell::Cell<usize>,
+    strict: Rc<Places>,
+    permissive: Rc<Places>,
     edges: RefCell<HashMap<Option<SpiffeId>, Known>>,
 }
 
@@ -98,7 +105,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
             .unwrap_or_default(),
     );
     let peer = Peer::Verified(peer.id);
-    let connection = Rc::new(Connection::new(Rc::clone(&worker), peer, from.ip()));
+    let connection = Rc::new(Connection::new(Rc::clone(&worker), peer, from.ip(), None));
     // In a box: tokio moves the future of a task as it begins and twice as it ends, all of it.
     let service = service_fn(move |request| Box::pin(handle(Rc::clone(&connection), request)));
     let serving = mesh_server().serve_connection(
@@ -195,12 +202,13 @@ async fn handshake(
 }
 
 impl Connection {
-    fn new(worker: Rc<Worker>, peer: Peer, source: IpAddr) -> Self {
+    fn new(worker: Rc<Worker>, peer: Peer, source: IpAddr, place: Option<Place>) -> Self {
         let edge = worker.peers.edge(&worker, peer.id());
         let forwarded = peer.id().zip(worker.workload());
         let forwarded =
             forwarded.and_then(|(peer, us)| headers::forwarded_client_cert(&us.id, peer));
         Self {
+            _place: place,
             worker,
             peer,
             source,
@@ -243,36 +251,24 @@ impl Connection {
     }
 }
 
-/// Counts something for as long as it goes on.
-struct GoingOn<'p>(&'p std::cell::Cell<usize>);
-
-impl Drop for GoingOn<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
-impl<'p> GoingOn<'p> {
-    fn begin(count: &'p std::cell::Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
-    }
-}
-
 impl Default for Peers {
     fn default() -> Self {
         Self {
             handshakes: Places::new(MAX_HANDSHAKES),
-            strangers: std::cell::Cell::default(),
+            strict: Places::new(MAX_STRICT),
+            permissive: Places::new(MAX_PERMISSIVE),
             edges: RefCell::default(),
         }
     }
 }
 
 impl Peers {
-    /// A connection to a port that takes none without an identity; `None`: there are `most` already.
-    fn stranger(&self, most: usize) -> Option<GoingOn<'_>> {
-        (self.strangers.get() < most).then(|| GoingOn::begin(&self.strangers))
+    /// For a connection that will have no identity.
+    fn of_strangers(&self, mtls: Mtls) -> &Rc<Places> {
+        match mtls {
+            Mtls::Strict => &self.strict,
+            Mtls::Permissive => &self.permissive,
+        }
     }
 
     /// The edge from a peer; without an identity, all share one.

@@ -20,6 +20,7 @@ use outrider_api::model::{Mtls, Protocol, Workload};
 use tokio::net::TcpStream;
 
 use super::peer::Peer;
+use super::places::Silence;
 use super::{Connection, MAX_CONNECTIONS, opaque, probe};
 use crate::detect::Detected;
 use crate::first;
@@ -41,8 +42,9 @@ const STRICT_SILENCE: Duration = Duration::from_secs(10);
 /// And has been answered within this: a probe has a connection of its own, and nobody else has any
 /// business here.
 const STRICT_LIFE: Duration = Duration::from_secs(60);
-/// A part of [`MAX_CONNECTIONS`]: who has no identity must not take the place of those who have one.
-const MAX_STRICT: usize = MAX_CONNECTIONS / 8;
+/// How long a client may say nothing in permissive mode where it is to speak first: as long as servers
+/// wait for a request.
+const PERMISSIVE_SILENCE: Duration = Duration::from_secs(60);
 
 /// A port of the app, and what may come through it in plaintext now.
 pub struct Door {
@@ -66,8 +68,8 @@ pub async fn serve(
     stream: TcpStream,
     from: SocketAddr,
 ) {
-    let door = match Door::at(&worker, &interception, &stream, from) {
-        Ok(door) => door,
+    let (door, silence) = match Door::at(&worker, &interception, &stream, from) {
+        Ok(at) => at,
         Err(refusal) => return refuse(&worker, refusal, stream, from),
     };
     let _open = worker.inbound.open();
@@ -78,12 +80,9 @@ pub async fn serve(
     let intercepted = &worker.metrics.intercepted;
     intercepted.with_label_values(&["inbound", label]).inc();
     match door.mtls {
-        Mtls::Permissive => door.answer(stream).await,
+        Mtls::Permissive => door.answer(stream, silence).await,
         Mtls::Strict => {
-            let Some(_counted) = worker.peers.stranger(MAX_STRICT) else {
-                return refuse(&worker, Refusal::TooManyConnections, stream, from);
-            };
-            if tokio::time::timeout(STRICT_LIFE, door.answer(stream))
+            if tokio::time::timeout(STRICT_LIFE, door.answer(stream, silence))
                 .await
                 .is_err()
             {
@@ -107,7 +106,7 @@ impl Door {
         interception: &Interception,
         stream: &TcpStream,
         from: SocketAddr,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<(Self, Silence), Refusal> {
         if worker.inbound.count() >= MAX_CONNECTIONS {
             return Err(Refusal::TooManyConnections);
         }
@@ -124,10 +123,12 @@ impl Door {
         if mtls == Mtls::Strict && is_opaque && probes.peek().is_none() {
             return Err(Refusal::PlaintextRefused);
         }
-        let peer = Peer::Unverified(from.ip());
+        let places = worker.peers.of_strangers(mtls);
+        let (place, silence) = places.take().ok_or(Refusal::TooManyConnections)?;
+        let (worker, peer) = (Rc::clone(worker), Peer::Unverified(from.ip()));
         let target = |version| Target { port, version }.to_value();
-        Ok(Self {
-            connection: Rc::new(Connection::new(Rc::clone(worker), peer, from.ip())),
+        let door = Self {
+            connection: Rc::new(Connection::new(worker, peer, from.ip(), Some(place))),
             port,
             from,
             to,
@@ -137,10 +138,11 @@ impl Door {
             targets: target(AppVersion::Http1)
                 .zip(target(AppVersion::Http2))
                 .map(|(http1, http2)| [http1, http2]),
-        })
+        };
+        Ok((door, silence))
     }
 
-    async fn answer(self, mut stream: TcpStream) {
+    async fn answer(self, mut stream: TcpStream, silence: Silence) {
         let worker = Rc::clone(&self.connection.worker);
         if self.mtls == Mtls::Strict && self.tcp_probe {
             // Whether the app listens is all that such a probe asks.
@@ -150,9 +152,12 @@ impl Door {
         }
         let mut first = BytesMut::new();
         let spoken = tokio::select! {
-            spoken = self.spoken(&mut stream, &mut first) => spoken,
+            spoken = silence.until(self.spoken(&mut stream, &mut first)) => spoken,
             // It has said nothing yet that could be lost.
             () = worker.inbound.started() => return,
+        };
+        let Some(spoken) = spoken else {
+            return refuse(&worker, Refusal::TooManyConnections, stream, self.from);
         };
         match spoken {
             Spoken::Http1 => serve_http1(worker, self, stream, first).await,
@@ -180,7 +185,10 @@ impl Door {
                 Ok(verdict) => verdict,
                 Err(_) => return Spoken::Opaque,
             },
-            (_, Mtls::Permissive) => told.await,
+            (_, Mtls::Permissive) => match tokio::time::timeout(PERMISSIVE_SILENCE, told).await {
+                Ok(verdict) => verdict,
+                Err(_) => return Spoken::Nothing,
+            },
             // Only HTTP can pass here, or be told why it may not; and it speaks first.
             (_, Mtls::Strict) => match tokio::time::timeout(STRICT_SILENCE, told).await {
                 Ok(verdict) => verdict,
@@ -305,7 +313,7 @@ enum Spoken {
     Http1,
     Http2,
     Opaque,
-    /// The client has gone.
+    /// The client has gone, or has had its time to speak.
     Nothing,
 }
 
