@@ -134,6 +134,39 @@ fn websockets_and_http2_without_tls_pass_where_policy_lets_them() -> Result<()> 
     Ok(())
 }
 
+/// And a drain waits for what is open.
+#[test]
+fn a_websocket_in_plaintext_is_an_open_connection() -> Result<()> {
+    const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nhost: chat\r\nconnection: upgrade\r\n\
+        upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let yaml = [
+        config(", mtls: Permissive"),
+        workload(
+            "chat-1",
+            &[", ports: [{port: 8090}]", &websockets(8090)?].concat(),
+        ),
+        workload("client-1", ""),
+        allow("chat", &machine("")),
+    ];
+    let mesh = Placed::start("upgraded", &[("mesh.yaml", &yaml.concat())])?;
+    let to = SocketAddr::new(mesh.addresses("client-1", "chat-1")?[0].parse()?, 8090);
+    let mut open = mesh.machine.within(|| Ok(TcpStream::connect(to)?))?;
+    open.set_read_timeout(Some(PATIENCE))?;
+    open.write_all(UPGRADE)?;
+    let mut status = [0; 12];
+    open.read_exact(&mut status)?;
+    assert_eq!(&status, b"HTTP/1.1 101");
+    let inbound = || -> Result<f64> {
+        let labels = [("direction", "inbound")];
+        Ok(metrics(&mesh, "chat-1")?.sum("outrider_open_connections", &labels))
+    };
+    // Told once a second.
+    until("it is counted", PATIENCE, || Ok(inbound()? == 1.0))?;
+    drop(open);
+    until("it is counted no more", PATIENCE, || Ok(inbound()? == 0.0))
+}
+
 #[test]
 fn what_is_open_under_mutual_tls_survives_a_mesh_that_turns_strict() -> Result<()> {
     let rules = format!("{}, {}", account("client"), machine(""));

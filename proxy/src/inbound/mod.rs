@@ -41,6 +41,7 @@ use crate::http::headers;
 use crate::http::limits::Limits;
 use crate::http::serve::mesh_server;
 use crate::intercept::Mode;
+use crate::listen::Open;
 use crate::refusal::Refusal;
 use crate::telemetry::edge::{Edge, Party, Reporter, Security};
 use crate::worker::Worker;
@@ -71,6 +72,8 @@ pub struct Connection {
     /// `x-forwarded-client-cert` for every request on it.
     pub forwarded: Option<HeaderValue>,
     pub limits: limits::OfPeer,
+    /// A drain waits for it, and for what has become of its requests.
+    _open: Open,
     _place: Option<Place>,
 }
 
@@ -97,7 +100,6 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, from: SocketAddr) {
     let Some((stream, peer)) = Box::pin(handshake(&worker, stream, from)).await else {
         return;
     };
-    let _open = worker.inbound.open();
     let drained = worker.inbound.started();
     let expires = tokio::time::sleep(
         peer.not_after
@@ -208,6 +210,7 @@ impl Connection {
         let forwarded =
             forwarded.and_then(|(peer, us)| headers::forwarded_client_cert(&us.id, peer));
         Self {
+            _open: worker.inbound.open(),
             _place: place,
             worker,
             peer,

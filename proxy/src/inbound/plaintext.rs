@@ -72,7 +72,6 @@ pub async fn serve(
         Ok(at) => at,
         Err(refusal) => return refuse(&worker, refusal, stream, from),
     };
-    let _open = worker.inbound.open();
     let label = match door.mtls {
         Mtls::Strict => "strict",
         Mtls::Permissive => "plaintext",
