@@ -2,13 +2,14 @@
 //! its share goes.
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use outrider_api::model::traffic::{Retry, Timeouts, TrafficSettings};
 use outrider_api::model::{Backend, HttpRule, RouteGroup, Routes, Target};
+use outrider_api::names::ServiceName;
 use outrider_api::routing::{RouteHit, RouteRequest, Router};
 
-use super::directory::Slot;
+use super::directory::{Directory, Slot};
 use crate::refusal::Refusal;
 use crate::traffic::retry;
 use crate::worker::Worker;
@@ -49,8 +50,8 @@ pub struct Split {
 #[derive(Debug)]
 pub struct Share {
     pub model: Backend,
-    /// Found on first use.
-    slot: RefCell<Option<Rc<Slot>>>,
+    /// Found on first use. A slot has the routes of its Service, and so it may have this share, too.
+    slot: RefCell<Weak<Slot>>,
 }
 
 /// The rule that a request meets.
@@ -180,21 +181,29 @@ impl Share {
         let Target::Service { service, port } = &self.model.target else {
             return Err(Refusal::BackendInvalid);
         };
-        if let Some(slot) = self.slot.borrow().as_ref() {
-            return Ok((Rc::clone(slot), *port));
+        Ok((self.slot(&worker.directory, service).await?, *port))
+    }
+
+    async fn slot(&self, directory: &Directory, of: &ServiceName) -> Result<Rc<Slot>, Refusal> {
+        if let Some(slot) = self.slot.borrow().upgrade() {
+            return Ok(slot);
         }
-        let slot = worker.directory.slot(service).await?;
-        self.slot.replace(Some(Rc::clone(&slot)));
-        Ok((slot, *port))
+        let slot = directory.slot(of).await?;
+        self.slot.replace(Rc::downgrade(&slot));
+        Ok(slot)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use outrider_api::model::{RuleOrigin, TcpRule};
-    use outrider_api::names::ServiceName;
+    use tokio::sync::{mpsc, watch};
 
     use super::*;
+    use crate::control::DestinationState;
+    use crate::control::subjects::Subscription;
 
     fn backend(name: &str, weight: u32) -> Backend {
         Backend {
@@ -221,6 +230,31 @@ mod tests {
                 backends: vec![backend(name, 1)],
             }),
         }
+    }
+
+    /// As its Service has compiled routes that lead to itself.
+    #[tokio::test]
+    async fn a_service_that_is_one_of_its_own_backends_is_let_go() {
+        let (subscriptions, mut subscribed) = mpsc::channel::<Subscription>(1);
+        let directory = Directory::new(subscriptions);
+        let name = ServiceName::new("shop", "a").expect("a name");
+        let state = watch::Sender::new(DestinationState::Pending);
+        let split = Split::new(&[backend("a", 1)]);
+        let share = split.share(0).expect("one");
+        let (found, ()) = tokio::join!(share.slot(&directory, &name), async {
+            let asked = subscribed.recv().await.expect("it is asked");
+            let _ = asked.reply.send(state.subscribe());
+        });
+        let found = Rc::downgrade(&found.expect("a slot"));
+        let again = share.slot(&directory, &name).await.expect("known");
+        assert!(Rc::ptr_eq(&again, &found.upgrade().expect("in use")));
+        drop(again);
+        directory.sweep(Instant::now() + Duration::from_secs(3600));
+        assert!(
+            found.upgrade().is_none(),
+            "the share alone does not keep it"
+        );
+        assert_eq!(state.receiver_count(), 0);
     }
 
     #[test]
