@@ -16,6 +16,9 @@ use super::body::{BodyError, passed_on};
 
 /// The most that is kept of one body, bytes.
 pub const REPLAY_MAX: usize = 64 * 1024;
+/// What each part of a body that is kept counts at least, bytes: about what keeping it costs. A body in
+/// parts of a byte each would take a hundred times its size.
+const PART_COST: usize = 128;
 /// Parts of a body that a mirror may be behind; one that is slower gets no more.
 const MIRROR_LAG: usize = 32;
 
@@ -140,7 +143,12 @@ impl<B> Shared<B> {
         if !self.keeping {
             return;
         }
-        self.bytes += frame.data_ref().map_or(0, Bytes::len);
+        match frame.data_ref() {
+            // Nobody misses it.
+            Some(data) if data.is_empty() => return,
+            Some(data) => self.bytes += data.len().max(PART_COST),
+            None => {}
+        }
         if self.bytes > REPLAY_MAX {
             self.keeping = false;
             self.frames = Vec::new();
@@ -316,6 +324,29 @@ mod tests {
         assert!(matches!(next(&mut only), Some(Ok(1))));
         assert!(!replay.is_possible() && replay.attempt().is_none());
         assert_eq!(rest(&mut only), [5]);
+    }
+
+    #[test]
+    fn what_comes_in_too_many_parts_passes_once() {
+        let many = REPLAY_MAX / PART_COST;
+        for (count, is_kept) in [(many, true), (many + 1, false)] {
+            let replay = Replay::new(Parts::of(&vec![1; count]));
+            let mut first = replay.attempt().expect("the first");
+            assert_eq!(rest(&mut first).len(), count);
+            assert_eq!(replay.is_possible(), is_kept, "{count}");
+        }
+    }
+
+    #[test]
+    fn parts_without_a_byte_are_not_kept() {
+        let mut parts = vec![0; 10 * REPLAY_MAX / PART_COST];
+        parts.push(5);
+        let replay = Replay::new(Parts::of(&parts));
+        let mut first = replay.attempt().expect("the first");
+        assert_eq!(rest(&mut first), parts);
+        let mut second = replay.attempt().expect("the second");
+        assert_eq!(rest(&mut second), [5]);
+        assert!(second.is_end_stream());
     }
 
     #[test]
