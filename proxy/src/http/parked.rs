@@ -55,6 +55,8 @@ where
             None => return Ok(()),
         }
         tokio::select! {
+            // What has been said is answered, also by a sidecar that ends.
+            biased;
             readable = stream.readable() => if readable.is_err() { return Ok(()) },
             () = drained.as_mut() => return Ok(()),
         }
@@ -91,15 +93,21 @@ where
         let serving = http1_server().serve_connection(TokioIo::new(lent), service);
         let mut serving = pin!(serving.with_upgrades());
         let mut idle = Idle::new(PARK_AFTER);
+        let mut is_drained = false;
         // A request that is under way is the last one.
         let mut is_last = false;
         poll_fn(|cx| {
-            if !is_last && drained.as_mut().poll(cx).is_ready() {
-                is_last = true;
-                serving.as_mut().graceful_shutdown();
-            }
+            // First, so that what has come is under way.
             if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
                 return Poll::Ready(ended);
+            }
+            is_drained = is_drained || drained.as_mut().poll(cx).is_ready();
+            if is_drained && !is_last && !home.is_amid_a_head() {
+                is_last = true;
+                serving.as_mut().graceful_shutdown();
+                if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+                    return Poll::Ready(ended);
+                }
             }
             if is_last || !home.is_idle() {
                 idle.progressed();
@@ -141,6 +149,11 @@ impl Home {
             && self.under_way.load(Ordering::Relaxed) == 0
             && self.waiting.load(Ordering::Relaxed)
             && !self.unflushed.load(Ordering::Relaxed)
+    }
+
+    /// A request has begun that hyper does not know of yet, and would not answer if it were told to end.
+    fn is_amid_a_head(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) == 0 && !self.waiting.load(Ordering::Relaxed)
     }
 
     fn returned(&self) -> Option<Guarded<TcpStream>> {

@@ -9,6 +9,9 @@ use super::*;
 
 const ASK: &[u8] = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
 
+/// Bytes have arrived by then.
+const ARRIVES: Duration = Duration::from_millis(50);
+
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -119,4 +122,50 @@ async fn a_client_that_leaves_ends_it() {
     };
     let (served, ()) = tokio::join!(serving, asking);
     served.expect("no error");
+}
+
+/// What came at the same moment as the end, whole or in part, is read before anything is closed.
+#[tokio::test(flavor = "current_thread")]
+async fn what_was_said_before_the_end_is_answered() {
+    for (split, parks) in [
+        (ASK.len(), false),
+        (ASK.len(), true),
+        (10, false),
+        (10, true),
+    ] {
+        let (mut client, server) = pair().await;
+        tokio::time::pause();
+        let (end, drained) = tokio::sync::oneshot::channel::<()>();
+        let stream = Guarded::new(server, BytesMut::new());
+        let mut serving = pin!(serve(stream, async { drop(drained.await) }, echo));
+        let asked = async {
+            client.write_all(ASK).await.expect("sent");
+            answers(&mut client, 1).await;
+            tokio::time::sleep(2 * PARK_AFTER).await;
+        };
+        tokio::select! {
+            served = serving.as_mut(), if parks => panic!("it ended: {served:?}"),
+            () = asked, if parks => {}
+            else => {}
+        }
+        // A paused clock would jump to the end of the time for a head while bytes are on their way.
+        tokio::time::resume();
+        // Neither of the two is seen before both have happened: nothing is polled meanwhile.
+        let (before, after) = ASK.split_at(split);
+        client.write_all(before).await.expect("sent");
+        tokio::time::sleep(ARRIVES).await;
+        end.send(()).expect("it is waited for");
+        let asking = async {
+            tokio::time::sleep(ARRIVES).await;
+            client.write_all(after).await.expect("sent");
+            let mut answer = String::new();
+            let read = client.read_to_string(&mut answer).await;
+            read.map(|_| answer)
+        };
+        let (served, answer) = tokio::join!(serving, asking);
+        served.expect("no error");
+        let answer = answer.unwrap_or_else(|error| panic!("{split} {parks}: {error}"));
+        let is_whole = answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello");
+        assert!(is_whole, "{split} {parks}: {answer}");
+    }
 }

@@ -150,13 +150,19 @@ impl Door {
             }
         }
         let mut first = BytesMut::new();
-        let spoken = tokio::select! {
-            spoken = silence.until(self.spoken(&mut stream, &mut first)) => spoken,
-            // It has said nothing yet that could be lost.
-            () = worker.inbound.started() => return,
+        let heard = tokio::select! {
+            biased;
+            spoken = silence.until(self.spoken(&mut stream, &mut first)) => Some(spoken),
+            () = worker.inbound.started() => None,
         };
-        let Some(spoken) = spoken else {
-            return refuse(&worker, Refusal::TooManyConnections, stream, self.from);
+        let spoken = match heard {
+            Some(Some(spoken)) => spoken,
+            Some(None) => {
+                return refuse(&worker, Refusal::TooManyConnections, stream, self.from);
+            }
+            // It has said nothing yet that could be lost.
+            None if first.is_empty() => return,
+            None => self.spoken(&mut stream, &mut first).await,
         };
         match spoken {
             Spoken::Http1 => serve_http1(worker, self, stream, first).await,

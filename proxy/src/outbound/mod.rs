@@ -46,49 +46,80 @@ use route::Listener;
 /// How much longer a silent client is listened to when it may not have an opaque connection.
 const REFUSED_SILENCE: Duration = Duration::from_secs(1);
 
-/// What a connection turned out to speak, with the bytes that told it.
+/// What a connection turned out to speak.
 enum Spoken {
-    Http1(TcpStream, BytesMut),
-    Http2(TcpStream, Bytes),
-    Opaque(TcpStream, Bytes),
+    Http1,
+    Http2,
+    Opaque,
     /// The tunnel to the server is open already, since one of the two kept the other waiting.
-    Tunnelled(TcpStream, opaque::Tunnel, Bytes),
+    Tunnelled(opaque::Tunnel),
     Closed,
 }
 
 /// Serves one connection of the app until it ends.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, source: IpAddr, listener: Rc<Listener>) {
+pub async fn serve(
+    worker: Rc<Worker>,
+    mut stream: TcpStream,
+    source: IpAddr,
+    listener: Rc<Listener>,
+) {
     let _open = worker.outbound.open();
+    // The bytes that tell what it speaks.
+    let mut first = BytesMut::new();
     // What is done at first, and what only some do, is in boxes: a task is as large as the largest
     // of its ways, for as long as it lasts.
-    let spoken = tokio::select! {
-        spoken = Box::pin(spoken(&worker, stream, &listener, source)) => spoken,
+    let heard = tokio::select! {
+        biased;
+        spoken = Box::pin(spoken(&worker, &mut stream, &mut first, &listener, source)) => Some(spoken),
+        () = worker.outbound.started() => None,
+    };
+    let spoken = match heard {
+        Some(spoken) => spoken,
         // It has said nothing yet that could be lost.
-        () = worker.outbound.started() => return,
+        None if first.is_empty() => return,
+        None => Box::pin(spoken(&worker, &mut stream, &mut first, &listener, source)).await,
     };
     match spoken {
-        Spoken::Http1(stream, first) => serve_http1(worker, stream, first, listener, source).await,
-        Spoken::Http2(stream, first) => {
-            Box::pin(serve_http2(worker, stream, first, listener, source)).await;
+        Spoken::Http1 => serve_http1(worker, stream, first, listener, source).await,
+        Spoken::Http2 => {
+            Box::pin(serve_http2(
+                worker,
+                stream,
+                first.freeze(),
+                listener,
+                source,
+            ))
+            .await;
         }
-        Spoken::Opaque(stream, first) => {
-            Box::pin(opaque::serve(&worker, stream, first, &listener, source)).await;
+        Spoken::Opaque => {
+            Box::pin(opaque::serve(
+                &worker,
+                stream,
+                first.freeze(),
+                &listener,
+                source,
+            ))
+            .await;
         }
-        Spoken::Tunnelled(stream, tunnel, first) => {
-            Box::pin(opaque::carry(stream, tunnel, &first)).await;
-        }
+        Spoken::Tunnelled(tunnel) => Box::pin(opaque::carry(stream, tunnel, &first)).await,
         Spoken::Closed => {}
     }
 }
 
-/// What the connection speaks: declared, or detected.
-async fn spoken(worker: &Worker, stream: TcpStream, listener: &Listener, source: IpAddr) -> Spoken {
+/// What the connection speaks: declared, or detected. May be dropped and called again.
+async fn spoken(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+    listener: &Listener,
+    source: IpAddr,
+) -> Spoken {
     match listener.protocol(worker).await {
-        Protocol::Tcp => Spoken::Opaque(stream, Bytes::new()),
-        Protocol::Tls => declared_tls(worker, stream).await,
-        Protocol::Detect => detected(worker, stream, listener, source).await,
+        Protocol::Tcp => Spoken::Opaque,
+        Protocol::Tls => declared_tls(worker, stream, first).await,
+        Protocol::Detect => detected(worker, stream, first, listener, source).await,
         Protocol::Http | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
-            declared_http(stream).await
+            declared_http(stream, first).await
         }
     }
 }
@@ -142,28 +173,28 @@ async fn serve_http2(
 }
 
 /// HTTP is declared: only its version is to be told. Waits as long as the app does.
-async fn declared_http(mut stream: TcpStream) -> Spoken {
-    let mut first = BytesMut::new();
-    while first::read(&mut stream, &mut first).await {
+async fn declared_http(stream: &mut TcpStream, first: &mut BytesMut) -> Spoken {
+    let mut goes_on = first::begun(stream, first).await;
+    while goes_on {
         // An unfinished request line is for the HTTP/1 server to wait for, and to bound.
-        match detect(&first) {
-            Detected::Http2 => return Spoken::Http2(stream, first.freeze()),
+        match detect(first) {
+            Detected::Http2 => return Spoken::Http2,
             Detected::Undecided if first.starts_with(b"PRI ") || first.len() < 4 => {}
             Detected::Http1 | Detected::Tls | Detected::Undecided | Detected::Opaque => {
-                return Spoken::Http1(stream, first);
+                return Spoken::Http1;
             }
         }
+        goes_on = first::read(stream, first).await;
     }
     Spoken::Closed
 }
 
 /// TLS of the app's own is declared: carried as it is, once it has said whom it is for.
-async fn declared_tls(worker: &Worker, mut stream: TcpStream) -> Spoken {
-    let mut first = BytesMut::new();
-    match client_first(worker, &mut stream, &mut first).await {
+async fn declared_tls(worker: &Worker, stream: &mut TcpStream, first: &mut BytesMut) -> Spoken {
+    match client_first(worker, stream, first).await {
         Some(_) => {
-            worker.names.count("mesh", ServerName::of(&first).as_ref());
-            Spoken::Opaque(stream, first.freeze())
+            worker.names.count("mesh", ServerName::of(first).as_ref());
+            Spoken::Opaque
         }
         None => Spoken::Closed,
     }
@@ -174,33 +205,32 @@ async fn declared_tls(worker: &Worker, mut stream: TcpStream) -> Spoken {
 /// decides, and neither waits for the other.
 async fn detected(
     worker: &Worker,
-    mut stream: TcpStream,
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
     listener: &Listener,
     source: IpAddr,
 ) -> Spoken {
-    let mut first = BytesMut::new();
-    let begun = first::begun(&mut stream, &mut first);
-    match tokio::time::timeout(first::SILENCE, begun).await {
+    match tokio::time::timeout(first::SILENCE, first::begun(stream, first)).await {
         // It has begun to speak: the server would wait for it, too.
         Ok(true) => {}
         Ok(false) => return Spoken::Closed,
-        Err(_) => return silent(worker, stream, listener, source).await,
+        Err(_) => return silent(worker, stream, first, listener, source).await,
     }
-    let verdict = first::verdict(&mut stream, &mut first, worker.detect_timeout()).await;
-    settle(worker, stream, first, Some(verdict), listener)
+    let verdict = first::verdict(stream, first, worker.detect_timeout()).await;
+    settle(worker, first, Some(verdict), listener)
 }
 
 async fn silent(
     worker: &Worker,
-    mut stream: TcpStream,
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
     listener: &Listener,
     source: IpAddr,
 ) -> Spoken {
-    let mut first = BytesMut::new();
     let opened = tokio::select! {
         opened = opaque::open(worker, listener, source) => opened,
-        verdict = client_first(worker, &mut stream, &mut first) => {
-            return settle(worker, stream, first, verdict, listener);
+        verdict = client_first(worker, stream, first) => {
+            return settle(worker, first, verdict, listener);
         }
     };
     let mut tunnel = match opened {
@@ -215,11 +245,11 @@ async fn silent(
                 return Spoken::Closed;
             }
             worker.metrics.detections.with_label_values(&["server_first"]).inc();
-            Spoken::Tunnelled(stream, tunnel, first.freeze())
+            Spoken::Tunnelled(tunnel)
         }
-        verdict = client_first(worker, &mut stream, &mut first) => {
-            match settle(worker, stream, first, verdict, listener) {
-                Spoken::Opaque(stream, first) => Spoken::Tunnelled(stream, tunnel, first),
+        verdict = client_first(worker, stream, first) => {
+            match settle(worker, first, verdict, listener) {
+                Spoken::Opaque => Spoken::Tunnelled(tunnel),
                 // The app behind the tunnel sees a connection that ends without a byte.
                 spoken => spoken,
             }
@@ -231,16 +261,16 @@ async fn silent(
 /// and then its request gets the reason as an answer.
 async fn refused(
     worker: &Worker,
-    mut stream: TcpStream,
-    mut first: BytesMut,
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
     listener: &Listener,
     refusal: Refusal,
 ) -> Spoken {
     tracing::info!(%refusal, ?listener, "no opaque connection for a silent client");
-    let spoke = client_first(worker, &mut stream, &mut first);
+    let spoke = client_first(worker, stream, first);
     match tokio::time::timeout(REFUSED_SILENCE, spoke).await {
         Ok(Some(verdict @ (Detected::Http1 | Detected::Http2))) => {
-            settle(worker, stream, first, Some(verdict), listener)
+            settle(worker, first, Some(verdict), listener)
         }
         Ok(_) | Err(_) => Spoken::Closed,
     }
@@ -255,13 +285,7 @@ async fn client_first(
     first::bytes(stream, first, worker.detect_timeout()).await
 }
 
-fn settle(
-    worker: &Worker,
-    stream: TcpStream,
-    first: BytesMut,
-    verdict: Option<Detected>,
-    listener: &Listener,
-) -> Spoken {
+fn settle(worker: &Worker, first: &[u8], verdict: Option<Detected>, listener: &Listener) -> Spoken {
     let Some(verdict) = verdict else {
         return Spoken::Closed;
     };
@@ -273,17 +297,15 @@ fn settle(
     match listener {
         Listener::Closed(_) => worker
             .names
-            .count("refused", ServerName::of(&first).as_ref()),
+            .count("refused", ServerName::of(first).as_ref()),
         _ if verdict == Detected::Tls => {
-            worker.names.count("mesh", ServerName::of(&first).as_ref());
+            worker.names.count("mesh", ServerName::of(first).as_ref());
         }
         _ => {}
     }
     match verdict {
-        Detected::Http1 => Spoken::Http1(stream, first),
-        Detected::Http2 => Spoken::Http2(stream, first.freeze()),
-        Detected::Tls | Detected::Opaque | Detected::Undecided => {
-            Spoken::Opaque(stream, first.freeze())
-        }
+        Detected::Http1 => Spoken::Http1,
+        Detected::Http2 => Spoken::Http2,
+        Detected::Tls | Detected::Opaque | Detected::Undecided => Spoken::Opaque,
     }
 }
