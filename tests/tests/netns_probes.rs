@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::Result;
+use mesh_tests::pki::{Authority, Leaf};
 use mesh_tests::placed::Placed;
 use mesh_tests::programs::grpc_go;
 use mesh_tests::wait::{PATIENCE, until};
@@ -101,6 +102,92 @@ fn http(mesh: &Placed) -> Result<()> {
     }
     assert_eq!(probed(mesh, "web-1", "http")?, 1.0);
     assert_eq!(refused(mesh, "web-1")?, 4.0);
+    Ok(())
+}
+
+/// A secret or a name in a declaration opens nothing to who does not know it.
+#[test]
+fn of_headers_those_reach_the_app_that_its_probe_declares() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let leaf = Leaf::uris(&[])?.dns("nobody.example")?;
+    let identity = Authority::stranger()?.issue(&leaf, folder.path(), "web")?;
+    let sites = format!(
+        "server {{ listen 8080; location = /healthz {{ return 200 '$http_host $http_x_key $http_cookie'; }} \
+         location = /moved {{ return 301 /login; }} }} \
+         server {{ listen 8443 ssl; ssl_certificate {}; ssl_certificate_key {}; ssl_protocols TLSv1.2; \
+         if ($http_host !~ ^shop.example$) {{ return 421; }} \
+         location = /healthz {{ if ($http_x_key != k) {{ return 401; }} return 204; }} \
+         location = /moved {{ return 302 /login; }} }}",
+        identity.certificate.display(),
+        identity.key.display()
+    );
+    let web = nginx(folder.path(), "web", &sites)?;
+    let headers = "httpHeaders: [{name: Host, value: shop.example}, {name: X-Key, value: k}]";
+    let probes = [
+        format!("{{httpGet: {{path: /healthz, port: 8080, {headers}}}}}"),
+        "{httpGet: {path: /moved, port: 8080}}".to_owned(),
+        format!("{{httpGet: {{path: /healthz, port: 8443, scheme: HTTPS, {headers}}}}}"),
+        format!("{{httpGet: {{path: /moved, port: 8443, scheme: HTTPS, {headers}}}}}"),
+        "{httpGet: {path: /healthz, port: 8080, scheme: HTTPS}}".to_owned(),
+        "{httpGet: {path: /healthz, port: 8444, scheme: HTTPS}}".to_owned(),
+    ];
+    let ports = "ports: [{port: 8080}, {port: 8443}, {port: 8444}]";
+    let fields = format!(", {ports}, probes: [{}]{web}", probes.join(", "));
+    let yaml = [config(""), workload("web-1", &fields)].concat();
+    let mesh = Placed::start("headers", &[("mesh.yaml", &yaml)])?;
+    let address = mesh.addresses("web-1", "web-1")?[0].clone();
+    let ask = |url: &str, headers: &[&str]| {
+        let headers = headers.iter().flat_map(|header| ["-H", header]);
+        let arguments: Vec<&str> = [url].into_iter().chain(headers).collect();
+        mesh.curl_from_outside(&arguments)
+    };
+    let own = format!("{address}:8080");
+    for (sent, seen) in [
+        (
+            &["Host: shop.example", "X-Key: k", "Cookie: c"][..],
+            "shop.example k ".to_owned(),
+        ),
+        (&["Host: admin.example", "X-Key: k"], format!("{own} k ")),
+        (
+            &["Host: shop.example", "X-Key: guessed"],
+            "shop.example  ".to_owned(),
+        ),
+        (&[], format!("{own}  ")),
+    ] {
+        let answer = ask(&format!("http://{own}/healthz"), sent)?;
+        assert_eq!((answer.status, answer.body), (200, seen), "{sent:?}");
+    }
+    // What it would be led to is no probe.
+    let answer = ask(&format!("http://{own}/moved"), &[])?;
+    assert_eq!((answer.status, answer.header("location")), (301, None));
+    assert_eq!(probed(&mesh, "web-1", "http")?, 5.0);
+
+    let telemetry = mesh.telemetry("web-1")?;
+    let both = ["Host: shop.example", "X-Key: k"];
+    for (path, sent, status, text) in [
+        ("8443/healthz", &both[..], 204, ""),
+        ("8443/healthz", &both[..1], 401, ""),
+        ("8443/healthz", &both[1..], 421, ""),
+        ("8443/moved", &both, 302, ""),
+        ("8443/healthz?x", &both, 404, "no HTTPS probe of this port"),
+        ("8443/", &both, 404, "no HTTPS probe of this port"),
+        ("8444/healthz", &both, 503, "the app does not listen"),
+        ("8080/healthz", &both, 503, "no TLS with the app"),
+    ] {
+        let answer = ask(&format!("{telemetry}/probe/https/{path}"), sent)?;
+        let told = (answer.status, answer.header("location"));
+        assert_eq!(told, (status, None), "{path}: {answer:?}");
+        assert!(answer.body.starts_with(text), "{path}: {answer:?}");
+        assert!(
+            !text.is_empty() || answer.body.is_empty(),
+            "{path}: {answer:?}"
+        );
+    }
+    assert_eq!(probed(&mesh, "web-1", "https")?, 4.0);
+    // In plaintext it is no probe.
+    let answer = ask(&format!("http://{address}:8443/healthz"), &both)?;
+    let got = (answer.status, answer.header("proxy-status"));
+    assert_eq!(got, (403, Some(REFUSED)), "{answer:?}");
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use http::method::InvalidMethod;
 use outrider_certs::bundle::BundleError;
 use outrider_certs::spiffe::SpiffeIdError;
 
+use super::probe::ProbeHeaderError;
 use crate::authorization::MatchError;
 use crate::names::NameError;
 use crate::routing::{EditError, PatternError};
@@ -67,6 +68,8 @@ pub enum Cause {
     HeaderName(#[from] InvalidHeaderName),
     #[error(transparent)]
     HeaderValue(#[from] InvalidHeaderValue),
+    #[error(transparent)]
+    ProbeHeader(#[from] ProbeHeaderError),
     #[error("{0} is not a header that a route may edit")]
     Framing(HeaderName),
     #[error("is a rule that replaces a prefix, expected one that does not, or a match by prefix")]

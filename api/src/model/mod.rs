@@ -17,7 +17,7 @@ mod workload;
 pub use destination::{Destination, Endpoint, ServicePort};
 pub use error::{Cause, ModelError};
 pub use mtls::Mtls;
-pub use probe::{Probe, ProbeKind};
+pub use probe::{Probe, ProbeHeader, ProbeHeaderError, ProbeKind};
 pub use protocol::Protocol;
 pub use route::{
     Backend, Cors, Filter, HeaderEdit, HeaderMatch, HttpRoutes, HttpRule, Mirror, PathEdit,

@@ -7,7 +7,7 @@ use outrider_api::kinds::{
     WorkloadSpec,
 };
 use outrider_api::manifest::Object;
-use outrider_api::model::ProbeKind;
+use outrider_api::model::{ProbeHeader, ProbeKind};
 
 use super::{assert_problem, read};
 
@@ -53,7 +53,7 @@ fn a_workload_whose_traffic_is_intercepted() {
     let spec = workload(
         "address: \"::ffff:10.0.0.1\"\n  addresses: [\"fd00::1\"]\n  mtls: Permissive\n  runAsUser: 0\n  \
          ports: [{port: 80, mtls: Strict}, {port: 81}]\n  \
-         probes: [{httpGet: {port: http}}, {httpGet: {path: \"/live?full\", port: 80}}, {tcpSocket: {port: 81}}, {grpc: {port: 80}}, {grpc: {port: 80, service: a.B}}]\n  \
+         probes: [{httpGet: {port: http}}, {httpGet: {path: \"/live?full\", port: 80}}, {httpGet: {port: 81, scheme: HTTPS, httpHeaders: [{name: Host, value: shop}, {name: X-Key, value: \" a  b \"}]}}, {tcpSocket: {port: 81}}, {grpc: {port: 80}}, {grpc: {port: 80, service: a.B}}]\n  \
          interception: {mode: TProxy, excludeInboundPorts: [22], excludeOutboundPorts: [], excludeInboundCIDRs: [10.0.0.0/8], excludeOutboundCIDRs: [\"fd00::/8\"], excludeUIDs: [0]}",
     );
     assert_eq!(spec.address, Some(ip("10.0.0.1")));
@@ -64,7 +64,18 @@ fn a_workload_whose_traffic_is_intercepted() {
     );
     let modes: Vec<_> = spec.ports.iter().map(|port| port.mtls).collect();
     assert_eq!(modes, [Some(Mtls::Strict), None]);
-    let http = |path: &str| ProbeKind::Http { path: path.into() };
+    let http = |path: &str| ProbeKind::Http {
+        path: path.into(),
+        tls: false,
+        headers: Vec::new(),
+    };
+    let headers = [("host", "shop"), ("x-key", "a  b")];
+    let headers = headers.map(|(name, value)| ProbeHeader::new(name, value.as_bytes()).unwrap());
+    let https = ProbeKind::Http {
+        path: "/".into(),
+        tls: true,
+        headers: headers.into(),
+    };
     let grpc = |service: &str| ProbeKind::Grpc {
         service: service.into(),
     };
@@ -72,6 +83,7 @@ fn a_workload_whose_traffic_is_intercepted() {
     let expected = [
         (TargetPort::Name("http".into()), http("/")),
         (number(80), http("/live?full")),
+        (number(81), https),
         (number(81), ProbeKind::Tcp),
         (number(80), grpc("")),
         (number(80), grpc("a.B")),
@@ -201,6 +213,20 @@ fn workloads_and_mesh_settings_that_are_wrong() {
         (
             workload("probes: [{httpGet: {path: /}}]"),
             "7:22: spec.probes[0].httpGet.port: is missing",
+        ),
+        (
+            workload("probes: [{httpGet: {port: 80, scheme: https}}]"),
+            "7:41: spec.probes[0].httpGet.scheme: is \"https\", expected HTTP or HTTPS",
+        ),
+        (
+            workload("probes: [{httpGet: {port: 80, httpHeaders: [{name: \"a b\", value: c}]}}]"),
+            "7:47: spec.probes[0].httpGet.httpHeaders[0]: \"a b\" is not the name of a header",
+        ),
+        (
+            workload(
+                "probes: [{httpGet: {port: 80, httpHeaders: [{name: Connection, value: c}]}}]",
+            ),
+            "7:47: spec.probes[0].httpGet.httpHeaders[0]: connection is about the connection",
         ),
         (
             workload("probes: [{exec: {command: [a]}}]"),

@@ -17,8 +17,8 @@ use outrider_api::authorization::{
 use outrider_api::model::address::{Address, AddressTarget};
 use outrider_api::model::traffic::TrafficSettings;
 use outrider_api::model::{
-    AppPort, Destination, Endpoint, MeshSettings, Mtls, Outbound, Probe, ProbeKind, Protocol,
-    ServicePort, UnknownDestinations, Upstream, Workload,
+    AppPort, Destination, Endpoint, MeshSettings, Mtls, Outbound, Probe, ProbeHeader, ProbeKind,
+    Protocol, ServicePort, UnknownDestinations, Upstream, Workload,
 };
 use outrider_api::names::ServiceName;
 use outrider_api::proto;
@@ -60,8 +60,16 @@ fn mtls() -> impl Strategy<Value = Mtls> {
 }
 
 fn probe() -> impl Strategy<Value = Probe> {
+    let header = ("[a-z]{1,5}", "[!-~é]{0,9}")
+        .prop_map(|(name, value)| ProbeHeader::new(&name, value.as_bytes()))
+        .prop_filter_map("about the connection", Result::ok);
+    let http = (
+        "(/[a-z%-]{1,5}){1,3}(\\?[a-z=&]{0,5})?",
+        any::<bool>(),
+        vec(header, 0..3),
+    );
     let kind = prop_oneof![
-        "(/[a-z%-]{1,5}){1,3}(\\?[a-z=&]{0,5})?".prop_map(|path| ProbeKind::Http { path }),
+        http.prop_map(|(path, tls, headers)| ProbeKind::Http { path, tls, headers }),
         Just(ProbeKind::Tcp),
         ".{0,9}".prop_map(|service| ProbeKind::Grpc { service }),
     ];
@@ -403,6 +411,18 @@ fn probe_of(path: &str) -> proto::Probe {
     proto::Probe {
         port: 80,
         kind: Some(proto::probe::Kind::HttpPath(path.into())),
+        ..proto::Probe::default()
+    }
+}
+
+fn probe_with(headers: &[(&str, &str)]) -> proto::Probe {
+    let field = |(name, value): &(&str, &str)| proto::HeaderField {
+        name: (*name).to_owned(),
+        value: value.as_bytes().to_vec().into(),
+    };
+    proto::Probe {
+        headers: headers.iter().map(field).collect(),
+        ..probe_of("/")
     }
 }
 
@@ -430,7 +450,7 @@ type Break = fn(&mut proto::Workload);
 fn what_is_wrong_is_refused_whole_and_named() {
     assert!(Workload::try_from(wire()).is_ok());
     let in_rule = "authorization.policies[0].rules[0]";
-    let table: [(&str, Break); 48] = [
+    let table: [(&str, Break); 50] = [
         ("namespace", |w| w.namespace = "Shop".into()),
         ("name", |w| w.name.clear()),
         ("spiffe_id", |w| w.spiffe_id.push('/')),
@@ -450,6 +470,12 @@ fn what_is_wrong_is_refused_whole_and_named() {
         ("probes[0].http_path", |w| w.probes[0] = probe_of("live")),
         ("probes[0].http_path", |w| w.probes[0] = probe_of("/a b")),
         ("probes[0].http_path", |w| w.probes[0] = probe_of("/a#b")),
+        ("probes[0].headers[1]", |w| {
+            w.probes[0] = probe_with(&[("host", "a"), ("a b", "c")]);
+        }),
+        ("probes[0].headers[0]", |w| {
+            w.probes[0] = probe_with(&[("connection", "close")]);
+        }),
         ("ports[0].port", |w| w.ports[0].port = 0),
         ("ports[0].protocol", |w| w.ports[0].protocol = 99),
         ("ports", |w| w.ports.push(w.ports[0].clone())),

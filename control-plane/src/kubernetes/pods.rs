@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{self, Container, ContainerPort};
+use http::uri::PathAndQuery;
+use k8s_openapi::api::core::v1::{self, Container, ContainerPort, HTTPHeader};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use outrider_api::annotations::{Annotations, INIT_CONTAINER, SIDECAR_CONTAINER};
 use outrider_api::kinds::{API_VERSION, Mtls};
 use outrider_api::manifest::{Cause, Location, Object, Problem};
-use outrider_api::sidecar::TELEMETRY_PORT;
+use outrider_api::model::ProbeHeader;
+use outrider_api::sidecar::{AppProbe, TELEMETRY_PORT};
 use serde_json::{Value, json};
 
 use super::kinds::Kind;
@@ -186,8 +188,7 @@ fn ports(spec: &v1::PodSpec, probes: &[(u16, Value)], annotations: &Annotations)
     ports
 }
 
-/// What the kubelet asks: probes and hooks, with the port of each. An HTTPS one cannot be told from
-/// anybody's TLS, and is not let in.
+/// What the kubelet asks: probes and hooks, with the port of the app of each.
 fn probes(spec: &v1::PodSpec) -> Vec<(u16, Value)> {
     let mut probes: Vec<(u16, Value)> = Vec::new();
     for container in apps(spec) {
@@ -205,8 +206,6 @@ fn probes(spec: &v1::PodSpec) -> Vec<(u16, Value)> {
         let hooks = lifecycle.map(|hooks| [&hooks.post_start, &hooks.pre_stop]);
         let hooks = hooks.into_iter().flatten().flatten();
         let called = hooks.filter_map(|hook| http(hook.http_get.as_ref(), container));
-        // The hook that injection adds asks the sidecar.
-        let called = called.filter(|(port, _)| *port != TELEMETRY_PORT);
         for probe in asked.chain(called) {
             if !probes.contains(&probe) {
                 probes.push(probe);
@@ -218,18 +217,41 @@ fn probes(spec: &v1::PodSpec) -> Vec<(u16, Value)> {
 
 fn http(action: Option<&v1::HTTPGetAction>, container: &Container) -> Option<(u16, Value)> {
     let action = action?;
-    let is_https = action.scheme.as_deref() == Some("HTTPS");
     // One with a host asks somebody else.
-    if is_https || action.host.as_ref().is_some_and(|host| !host.is_empty()) {
+    if action.host.as_ref().is_some_and(|host| !host.is_empty()) {
         return None;
     }
     let path = action.path.as_deref().unwrap_or("/");
-    let path = match path.strip_prefix('/') {
-        Some(_) => path.to_owned(),
-        None => format!("/{path}"),
-    };
-    let port = number(&action.port, container)?;
-    Some((port, json!({"httpGet": {"path": path, "port": port}})))
+    let path = format!("/{}", path.strip_prefix('/').unwrap_or(path));
+    let is_https = action.scheme.as_deref() == Some("HTTPS");
+    let headers = action.http_headers.as_deref().unwrap_or_default();
+    match number(&action.port, container)? {
+        // As injection has rewritten it; what else asks the sidecar is about nobody else.
+        TELEMETRY_PORT => match AppProbe::read(&path)? {
+            AppProbe::Tcp { port } => Some((port, json!({"tcpSocket": {"port": port}}))),
+            AppProbe::Https { port, target } => get(port, target, "HTTPS", headers),
+        },
+        // It comes straight to the app, or cannot be told from anybody's TLS and is not let in.
+        _ if is_https => None,
+        port => get(port, &path, "HTTP", headers),
+    }
+}
+
+/// `None`: it is not what a client could ask. Nothing else of the pod becomes wrong by it.
+fn get(port: u16, path: &str, scheme: &str, headers: &[HTTPHeader]) -> Option<(u16, Value)> {
+    let is_whole = |target: PathAndQuery| target.as_str() == path;
+    if !PathAndQuery::try_from(path).is_ok_and(is_whole) {
+        return None;
+    }
+    let mut get = json!({"path": path, "port": port, "scheme": scheme});
+    let is_sent =
+        |header: &&HTTPHeader| ProbeHeader::new(&header.name, header.value.as_bytes()).is_ok();
+    let field = |header: &HTTPHeader| json!({"name": header.name, "value": header.value});
+    let headers: Vec<Value> = headers.iter().filter(is_sent).map(field).collect();
+    if !headers.is_empty() {
+        get["httpHeaders"] = Value::Array(headers);
+    }
+    Some((port, json!({"httpGet": get})))
 }
 
 fn tcp(action: Option<&v1::TCPSocketAction>, container: &Container) -> Option<(u16, Value)> {

@@ -138,6 +138,8 @@ fn what_the_kubelet_asks_is_let_in_and_nothing_else() {
         .collect();
     let http = |path: &str| ProbeKind::Http {
         path: path.to_owned(),
+        tls: false,
+        headers: Vec::new(),
     };
     let grpc = ProbeKind::Grpc {
         service: "shop".to_owned(),
@@ -153,6 +155,52 @@ fn what_the_kubelet_asks_is_let_in_and_nothing_else() {
         ]
     );
     assert_eq!(numbers(&workload), [8080, 7000, 9000, 9090, 8081]);
+}
+
+#[test]
+fn what_is_asked_of_the_sidecar_instead_is_about_the_app() {
+    let headers = json!([
+        {"name": "Host", "value": "shop"},
+        {"name": "X-Key", "value": "a"},
+        {"name": "Connection", "value": "close"},
+        {"name": "X-Broken", "value": "a\nb"},
+    ]);
+    let asks = |path: &str| json!({"httpGet": {"path": path, "port": 15020, "scheme": "HTTP"}});
+    let mut https = asks("/probe/https/8443/live?full");
+    https["httpGet"]["httpHeaders"] = headers.clone();
+    let containers = json!([{
+        "name": "app", "image": "a",
+        "livenessProbe": asks("/probe/tcp/5432"),
+        "readinessProbe": https,
+        "startupProbe": asks("/ready"),
+        "lifecycle": {"postStart": asks("/probe/https/8443/warm")},
+    }, {
+        "name": "other", "image": "a",
+        "readinessProbe": {"httpGet": {"path": "/a b", "port": 8080}},
+        "livenessProbe": {"httpGet": {"path": "/", "port": 8081, "httpHeaders": headers}},
+    }]);
+    let pod = pod("billing-1", &json!({"spec": {"containers": containers}}));
+    let workload = workload(&pod);
+    let get = |path: &str, tls, headers: &[(&str, &str)]| {
+        let header = |(name, value): &(&str, &str)| ProbeHeader::new(name, value.as_bytes());
+        let headers: Result<_, _> = headers.iter().map(header).collect();
+        let (path, headers) = (path.to_owned(), headers.unwrap());
+        ProbeKind::Http { path, tls, headers }
+    };
+    let sent = [("host", "shop"), ("x-key", "a")];
+    let expected = [
+        (5432, ProbeKind::Tcp),
+        (8443, get("/live?full", true, &sent)),
+        (8443, get("/warm", true, &[])),
+        (8081, get("/", false, &sent)),
+    ];
+    let probes = workload.spec.probes.iter();
+    let probes: Vec<_> = probes
+        .map(|probe| (probe.port.clone(), probe.kind.clone()))
+        .collect();
+    let expected = expected.map(|(port, kind)| (TargetPort::Number(port), kind));
+    assert_eq!(probes, expected);
+    assert_eq!(numbers(&workload), [5432, 8443, 8081]);
 }
 
 #[test]

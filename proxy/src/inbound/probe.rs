@@ -1,18 +1,19 @@
 //! Health probes of the workload's host, which have no identity: they reach the app on exactly the
 //! ports and paths that the workload declares, and nothing else does by way of them. What the app gets
 //! is the probe as it is declared, whoever has sent it: of the request's own nothing remains that could
-//! mean something else to the app.
+//! mean something else to the app ([`declared`]).
+
+pub mod declared;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT,
-};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, TE};
+use http::request::Parts;
 use http::uri::Authority;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use outrider_api::model::{Mtls, Probe, ProbeKind, Workload};
+use outrider_api::model::{Mtls, Probe, ProbeHeader, ProbeKind, Workload};
 
 use super::app::{self, Answered};
 use super::http::for_app;
@@ -23,8 +24,6 @@ use crate::http::wire::Target;
 use crate::outbound::route;
 use crate::refusal::Refusal;
 
-/// Of a probe's headers these reach the app: they say who asks and what it reads, and not what is asked.
-const KEPT: [HeaderName; 3] = [USER_AGENT, ACCEPT, ACCEPT_ENCODING];
 /// The most that the message of a gRPC health check may hold, bytes.
 const MAX_MESSAGE: usize = 1024;
 /// Field 1 of a protobuf message, of which the length comes next: `HealthCheckRequest.service`.
@@ -33,14 +32,37 @@ const SERVICE: u8 = 0x0a;
 /// The probes that a request may be, by its head.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Asked {
-    Http,
+    /// With the headers that are declared.
+    Http(Vec<ProbeHeader>),
     /// Of one of these services, which only its message tells.
     Grpc(Vec<String>),
 }
 
+/// Those that ask the port itself: one over TLS asks the sidecar ([`over_tls`]).
 pub fn of_port(workload: &Workload, port: u16) -> impl Iterator<Item = &Probe> {
+    let is_over_tls = |probe: &Probe| matches!(probe.kind, ProbeKind::Http { tls: true, .. });
     let probes = workload.probes.iter();
-    probes.filter(move |probe| probe.port == port)
+    probes.filter(move |probe| probe.port == port && !is_over_tls(probe))
+}
+
+/// The headers of the probe over TLS that asks for `target`, path and query, on a port of the app;
+/// `None`: no such probe is declared.
+pub fn over_tls<'w>(
+    workload: &'w Workload,
+    port: u16,
+    target: &str,
+    sent: &HeaderMap,
+) -> Option<&'w [ProbeHeader]> {
+    let probes = workload.probes.iter().filter(|probe| probe.port == port);
+    let declarations = probes.filter_map(|probe| match &probe.kind {
+        ProbeKind::Http {
+            path,
+            tls: true,
+            headers,
+        } if path == target => Some(headers.as_slice()),
+        ProbeKind::Http { .. } | ProbeKind::Grpc { .. } | ProbeKind::Tcp => None,
+    });
+    declared::closest(declarations, sent, &Uri::default())
 }
 
 /// Which of the declared probes of a port a request is; `None`: it is none.
@@ -55,14 +77,20 @@ fn matching<'p, B: Body>(
     let method = request.method().as_str();
     let target = request.uri().path_and_query()?.as_str();
     let grpc = headers::is_grpc(request.headers());
-    let mut services = Vec::new();
+    let (mut services, mut declarations) = (Vec::new(), Vec::new());
     for probe in probes.filter(|probe| probe.kind.is(method, target, grpc)) {
         match &probe.kind {
             // A GET with content means something to few, and to no probe.
-            ProbeKind::Http { .. } if request.body().is_end_stream() => return Some(Asked::Http),
+            ProbeKind::Http { headers, .. } if request.body().is_end_stream() => {
+                declarations.push(headers.as_slice());
+            }
             ProbeKind::Grpc { service } => services.push(service.clone()),
             ProbeKind::Http { .. } | ProbeKind::Tcp => {}
         }
+    }
+    let declarations = declarations.into_iter();
+    if let Some(headers) = declared::closest(declarations, request.headers(), request.uri()) {
+        return Some(Asked::Http(headers.to_vec()));
     }
     (!services.is_empty()).then_some(Asked::Grpc(services))
 }
@@ -92,7 +120,7 @@ pub async fn answer(
     let version = request.version();
     let worker = &door.connection.worker;
     let kind = match asked {
-        Asked::Http => "http",
+        Asked::Http(_) => "http",
         Asked::Grpc(_) => "grpc",
     };
     match forward(door, request, asked).await {
@@ -117,7 +145,7 @@ async fn forward(
     let address = door.connection.app(target.port);
     let (parts, body) = request.into_parts();
     let body = match &asked {
-        Asked::Http => RequestBody::Empty,
+        Asked::Http(_) => RequestBody::Empty,
         Asked::Grpc(services) => {
             RequestBody::Whole(message(body, services).await.ok_or(match door.mtls {
                 Mtls::Strict => Refusal::PlaintextRefused,
@@ -126,12 +154,9 @@ async fn forward(
         }
     };
     let mut request = Request::new(body);
-    *request.method_mut() = parts.method;
-    // By which name it was called is the caller's word as well.
-    let authority = Authority::try_from(door.to.to_string());
-    let authority = authority.map_err(|_| Refusal::BadAuthority)?;
-    *request.uri_mut() = route::absolute(parts.uri, authority)?;
-    *request.headers_mut() = declared(&parts.headers, &asked);
+    *request.method_mut() = parts.method.clone();
+    *request.headers_mut() = headers_of(&parts.headers, &asked);
+    *request.uri_mut() = named(door, &parts, &asked)?;
     let request = for_app(&door.connection, request, target)?;
     let Answered {
         mut response,
@@ -139,23 +164,43 @@ async fn forward(
     } = worker.app.send(address, target.version, request).await?;
     headers::strip_hop_by_hop(response.headers_mut());
     headers::strip_identity(response.headers_mut());
+    if response.status().is_redirection() && door.mtls == Mtls::Strict {
+        // A kubelet follows it to the same host, where it would ask for what is no probe and be refused.
+        // A redirect that leads nowhere is a success to it, as one to another host is.
+        response.headers_mut().remove(LOCATION);
+    }
     Ok(response.map(|body| ResponseBody::uncounted(body, lease)))
 }
 
+/// The target, with the name by which the app is called: the declared one, or its address.
+fn named(door: &Door, parts: &Parts, asked: &Asked) -> Result<Uri, Refusal> {
+    let declared = match asked {
+        Asked::Http(declared) => declared.as_slice(),
+        Asked::Grpc(_) => &[],
+    };
+    let host = declared::host(&parts.headers, &parts.uri, declared);
+    let authority = match host {
+        Some(host) => Authority::try_from(host.value().as_bytes()),
+        None => Authority::try_from(door.to.to_string()),
+    };
+    route::absolute(
+        parts.uri.clone(),
+        authority.map_err(|_| Refusal::BadAuthority)?,
+    )
+}
+
 /// The headers of the probe.
-fn declared(sent: &HeaderMap, asked: &Asked) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for name in KEPT {
-        if let Some(value) = sent.get(&name) {
-            headers.insert(name, value.clone());
+fn headers_of(sent: &HeaderMap, asked: &Asked) -> HeaderMap {
+    match asked {
+        Asked::Http(declared) => declared::headers(sent, declared),
+        Asked::Grpc(_) => {
+            let mut headers = declared::kept(sent);
+            let grpc = HeaderValue::from_static("application/grpc");
+            headers.insert(CONTENT_TYPE, grpc);
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+            headers
         }
     }
-    if matches!(asked, Asked::Grpc(_)) {
-        let grpc = HeaderValue::from_static("application/grpc");
-        headers.insert(CONTENT_TYPE, grpc);
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    headers
 }
 
 /// The message of a health check of one of `services`; `None`: it is not.
@@ -212,11 +257,19 @@ mod tests {
 
     #[test]
     fn only_what_is_declared_is_a_probe() {
-        let path = "/healthz?full=1".to_owned();
-        let probes = [probe(ProbeKind::Http { path }), probe(ProbeKind::Tcp)];
+        let http = |path: &str, tls| {
+            let (path, headers) = (path.to_owned(), Vec::new());
+            probe(ProbeKind::Http { path, tls, headers })
+        };
+        let probes = [
+            http("/healthz?full=1", false),
+            http("/over-tls", true),
+            probe(ProbeKind::Tcp),
+        ];
         let is = |method, path| matching(probes.iter(), &request(method, path, false));
-        assert_eq!(is("GET", "/healthz?full=1"), Some(Asked::Http));
+        assert_eq!(is("GET", "/healthz?full=1"), Some(Asked::Http(Vec::new())));
         for (method, path) in [
+            ("GET", "/over-tls"),
             ("POST", "/healthz?full=1"),
             ("GET", "/healthz"),
             ("GET", "/healthz?full=1&x"),
@@ -274,19 +327,13 @@ mod tests {
     }
 
     #[test]
-    fn of_its_headers_little_remains() {
-        let mut sent = HeaderMap::new();
-        for name in [
-            "user-agent",
-            "x-original-url",
-            "x-http-method-override",
-            "cookie",
-        ] {
-            sent.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
-        }
-        let headers = declared(&sent, &Asked::Http);
-        assert_eq!(headers.len(), 1);
-        assert!(headers.contains_key(USER_AGENT));
-        assert_eq!(declared(&sent, &Asked::Grpc(Vec::new())).len(), 3);
+    fn a_grpc_probe_has_the_headers_of_one() {
+        let sent = HeaderMap::from_iter([
+            (http::header::USER_AGENT, HeaderValue::from_static("u")),
+            (http::header::COOKIE, HeaderValue::from_static("c")),
+        ]);
+        let headers = headers_of(&sent, &Asked::Grpc(Vec::new()));
+        assert_eq!(headers.len(), 3);
+        assert!(!headers.contains_key(http::header::COOKIE));
     }
 }

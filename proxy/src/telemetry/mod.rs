@@ -1,5 +1,7 @@
 //! What can be seen of the sidecar: metrics, the access log, health.
 
+mod any_certificate;
+mod app_probe;
 pub mod edge;
 pub mod exchange;
 pub mod metrics;

@@ -15,9 +15,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use outrider_api::model::Endpoint;
-use outrider_api::sidecar::HOLD_PATH;
+use outrider_api::sidecar::{AppProbe, HOLD_PATH};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
@@ -25,7 +25,6 @@ use super::metrics::Metrics;
 use crate::control::subjects::Subjects;
 use crate::control::{Credentials, DestinationState, Inventoried, WorkloadState};
 use crate::departure::{Departure, Hold};
-use crate::inbound::probe;
 use crate::listen;
 use crate::logging::LogLevel;
 
@@ -38,10 +37,6 @@ const CONNECTIONS_MAX: usize = 16;
 /// leave room for probes.
 const HOLDS_MAX: usize = CONNECTIONS_MAX / 2;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// The port comes next.
-const TCP_PROBE: &str = "/probe/tcp/";
-/// A kubelet waits for a second by default, and counts the rest as failure, too.
-const TCP_PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the two servers can see.
 #[derive(Clone, Debug)]
@@ -57,7 +52,7 @@ pub struct View {
     pub log_level: LogLevel,
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Which of the two a port is.
 #[derive(Clone, Copy, Debug)]
@@ -150,8 +145,9 @@ impl View {
         request: &Request<Incoming>,
         holds: &Semaphore,
     ) -> Answer {
-        if let Some(port) = request.uri().path().strip_prefix(TCP_PROBE) {
-            return self.tcp_probe(port).await;
+        let target = request.uri().path_and_query();
+        if let Some(asked) = target.and_then(|target| AppProbe::read(target.as_str())) {
+            return self.app_probe(asked, request).await;
         }
         match (surface, request.method(), request.uri().path()) {
             (_, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
@@ -206,34 +202,6 @@ impl View {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "not everybody has learned yet that this workload goes\n",
             ),
-        }
-    }
-
-    /// Whether the app listens on a port for which a TCP probe is declared. What is intercepted is
-    /// accepted by the sidecar whether it does or not, so that a probe that only connects learns
-    /// nothing of the app.
-    async fn tcp_probe(&self, port: &str) -> Answer {
-        let workload = self.workload.borrow().clone();
-        let declared = workload.as_ref().and_then(|workload| {
-            let port = port.parse().ok()?;
-            let mut probes = probe::of_port(workload, port);
-            let is_declared = probes.any(probe::is_tcp);
-            is_declared.then_some(SocketAddr::new(workload.app_address, port))
-        });
-        let Some(app) = declared else {
-            return text(
-                StatusCode::NOT_FOUND,
-                "no TCP probe of this port is declared\n",
-            );
-        };
-        match tokio::time::timeout(TCP_PROBE_LIMIT, TcpStream::connect(app)).await {
-            Ok(Ok(_)) => {
-                self.metrics.probes.with_label_values(&["tcp"]).inc();
-                text(StatusCode::OK, "the app listens\n")
-            }
-            Ok(Err(_)) | Err(_) => {
-                text(StatusCode::SERVICE_UNAVAILABLE, "the app does not listen\n")
-            }
         }
     }
 
@@ -326,7 +294,7 @@ fn destination(known: &Inventoried) -> Value {
     })
 }
 
-fn text(status: StatusCode, body: &str) -> Answer {
+pub(super) fn text(status: StatusCode, body: &str) -> Answer {
     respond(status, TEXT, body.to_owned())
 }
 

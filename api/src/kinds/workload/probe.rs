@@ -6,8 +6,8 @@ use serde::de::{Deserializer, Error};
 
 use super::super::service::TargetPort;
 use super::super::{field, text};
-use crate::model::ProbeKind;
 use crate::model::probe::check_target;
+use crate::model::{ProbeHeader, ProbeHeaderError, ProbeKind};
 
 /// As in Kubernetes, with exactly one of its fields.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -48,7 +48,7 @@ pub(super) struct Written {
 }
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct HttpGet {
     /// With its query, if it has one. Default `/`.
     #[serde(default = "root", deserialize_with = "target")]
@@ -56,6 +56,36 @@ struct HttpGet {
     /// Of the app, by number or by name.
     #[schemars(with = "text::PortOrName")]
     port: TargetPort,
+    /// What the app speaks. With HTTPS the sidecar is asked, at `/probe/https/PORT/PATH` of its
+    /// telemetry port, and asks the app, whose certificate may be any. Default HTTP.
+    #[serde(default)]
+    scheme: Scheme,
+    /// They reach the app if they are sent as they are written here. Others do not.
+    #[serde(default)]
+    http_headers: Vec<HttpHeader>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+enum Scheme {
+    #[default]
+    #[serde(rename = "HTTP")]
+    Http,
+    #[serde(rename = "HTTPS")]
+    Https,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(try_from = "WrittenHeader")]
+struct HttpHeader(#[schemars(with = "WrittenHeader")] ProbeHeader);
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WrittenHeader {
+    /// May be `Host`; none of those that frame the request or are about the connection.
+    #[schemars(with = "text::Token")]
+    name: String,
+    /// Without the space around it.
+    value: String,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -83,9 +113,13 @@ impl TryFrom<Written> for Probe {
 
     fn try_from(written: Written) -> Result<Self, &'static str> {
         match (written.http_get, written.tcp_socket, written.grpc) {
-            (Some(HttpGet { path, port }), None, None) => Ok(Self {
-                port,
-                kind: ProbeKind::Http { path },
+            (Some(get), None, None) => Ok(Self {
+                port: get.port,
+                kind: ProbeKind::Http {
+                    path: get.path,
+                    tls: get.scheme == Scheme::Https,
+                    headers: get.http_headers.into_iter().map(|one| one.0).collect(),
+                },
             }),
             (None, Some(TcpSocket { port }), None) => Ok(Self {
                 port,
@@ -97,6 +131,14 @@ impl TryFrom<Written> for Probe {
             }),
             _ => Err("expected exactly one of httpGet, tcpSocket and grpc"),
         }
+    }
+}
+
+impl TryFrom<WrittenHeader> for HttpHeader {
+    type Error = ProbeHeaderError;
+
+    fn try_from(written: WrittenHeader) -> Result<Self, ProbeHeaderError> {
+        ProbeHeader::new(&written.name, written.value.as_bytes()).map(Self)
     }
 }
 

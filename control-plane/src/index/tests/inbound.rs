@@ -58,6 +58,8 @@ fn probes_ask_ports_of_the_app() {
     .unwrap();
     let http = ProbeKind::Http {
         path: "/live".into(),
+        tls: false,
+        headers: Vec::new(),
     };
     let grpc = ProbeKind::Grpc {
         service: "a.B".into(),
