@@ -12,7 +12,8 @@ use super::INIT_CONTAINER;
 use super::container::VOLUMES;
 use super::pod::{Container, Spec};
 
-const OWN_PORTS: [u16; 5] = [
+/// No app has them.
+pub(super) const OWN_PORTS: [u16; 5] = [
     ADMIN_PORT,
     OUTBOUND_PORT,
     INBOUND_PORT,

@@ -4,11 +4,13 @@
 //! - `pod`: what is read of a pod;
 //! - `check`: which pods cannot have a sidecar, and what users should be warned of;
 //! - `container`: the containers and volumes that are added;
+//! - `probes`: what the kubelet asks the sidecar instead of the app;
 //! - [`template`]: where in a Deployment and its like the pod is.
 
 mod check;
 mod container;
 mod pod;
+mod probes;
 mod select;
 pub mod template;
 #[cfg(test)]
@@ -216,6 +218,7 @@ impl Sidecar<'_> {
         let sidecar = container::sidecar(self);
         let mut operations = Operations::default();
         hold_apps(spec, &mut operations);
+        probes::redirect(spec, self.annotations, self.kind, &mut operations);
         match self.kind {
             SidecarKind::Native => {
                 operations.first(
@@ -277,7 +280,7 @@ fn hold_apps(spec: &Spec, operations: &mut Operations) {
     }
 }
 
-/// Additions, one after the other.
+/// Changes, one after the other.
 #[derive(Default)]
 struct Operations(Vec<PatchOperation>);
 
@@ -287,6 +290,13 @@ impl Operations {
         if let Ok(path) = path.parse() {
             let operation = json_patch::AddOperation { path, value };
             self.0.push(PatchOperation::Add(operation));
+        }
+    }
+
+    fn remove(&mut self, path: &str) {
+        if let Ok(path) = path.parse() {
+            self.0
+                .push(PatchOperation::Remove(json_patch::RemoveOperation { path }));
         }
     }
 

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -57,10 +56,18 @@ pub(super) struct Spec {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Container {
     pub(super) name: String,
+    #[serde(default)]
+    restart_policy: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) ports: Vec<Port>,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) security_context: SecurityContext,
+    #[serde(default)]
+    pub(super) liveness_probe: Option<Asked>,
+    #[serde(default)]
+    pub(super) readiness_probe: Option<Asked>,
+    #[serde(default)]
+    pub(super) startup_probe: Option<Asked>,
     /// Its hooks; `None`: it has none.
     #[serde(default)]
     pub(super) lifecycle: Option<Lifecycle>,
@@ -70,12 +77,52 @@ pub(super) struct Container {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Lifecycle {
     #[serde(default)]
-    pub(super) pre_stop: Option<IgnoredAny>,
+    pub(super) post_start: Option<Asked>,
+    #[serde(default)]
+    pub(super) pre_stop: Option<Asked>,
+}
+
+/// What the kubelet asks, of a probe or a hook.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Asked {
+    #[serde(default)]
+    pub(super) tcp_socket: Option<TcpSocket>,
+    #[serde(default)]
+    pub(super) http_get: Option<HttpGet>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct TcpSocket {
+    pub(super) port: PortRef,
+    /// Somebody else than the pod.
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) host: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct HttpGet {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) path: String,
+    pub(super) port: PortRef,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) host: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) scheme: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum PortRef {
+    Number(i64),
+    Name(String),
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Port {
+    #[serde(default)]
+    name: Option<String>,
     pub(super) container_port: i64,
     #[serde(default)]
     pub(super) protocol: Option<String>,
@@ -124,6 +171,26 @@ impl Pod {
         self.metadata
             .annotations
             .contains_key("kubernetes.io/config.mirror")
+    }
+}
+
+impl Container {
+    /// Of an init container: that it runs beside the others.
+    pub(super) fn is_native_sidecar(&self) -> bool {
+        self.restart_policy.as_deref() == Some("Always")
+    }
+
+    /// A name is one of the container's own.
+    pub(super) fn port_number(&self, port: &PortRef) -> Option<u16> {
+        let number = match port {
+            PortRef::Number(number) => *number,
+            PortRef::Name(name) => {
+                let mut ports = self.ports.iter();
+                let named = ports.find(|port| port.name.as_ref() == Some(name));
+                named?.container_port
+            }
+        };
+        u16::try_from(number).ok().filter(|number| *number != 0)
     }
 }
 

@@ -1,4 +1,5 @@
 mod pods;
+mod probes;
 mod properties;
 mod refused;
 mod templates;

@@ -261,18 +261,6 @@ fn a_job_ends_with_a_sidecar_of_either_kind() {
 }
 
 #[test]
-fn probes_stay_as_they_are() {
-    let probe = json!({"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 3});
-    let app = json!({"name": "order", "livenessProbe": probe, "readinessProbe": {"grpc": {"port": 9000}}});
-    let before = pod(json!({"containers": [app]}));
-    for kind in [SidecarKind::Native, SidecarKind::Classic] {
-        let (after, _) = injected_as(&before, kind);
-        let app = own_words(container(&after, "order"));
-        assert_eq!(app, before["spec"]["containers"][0]);
-    }
-}
-
-#[test]
 fn an_app_is_held_until_nobody_calls_it_unless_it_says_otherwise() {
     let own = json!({"exec": {"command": ["sleep", "5"]}});
     let hooks = |lifecycle: Value| {
