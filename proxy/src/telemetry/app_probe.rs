@@ -19,6 +19,7 @@ use outrider_api::model::{ProbeHeader, Workload};
 use outrider_api::sidecar::AppProbe;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use super::any_certificate;
@@ -54,6 +55,7 @@ impl View {
         &self,
         asked: AppProbe<'_>,
         request: &Request<Incoming>,
+        over_tls: &Semaphore,
     ) -> Answer {
         let workload = self.workload.borrow().clone();
         match asked {
@@ -66,9 +68,13 @@ impl View {
                     let declared = probe::over_tls(workload, port, target, &sent)?;
                     for_app(app, target, &sent, declared).map(|request| (app, request))
                 });
-                match found {
-                    Some((app, request)) => self.https_probe(app, request).await,
-                    None => text(
+                match (found, over_tls.try_acquire()) {
+                    (Some((app, request)), Ok(_place)) => self.https_probe(app, request).await,
+                    (Some(_), Err(_)) => text(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "too many probes at once wait for the app\n",
+                    ),
+                    (None, _) => text(
                         StatusCode::NOT_FOUND,
                         "no HTTPS probe of this port and path is declared\n",
                     ),

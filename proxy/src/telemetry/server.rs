@@ -33,9 +33,8 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 /// Of each surface at once: fewer than there are file descriptors that traffic cannot have.
 const CONNECTIONS_MAX: usize = 16;
-/// Of those, the ones that hold an app: a pod has a container or two that ask, and whoever else does must
-/// leave room for probes.
-const HOLDS_MAX: usize = CONNECTIONS_MAX / 2;
+/// Of those, the ones of a kind that may take long: whoever asks for them must leave room for probes.
+const SLOW_MAX: usize = CONNECTIONS_MAX * 3 / 8;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the two servers can see.
@@ -64,22 +63,22 @@ pub enum Surface {
 /// Serves until the task is dropped.
 pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
     let mut places = Places::default();
-    let holds = Arc::new(Semaphore::new(HOLDS_MAX));
+    let slow = Arc::new(Slow::default());
     let answer = move |stream, from: SocketAddr| {
         if !places.make_room() {
             tracing::debug!(%from, ?surface, "too many connections at once: this one is closed");
             return;
         }
-        let (view, holds) = (view.clone(), Arc::clone(&holds));
+        let (view, slow) = (view.clone(), Arc::clone(&slow));
         let answering = Arc::new(AtomicBool::default());
         let is_answering = Arc::clone(&answering);
         let task = tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let (view, holds) = (view.clone(), Arc::clone(&holds));
+                let (view, slow) = (view.clone(), Arc::clone(&slow));
                 let answering = Arc::clone(&is_answering);
                 async move {
                     answering.store(true, Ordering::Relaxed);
-                    let answer = view.answer(surface, &request, &holds).await;
+                    let answer = view.answer(surface, &request, &slow).await;
                     answering.store(false, Ordering::Relaxed);
                     Ok::<_, Infallible>(answer)
                 }
@@ -102,6 +101,24 @@ pub async fn serve(listener: Arc<TcpListener>, surface: Surface, view: View) {
         });
     };
     listen::accept_each(listener, answer).await;
+}
+
+/// What may take long.
+#[derive(Debug)]
+struct Slow {
+    /// A pod has a container or two that ask.
+    holds: Semaphore,
+    /// Probes over TLS of an app that may be silent.
+    over_tls: Semaphore,
+}
+
+impl Default for Slow {
+    fn default() -> Self {
+        Self {
+            holds: Semaphore::new(SLOW_MAX),
+            over_tls: Semaphore::new(SLOW_MAX),
+        }
+    }
 }
 
 /// The connections of a surface, oldest first.
@@ -139,21 +156,16 @@ impl Places {
 }
 
 impl View {
-    async fn answer(
-        &self,
-        surface: Surface,
-        request: &Request<Incoming>,
-        holds: &Semaphore,
-    ) -> Answer {
+    async fn answer(&self, surface: Surface, request: &Request<Incoming>, slow: &Slow) -> Answer {
         let target = request.uri().path_and_query();
         if let Some(asked) = target.and_then(|target| AppProbe::read(target.as_str())) {
-            return self.app_probe(asked, request).await;
+            return self.app_probe(asked, request, &slow.over_tls).await;
         }
         match (surface, request.method(), request.uri().path()) {
             (_, &Method::GET, "/live") => text(StatusCode::OK, "live\n"),
             (_, &Method::GET, "/ready") => self.ready(),
             (_, &Method::GET, "/metrics") => self.scrape(),
-            (Surface::Telemetry, &Method::GET, HOLD_PATH) => self.hold(holds).await,
+            (Surface::Telemetry, &Method::GET, HOLD_PATH) => self.hold(&slow.holds).await,
             (Surface::Admin, &Method::GET, "/config") => self.config(),
             (Surface::Admin, &Method::POST, "/log") => {
                 self.set_log_level(request.uri().query().unwrap_or(""))

@@ -1,4 +1,5 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::logging::{self, LogFormat};
@@ -69,7 +70,7 @@ async fn who_says_nothing_gives_way_and_who_holds_leaves_room() {
     let serving = serve(Arc::new(listener), Surface::Telemetry, sides.view.clone());
     let asking = async {
         let mut holding = Vec::new();
-        for _ in 0..HOLDS_MAX {
+        for _ in 0..SLOW_MAX {
             holding.push(asked(address, HOLD_PATH).await);
         }
         let refused = answered(asked(address, HOLD_PATH).await).await;
