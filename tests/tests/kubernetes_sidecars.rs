@@ -86,12 +86,10 @@ fn a_pod_that_asks_has_the_sidecar_that_its_annotations_describe() -> Result<()>
     let limits = json!({"cpu": "1", "memory": "64Mi"});
     assert_eq!(sidecar["resources"]["limits"], limits);
     let address = pod["status"]["podIP"].as_str().context("an address")?;
+    // What is answered at `/` is a probe that the pod declares.
     let at = |port: u16| {
-        get(
-            &namespace,
-            "stranger",
-            &[&format!("http://{address}:{port}/")],
-        )
+        let url = format!("http://{address}:{port}/no-probe");
+        get(&namespace, "stranger", &[&url])
     };
     let answer = at(8081)?;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

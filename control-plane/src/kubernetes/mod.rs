@@ -60,6 +60,21 @@ pub(crate) enum ClientError {
     Client(#[from] kube::Error),
 }
 
+/// Whether there is no such object, or no such kind in that version. Of the latter the API server says it
+/// in a plain text, which is no `Status` with the reason `NotFound`.
+pub(crate) fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// What was asked for by its name; `None`: it [`is_not_found`].
+pub(crate) fn found<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
+    match answer {
+        Ok(object) => Ok(Some(object)),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// What every part needs to talk to the cluster.
 #[derive(Clone)]
 pub(crate) struct Context {

@@ -107,7 +107,7 @@ async fn may_list(client: &Client, kind: Kind) -> Result<(), ReadError> {
         let one = ListParams::default().limit(1);
         match objects.list_metadata(&one).await {
             Ok(_) => return Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 && kind.may_be_absent() => {}
+            Err(error) if super::is_not_found(&error) && kind.may_be_absent() => {}
             Err(error) => {
                 let kind = kind.name();
                 return Err(ReadError::Client { kind, error });

@@ -24,7 +24,7 @@ use super::kinds::Kind;
 use super::namespaces::{self, Ending};
 use super::patience::Patience;
 use super::services;
-use super::{Context, definitions, objects, pods};
+use super::{Context, definitions, is_not_found, objects, pods};
 use crate::index::ZONE;
 use crate::logging::one_line;
 use crate::metrics::unix_seconds;
@@ -388,10 +388,6 @@ fn is_gone(error: &watcher::Error) -> bool {
         | watcher::Error::WatchFailed(error) => is_not_found(error),
         watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => false,
     }
-}
-
-fn is_not_found(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use kube::core::{ApiResource, GroupVersionKind, ObjectMeta, TypeMeta};
 use outrider_api::kinds::status::CONTROLLER_NAME;
 use serde_json::{Value, json};
 
-use super::super::{Context, MANAGER, labels};
+use super::super::{Context, MANAGER, found, labels};
 
 const NAME: &str = "outrider";
 
@@ -35,7 +35,7 @@ pub(super) async fn publish(context: &Context, now: &str) -> kube::Result<()> {
     let kind = GroupVersionKind::gvk("gateway.networking.x-k8s.io", "v1alpha1", "XMesh");
     let resource = ApiResource::from_gvk_with_plural(&kind, "xmeshes");
     let api = Api::<DynamicObject>::all_with(context.client.clone(), &resource);
-    let mesh = match api.get_opt(NAME).await? {
+    let mesh = match found(api.get(NAME).await)? {
         Some(mesh) => mesh,
         None => match api.create(&PostParams::default(), &made(&resource)).await {
             Ok(mesh) => mesh,

@@ -23,7 +23,7 @@ use self::progress::{Count, Counts};
 use super::authority::replicas::{addresses, ask};
 use super::degrade::Verdict;
 use super::objects::ObjectId;
-use super::{Context, MANAGER};
+use super::{Context, MANAGER, found};
 
 pub(crate) use self::progress::Progress;
 
@@ -153,7 +153,7 @@ impl StatusWriter {
         for resource in id.kind.resources() {
             let client = self.context.client.clone();
             let api = Api::<DynamicObject>::namespaced_with(client, &id.namespace, &resource);
-            let Some(object) = api.get_opt(&id.name).await? else {
+            let Some(object) = found(api.get(&id.name).await)? else {
                 continue;
             };
             let now = now();
