@@ -1,4 +1,5 @@
-//! A proxy before an API server's plain HTTP, which answers in its place when it is told to.
+//! A proxy before an API server's plain HTTP, which answers in its place when it is told to, or has whoever
+//! is behind it believe in a Lease of its own.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -28,6 +29,11 @@ pub enum Fault {
     Silent,
 }
 
+/// The Lease by which replicas agree, and one of which only they know who are behind a proxy that says so:
+/// as long, so that messages keep their length.
+const LEASE: &str = "outrider-control-plane";
+const OWN_LEASE: &str = "outrider-control-apart";
+
 /// Gone with the process.
 pub struct FaultyServer {
     port: u16,
@@ -36,6 +42,8 @@ pub struct FaultyServer {
 
 struct State {
     upstream: u16,
+    /// Whether the Lease is another than that which others see.
+    is_apart: bool,
     fault: Mutex<Fault>,
     /// How many requests have met one.
     met: AtomicU64,
@@ -45,10 +53,20 @@ struct State {
 
 impl FaultyServer {
     pub fn before(upstream: u16) -> Result<Self> {
+        Self::start(upstream, false)
+    }
+
+    /// Whoever is behind it leads, whoever leads otherwise.
+    pub fn apart(upstream: u16) -> Result<Self> {
+        Self::start(upstream, true)
+    }
+
+    fn start(upstream: u16, is_apart: bool) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let state = Arc::new(State {
             upstream,
+            is_apart,
             fault: Mutex::new(Fault::None),
             met: AtomicU64::new(0),
             open: Mutex::default(),
@@ -124,6 +142,9 @@ impl State {
         }
         let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.upstream))?;
         self.keep(&client)?;
+        if self.is_apart && first.contains("/leases") {
+            return exchange_apart(&mut client, &mut server, &head, rest);
+        }
         server.write_all(closing(&head).as_bytes())?;
         server.write_all(&rest)?;
         let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
@@ -134,6 +155,35 @@ impl State {
         let _ = sending.join();
         Ok(())
     }
+}
+
+/// One request and its answer, each whole, about the Lease that only this side knows.
+fn exchange_apart(
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    head: &str,
+    mut body: Vec<u8>,
+) -> io::Result<()> {
+    let mut missing = vec![0; content_length(head)?.saturating_sub(body.len())];
+    client.read_exact(&mut missing)?;
+    body.append(&mut missing);
+    let body = String::from_utf8_lossy(&body);
+    let request = closing(head) + &body;
+    server.write_all(request.replace(LEASE, OWN_LEASE).as_bytes())?;
+    let mut answer = String::new();
+    server.read_to_string(&mut answer)?;
+    client.write_all(answer.replace(OWN_LEASE, LEASE).as_bytes())?;
+    client.shutdown(Shutdown::Both)
+}
+
+/// Of a request, in bytes; what does not say has none.
+fn content_length(head: &str) -> io::Result<usize> {
+    let fields = head.lines().filter_map(|line| line.split_once(':'));
+    let mut lengths = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = lengths.next().map_or("0", |(_, value)| value.trim());
+    length
+        .parse()
+        .map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// The head, and what has come after it.

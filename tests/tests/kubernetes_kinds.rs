@@ -8,7 +8,7 @@ use mesh_tests::programs::root;
 use mesh_tests::wait::{becomes, eventually, holds, until};
 use serde_json::{Value, json};
 
-use crate::kubernetes_source::{ALLOW, SEEN, Watched, apply, established, policy};
+use crate::kubernetes_watched::{ALLOW, SEEN, Watched, apply, established, policy};
 
 /// The definition that is taken away.
 const POLICIES: &str = "customresourcedefinition authorizationpolicies.outrider.mesh";

@@ -9,7 +9,7 @@ use mesh_tests::pki::{AUDIENCE, signing_request};
 use mesh_tests::sign::{Signed, sign_at};
 use mesh_tests::wait::eventually_every;
 
-use crate::kubernetes_source::{RECOVERED, Watched};
+use crate::kubernetes_watched::{RECOVERED, Watched};
 
 const OK: u16 = 0;
 const UNAVAILABLE: u16 = 14;

@@ -1,6 +1,6 @@
 //! Which replica writes: the holder of the Lease. Owns that object. [`election`] decides, this asks the
-//! API. Two leaders at once would do no harm, since whatever a leader writes says of which version of an
-//! object it is or is applied whole; but each would undo what the other does.
+//! API. Two leaders at once do no harm: what depends on what was read says of which version of an object it
+//! is, and everything else follows from the authority's Secret alone, so that both write the same.
 
 mod election;
 
