@@ -58,7 +58,7 @@ pub(super) struct Cluster {
     /// Kinds that are being read anew, and what was read of each so far.
     fresh: HashMap<Kind, BTreeMap<ObjectId, Item>>,
     synced: BTreeSet<Kind>,
-    /// Policies that were deleted before their namespace, which is being deleted, too.
+    /// What holds although it was deleted before its namespace, which is being deleted, too.
     outlived: BTreeSet<ObjectId>,
     slices: HashMap<ServiceName, BTreeSet<ObjectId>>,
     /// Since it was last taken.
@@ -184,16 +184,18 @@ impl Cluster {
         }
     }
 
-    /// Policies of a namespace that is being deleted hold until it is gone: they are deleted in any
-    /// order, and its pods may go after them.
+    /// Policies of a namespace that is being deleted hold until it is gone, and so does whom they are about:
+    /// all of it is deleted in any order, and its pods may go last.
     fn delete(&mut self, id: &ObjectId) -> bool {
         if id.kind.outlives_deletion()
             && self.namespace(&id.namespace).is_some_and(|it| it.is_ending)
         {
-            if self.items.contains_key(id) {
-                self.outlived.insert(id.clone());
-            }
-            return false;
+            let Some(left) = self.items.get(id).map(Item::once_deleted) else {
+                return false;
+            };
+            let changed = self.put(id.clone(), left);
+            self.outlived.insert(id.clone());
+            return changed;
         }
         self.forget_slice(id);
         let Some(gone) = self.items.remove(id) else {
@@ -225,12 +227,15 @@ impl Cluster {
             .is_some_and(|known| known.uid != namespace.uid)
     }
 
-    /// The policies go that were only held since their namespace was ending.
+    /// What was only held since its namespace was ending goes.
     fn release(&mut self, namespace: &str) {
         let of_namespace = |id: &ObjectId| id.namespace == namespace;
-        for id in self.outlived.extract_if(.., of_namespace) {
-            self.items.remove(&id);
-            self.changed.kinds.insert(id.kind);
+        let gone: Vec<ObjectId> = self.outlived.extract_if(.., of_namespace).collect();
+        for id in gone {
+            self.forget_slice(&id);
+            if let Some(item) = self.items.remove(&id) {
+                self.changed.note(&id, &item);
+            }
         }
     }
 
@@ -249,6 +254,18 @@ impl Cluster {
         };
         let items = self.items.range(first..);
         items.take_while(move |(id, _)| id.kind == kind)
+    }
+}
+
+impl Item {
+    /// What holds of it when it was deleted, its namespace being deleted, too: which pods policies are about,
+    /// and no more. Nobody calls anything by it.
+    fn once_deleted(&self) -> Self {
+        match self {
+            Self::Service(service) => Self::Service(Arc::new(service.without_address())),
+            Self::Slice(slice) => Self::Slice(slice.without_ready()),
+            Self::Pod(..) | Self::Namespace(_) | Self::Node(_) | Self::Object(_) => self.clone(),
+        }
     }
 }
 

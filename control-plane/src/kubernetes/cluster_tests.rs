@@ -1,4 +1,4 @@
-use outrider_api::kinds::TargetPort;
+use outrider_api::kinds::{ClusterIp, TargetPort};
 use outrider_api::manifest::Object;
 use serde_json::{Value, json};
 
@@ -229,6 +229,77 @@ fn policies_of_a_namespace_that_was_deleted_are_not_those_of_the_next_one_of_its
     cluster.update(apply_namespace_of("second", true, true));
     assert!(cluster.update(Update::Synced(Kind::Namespace)));
     assert_eq!(taken(&mut cluster), ["AuthorizationPolicy/shop/allow"]);
+}
+
+/// Whom its policies are about is known as long as they hold, and nobody calls a pod by it.
+#[test]
+fn services_of_a_namespace_that_is_being_deleted_select_until_it_is_gone() {
+    let mut cluster = cluster(vec![
+        apply_namespace(true, true),
+        apply_pod("billing-1", &json!({})),
+        apply_service("billing", &json!({"selector": {"app": "billing"}})),
+        apply_slice("a", "billing", "billing-1", true, &json!([])),
+        apply_service("manual", &json!({})),
+        apply_slice("b", "manual", "billing-1", true, &json!([])),
+    ]);
+    let names = ["billing", "manual"].map(|name| ServiceName::new("shop", name).unwrap());
+    let address = |entry: &Arc<Entry>| match &entry.object {
+        Some(Object::Service(service)) => service.spec.cluster_ip,
+        _ => panic!("a Service"),
+    };
+    let held = Some(ClusterIp::Address([10, 96, 0, 9].into()));
+    for (kind, name, ready, expected) in [
+        (Kind::EndpointSlice, "a", [false, true], [held, held]),
+        (Kind::EndpointSlice, "b", [false, false], [held, held]),
+        (
+            Kind::Service,
+            "billing",
+            [false, false],
+            [Some(ClusterIp::Headless), held],
+        ),
+        (
+            Kind::Service,
+            "manual",
+            [false, false],
+            [Some(ClusterIp::Headless); 2],
+        ),
+    ] {
+        assert!(
+            cluster.update(Update::Delete(id(kind, "shop", name))),
+            "{name}"
+        );
+        assert!(
+            !cluster.update(Update::Delete(id(kind, "shop", name))),
+            "{name}"
+        );
+        let taken = cluster.take();
+        let addresses: Vec<_> = taken
+            .entries
+            .of(Kind::Service)
+            .iter()
+            .map(address)
+            .collect();
+        assert_eq!(addresses, expected, "{name}");
+        let takes_calls = |name| !taken.endpoints.ready[name].is_empty();
+        assert_eq!([&names[0], &names[1]].map(takes_calls), ready, "{name}");
+        let members = &taken.endpoints.members[&names[1]];
+        assert_eq!(
+            members.iter().map(|it| &*it.name).collect::<Vec<_>>(),
+            ["billing-1"]
+        );
+    }
+    // A list that lacks them says no more.
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        cluster.update(Update::Restart(kind));
+        cluster.update(Update::Synced(kind));
+    }
+    assert_eq!(cluster.take().endpoints.members[&names[1]].len(), 1);
+    assert_eq!(cluster.take().entries.of(Kind::Service).len(), 2);
+    assert!(cluster.update(Update::Delete(id(Kind::Namespace, "", "shop"))));
+    let taken = cluster.take();
+    assert!(taken.entries.of(Kind::Service).is_empty());
+    assert!(taken.endpoints.members.is_empty() && taken.endpoints.ready.is_empty());
+    assert!(cluster.slices.is_empty() && cluster.outlived.is_empty());
 }
 
 #[test]

@@ -59,9 +59,12 @@ impl Kind {
     }
 
     /// Whether what is deleted with its namespace holds until that is gone: it keeps callers from the pods
-    /// there.
+    /// there, or says which pods those are that a policy is about.
     pub(super) fn outlives_deletion(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::RateLimitPolicy)
+        matches!(
+            self,
+            Self::AuthorizationPolicy | Self::RateLimitPolicy | Self::Service | Self::EndpointSlice
+        )
     }
 
     /// Where it is served, the best first; empty for Kubernetes' own kinds.

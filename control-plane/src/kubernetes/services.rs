@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
-use outrider_api::kinds::Transport;
+use outrider_api::kinds::{ClusterIp, Transport};
 use outrider_api::manifest::Object;
 use outrider_api::names::ServiceName;
 use serde_json::{Value, json};
@@ -224,6 +224,25 @@ impl Service {
         (is_of_mesh && !foreign_ready).then_some(behind)
     }
 
+    /// The same Service with none, so that it may be another's.
+    pub(super) fn without_address(&self) -> Self {
+        let entry = match &self.entry.object {
+            Some(Object::Service(written)) => {
+                let mut service = (**written).clone();
+                service.spec.cluster_ip = Some(ClusterIp::Headless);
+                service.spec.cluster_ips.clear();
+                Arc::new(self.entry.with(Object::Service(written.with(service))))
+            }
+            _ => Arc::clone(&self.entry),
+        };
+        Self {
+            entry,
+            name: self.name.clone(),
+            selector: self.selector.clone(),
+            ..*self
+        }
+    }
+
     /// What slices with an endpoint of the mesh say of this Service's ports, in the order of their names:
     /// first those with one that takes calls. One that says another number than those before says nothing.
     fn ports_of(&self, slices: &[&Slice], pods: &impl PodTable) -> SlicePorts {
@@ -266,6 +285,15 @@ impl Service {
 }
 
 impl Slice {
+    /// The same, of which no endpoint takes calls.
+    pub(super) fn without_ready(&self) -> Self {
+        let mut slice = self.clone();
+        for endpoint in &mut slice.endpoints {
+            endpoint.ready = false;
+        }
+        slice
+    }
+
     /// An endpoint of the mesh.
     fn has(&self, pods: &impl PodTable, that_takes_calls: bool) -> bool {
         let mut endpoints = self.endpoints.iter();
