@@ -172,7 +172,7 @@ pub(crate) fn client_beside(name: &str, containers: &[Value]) -> String {
     let pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name},
+        "metadata": {"name": name, "labels": {"app": name}},
         "spec": {
             "serviceAccountName": name,
             "terminationGracePeriodSeconds": 1,
@@ -180,6 +180,39 @@ pub(crate) fn client_beside(name: &str, containers: &[Value]) -> String {
         },
     });
     documents(&[account, pod])
+}
+
+/// A container that may cut its pod off from the control plane.
+pub(crate) fn knife() -> Value {
+    json!({
+        "name": "knife",
+        "image": TOOLS,
+        "imagePullPolicy": "Never",
+        "command": ["/bin/sleep", "1000000"],
+        "securityContext": {
+            "runAsUser": 0,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+        },
+    })
+}
+
+/// From now on the sidecar of a pod with a [`knife`] hears nothing of the control plane, and says nothing to it.
+pub(crate) fn cut_off(namespace: &Namespace, pod: &str) -> Result<()> {
+    let rules = "add table inet cut; \
+                 add chain inet cut out { type filter hook output priority 0; }; \
+                 add chain inet cut in { type filter hook input priority 0; }; \
+                 add rule inet cut out tcp dport 15012 drop; \
+                 add rule inet cut in tcp sport 15012 drop";
+    namespace.exec(&format!("{pod}/knife"), &["/usr/sbin/nft", rules])?;
+    Ok(())
+}
+
+pub(crate) fn mend(namespace: &Namespace, pod: &str) -> Result<()> {
+    namespace.exec(
+        &format!("{pod}/knife"),
+        &["/usr/sbin/nft", "delete table inet cut"],
+    )?;
+    Ok(())
 }
 
 /// Lets the ServiceAccount `friend` call `web`.

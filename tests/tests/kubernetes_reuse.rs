@@ -8,7 +8,8 @@ use mesh_tests::wait::{becomes, eventually};
 use serde_json::{Value, json};
 
 use crate::kubernetes_common::{
-    allow_friend_to_call, assert_refused, client_beside, documents, enforced, get, nginx,
+    allow_friend_to_call, assert_refused, client_beside, cut_off, documents, enforced, get, knife,
+    mend, nginx,
 };
 
 /// Where the node's plugin `host-local` keeps which address it has given last (tests/kubernetes/lib).
@@ -43,7 +44,7 @@ fn an_address_that_another_identity_has_got_does_not_answer_for_the_last_one() -
         said(&get(&namespace, "friend", &[url])?, "before");
     }
 
-    cut_off(&namespace)?;
+    cut_off(&namespace, "friend")?;
     namespace.kubectl(&["delete", "pod", "before"])?;
     take_over(&node, &namespace, &address)?;
     enforced(&namespace, "after", 1)?;
@@ -58,7 +59,7 @@ fn an_address_that_another_identity_has_got_does_not_answer_for_the_last_one() -
     assert_eq!(asked(&namespace)?, 0, "its app was asked");
 
     // As soon as the caller knows, the address is the other's, who lets it in.
-    mend(&namespace)?;
+    mend(&namespace, "friend")?;
     let answer = eventually("the caller knows", PATIENCE, || {
         let answer = get(&namespace, "friend", &[&places[1]])?;
         ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -123,36 +124,6 @@ fn metrics(namespace: &Namespace, pod: &str) -> Result<Metrics> {
 fn asked(namespace: &Namespace) -> Result<usize> {
     let log = namespace.kubectl(&["logs", "after", "--container", "web"])?;
     Ok(log.lines().count())
-}
-
-/// A container that may cut its pod off from the control plane.
-fn knife() -> Value {
-    json!({
-        "name": "knife",
-        "image": TOOLS,
-        "imagePullPolicy": "Never",
-        "command": ["/bin/sleep", "1000000"],
-        "securityContext": {
-            "runAsUser": 0,
-            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
-        },
-    })
-}
-
-/// From now on the caller's sidecar hears nothing of the control plane, and says nothing to it.
-fn cut_off(namespace: &Namespace) -> Result<()> {
-    let rules = "add table inet cut; \
-                 add chain inet cut out { type filter hook output priority 0; }; \
-                 add chain inet cut in { type filter hook input priority 0; }; \
-                 add rule inet cut out tcp dport 15012 drop; \
-                 add rule inet cut in tcp sport 15012 drop";
-    namespace.exec("friend/knife", &["/usr/sbin/nft", rules])?;
-    Ok(())
-}
-
-fn mend(namespace: &Namespace) -> Result<()> {
-    namespace.exec("friend/knife", &["/usr/sbin/nft", "delete table inet cut"])?;
-    Ok(())
 }
 
 /// Has a pod of another identity get this address.

@@ -34,6 +34,7 @@ mod kubernetes_cluster;
 mod kubernetes_command;
 mod kubernetes_common;
 mod kubernetes_disruption;
+mod kubernetes_endings;
 mod kubernetes_gateway;
 mod kubernetes_identity;
 mod kubernetes_injection;

@@ -148,7 +148,24 @@ impl Namespace {
 
     /// A way from loopback to a port of a pod, or of one of a Service's: `pod/web`, `service/web`.
     pub fn port_forward(&self, target: &str, port: u16) -> Result<PortForward> {
-        PortForward::start(self, target, port)
+        PortForward::start(self.cluster, &self.name, target, port)
+    }
+
+    /// Has it deleted, as whoever drops it does.
+    pub fn delete(&self) -> Result<()> {
+        delete(self.cluster, &self.name)?;
+        Ok(())
+    }
+
+    /// One of the same name, once this one is gone.
+    pub fn anew(&self) -> Result<Self> {
+        let field = format!("metadata.name={}", self.name);
+        let arguments = ["namespaces", "--field-selector", &field];
+        self.cluster
+            .eventually("the namespace is gone", &arguments, |list| {
+                list["items"].as_array()?.is_empty().then_some(())
+            })?;
+        Self::create(self.cluster, self.name.clone())
     }
 }
 
@@ -195,11 +212,17 @@ pub struct PortForward {
 }
 
 impl PortForward {
-    fn start(namespace: &Namespace, target: &str, port: u16) -> Result<Self> {
+    pub(super) fn start(
+        cluster: &Cluster,
+        namespace: &str,
+        target: &str,
+        port: u16,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let port = format!(":{port}");
-        let arguments = ["port-forward", "--address", "127.0.0.1", target, &port];
-        let mut start = namespace.cluster.command(&namespace.here(&arguments))?;
+        let here = ["--namespace", namespace, "port-forward"];
+        let what = ["--address", "127.0.0.1", target, &port];
+        let mut start = cluster.command(&[&here[..], &what].concat())?;
         let mut process = Process::start("port-forward", folder.path(), &mut start)?;
         let port = eventually("kubectl forwards a port", PATIENCE, || {
             anyhow::ensure!(process.running(), "it ended:\n{}", process.log());

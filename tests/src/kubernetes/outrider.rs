@@ -8,13 +8,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Cluster, Image, Namespace, PATIENCE};
+use super::{Cluster, Image, Namespace, PATIENCE, PortForward};
 use crate::api_server::program;
 use crate::process::run;
 use crate::programs::{outrider, target};
 
 /// Where it is installed.
 pub const SYSTEM: &str = "outrider-system";
+/// The port of a replica that says how it is.
+const ADMIN: u16 = 15014;
 const CONTROL_PLANE: &str = "deployment/outrider-control-plane";
 
 /// Whose turn it is.
@@ -193,13 +195,16 @@ impl Outrider {
     /// A namespace of the mesh.
     pub fn meshed_namespace(&self, label: &str) -> Result<Namespace> {
         let namespace = self.cluster.namespace(label)?;
-        self.cluster.kubectl(&[
-            "label",
-            "namespace",
-            namespace.name(),
-            "outrider.mesh/inject=enabled",
-        ])?;
+        self.take_in(&namespace)?;
         Ok(namespace)
+    }
+
+    /// Makes a namespace one of the mesh.
+    pub fn take_in(&self, namespace: &Namespace) -> Result<()> {
+        let label = "outrider.mesh/inject=enabled";
+        self.cluster
+            .kubectl(&["label", "namespace", namespace.name(), label])?;
+        Ok(())
     }
 
     /// The names of the control plane's pods.
@@ -214,6 +219,14 @@ impl Outrider {
         let pods = pods["items"].as_array().context("a list")?;
         let name = |pod: &serde_json::Value| pod["metadata"]["name"].as_str().map(str::to_owned);
         Ok(pods.iter().filter_map(name).collect())
+    }
+
+    /// A way to what each of them says of itself: health, metrics, `/programmed`.
+    pub fn admins(&self) -> Result<Vec<PortForward>> {
+        let pods = self.control_planes()?;
+        let forward =
+            |pod: &String| PortForward::start(self.cluster, SYSTEM, &format!("pod/{pod}"), ADMIN);
+        pods.iter().map(forward).collect()
     }
 
     /// Ends pods of the control plane at once, as if their node were gone.
