@@ -8,7 +8,7 @@ use mesh_tests::faulty_server::Fault;
 use mesh_tests::http::local;
 use mesh_tests::metrics::Metrics;
 use mesh_tests::pki::seconds;
-use mesh_tests::wait::{eventually, holds, until};
+use mesh_tests::wait::{eventually, eventually_every, holds, until};
 use serde_json::{Value, json};
 
 use crate::kubernetes_watched::{ALLOW, RECOVERED, SEEN, Watched, policy};
@@ -165,7 +165,34 @@ fn a_thousand_policies_at_once_are_judged_and_are_a_few_versions() -> Result<()>
         reloads <= most,
         "{reloads} reloads, expected at most {most}"
     );
+    // The leader writes the status of 20 in a second.
+    eventually_every(
+        Duration::from_secs(2),
+        "each has its status",
+        2 * RECOVERED,
+        || {
+            let list = watched.api.read("--namespace shop authorizationpolicies")?;
+            let policies = list["items"].as_array().context("a list")?;
+            Ok((policies.len() == 1000 && policies.iter().all(is_accepted)).then_some(()))
+        },
+    )?;
+    let least = Duration::from_secs(1000 / 20 - 5);
+    ensure!(start.elapsed() >= least, "after {:?}", start.elapsed());
     Ok(())
+}
+
+/// As it is written now.
+fn is_accepted(policy: &Value) -> bool {
+    let conditions = policy["status"]["ancestors"][0]["conditions"].as_array();
+    let mut accepted = conditions
+        .into_iter()
+        .flatten()
+        .filter(|one| one["type"] == "Accepted");
+    accepted.any(|one| {
+        one["status"] == "True"
+            && one["reason"] == "Accepted"
+            && one["observedGeneration"] == policy["metadata"]["generation"]
+    })
 }
 
 #[test]
