@@ -47,25 +47,47 @@ pub(crate) fn read(pem: &[u8], now: i64) -> Result<Vec<Authority>, String> {
 fn authority(der: &CertificateDer<'_>, now: i64) -> Result<Authority, String> {
     let (_, certificate) = X509Certificate::from_der(der)
         .map_err(|error| format!("not an X.509 certificate: {error}"))?;
-    let validity = certificate.validity();
-    let not_after = validity.not_after.timestamp();
+    let life = Life::of(der)?;
     Ok(Authority {
         subject: certificate.subject().to_string(),
         serial: certificate.raw_serial_as_string().replace(':', ""),
-        not_before: validity.not_before.timestamp(),
-        not_after,
-        seconds_left: not_after.saturating_sub(now),
+        not_before: life.not_before,
+        not_after: life.not_after,
+        seconds_left: life.left(now),
     })
 }
 
-/// When a certificate ends, seconds since 1970.
-///
-/// # Errors
-/// It is none.
-pub(crate) fn not_after(der: &[u8]) -> Result<i64, String> {
-    let (_, certificate) = X509Certificate::from_der(der)
-        .map_err(|error| format!("not an X.509 certificate: {error}"))?;
-    Ok(certificate.validity().not_after.timestamp())
+/// From when to when a certificate is good, seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+}
+
+impl Life {
+    /// Of a certificate (DER).
+    ///
+    /// # Errors
+    /// It is none.
+    pub(crate) fn of(der: &[u8]) -> Result<Self, String> {
+        let (_, certificate) = X509Certificate::from_der(der)
+            .map_err(|error| format!("not an X.509 certificate: {error}"))?;
+        let validity = certificate.validity();
+        Ok(Self {
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
+    }
+
+    /// From one end to the other.
+    pub(crate) fn whole(self) -> i64 {
+        self.not_after.saturating_sub(self.not_before)
+    }
+
+    /// Negative: it is over.
+    pub(crate) fn left(self, now: i64) -> i64 {
+        self.not_after.saturating_sub(now)
+    }
 }
 
 impl Authority {

@@ -25,6 +25,8 @@ pub(crate) const ROTATE: &str = "outrider.mesh/rotate";
 pub(crate) const TELEMETRY_PORT: u16 = 15020;
 /// What it knows; on the pod's loopback.
 pub(crate) const ADMIN_PORT: u16 = 15000;
+/// Where sidecars find the control plane.
+pub(crate) const CONTROL_PLANE_PORT: u16 = 15012;
 /// The control plane's metrics and health.
 pub(crate) const CONTROL_PLANE_ADMIN_PORT: u16 = 15014;
 /// The control plane's webhooks.

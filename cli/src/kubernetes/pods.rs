@@ -173,7 +173,8 @@ pub(crate) async fn sidecars(
     collect(cluster, &pods, "pods", running).await
 }
 
-/// Of every namespace that says anything.
+/// Of every namespace that says anything, but for those that are being deleted: nothing can be made there, and
+/// what is there goes.
 pub(crate) async fn namespaces(cluster: &Cluster) -> Result<Namespaces, ClusterError> {
     let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
     let list = namespaces.list(&ListParams::default().labels(INJECT)).await;
@@ -182,7 +183,9 @@ pub(crate) async fn namespaces(cluster: &Cluster) -> Result<Namespaces, ClusterE
         let labels = namespace.labels().iter();
         NamespaceChoice::of(labels.map(|(key, value)| (key.as_str(), value.as_str())))
     };
-    let choices = list.iter().map(|it| (it.name_any(), choice(it)));
+    let stays = |namespace: &&Namespace| namespace.metadata.deletion_timestamp.is_none();
+    let choices = list.iter().filter(stays);
+    let choices = choices.map(|it| (it.name_any(), choice(it)));
     Ok(Namespaces(choices.collect()))
 }
 

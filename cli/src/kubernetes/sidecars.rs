@@ -9,6 +9,7 @@ use super::forward::{Answer, Door, ForwardError};
 use super::many::ask_each;
 use super::names::{ADMIN_PORT, TELEMETRY_PORT};
 use super::pods::{self, Scope, Sidecar};
+use crate::certs::authorities::Life;
 use crate::telemetry::edges::{Scrape, Scraped};
 use crate::telemetry::exposition::Exposition;
 
@@ -61,6 +62,15 @@ pub(crate) struct Certificate {
     pub(crate) not_after: i64,
     /// How many it has had.
     pub(crate) generation: u64,
+}
+
+impl Certificate {
+    pub(crate) fn life(&self) -> Life {
+        Life {
+            not_before: self.not_before,
+            not_after: self.not_after,
+        }
+    }
 }
 
 impl Known {

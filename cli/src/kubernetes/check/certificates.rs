@@ -7,13 +7,14 @@ use kube::Api;
 use rustls_pki_types::CertificateDer;
 
 use super::finding::Finding;
-use crate::certs::authorities::{self, Authority};
+use crate::certs::authorities::{self, Authority, Life};
 use crate::certs::time;
 use crate::kubernetes::access::Cluster;
 use crate::kubernetes::names::{SYSTEM, TRUST_BUNDLE, TRUST_BUNDLE_KEY};
 
 const CHECK: &str = "authority";
-/// Less is not enough to replace it in peace, seconds.
+/// Less is not enough to replace it in peace, seconds. Of one that lives for a short time, a sixth of that: it
+/// is replaced when a third is left.
 const SOON: i64 = 30 * 86_400;
 
 /// What was learnt of them.
@@ -70,14 +71,19 @@ fn judge(authority: &Authority) -> Finding {
     let Authority {
         subject,
         serial,
+        not_before,
+        not_after,
         seconds_left,
-        ..
     } = authority;
+    let life = Life {
+        not_before: *not_before,
+        not_after: *not_after,
+    };
     let message = format!("{subject}, serial {serial}: {}", time::left(*seconds_left));
     let rotate = "outrider certs rotate (or renew the Secret where cert-manager keeps it)";
     match *seconds_left {
         ..=0 => Finding::error(CHECK, message, rotate),
-        1..SOON => Finding::warning(CHECK, message, rotate),
+        left if left < SOON.min(life.whole() / 6) => Finding::warning(CHECK, message, rotate),
         _ => Finding::ok(CHECK, message),
     }
 }
@@ -89,19 +95,24 @@ mod tests {
 
     #[test]
     fn an_authority_that_ends_soon_is_a_warning() {
-        let of = |seconds_left| {
+        let day = 86_400;
+        let of = |lives: i64, seconds_left| {
             judge(&Authority {
                 subject: "CN=outrider".to_owned(),
                 serial: "01".to_owned(),
                 not_before: 0,
-                not_after: 0,
+                not_after: lives,
                 seconds_left,
             })
         };
-        assert_eq!(of(SOON).level, Level::Ok);
-        assert_eq!(of(86_400 * 5).level, Level::Warning);
-        assert_eq!(of(-1).level, Level::Error);
-        assert_eq!(of(86_400 * 5).message, "CN=outrider, serial 01: 5d");
+        assert_eq!(of(365 * day, SOON).level, Level::Ok);
+        assert_eq!(of(365 * day, 5 * day).level, Level::Warning);
+        assert_eq!(of(365 * day, -1).level, Level::Error);
+        let message = of(365 * day, 5 * day).message;
+        assert_eq!(message, "CN=outrider, serial 01: 5d");
+        // One of a month is replaced by itself ten days before its end.
+        assert_eq!(of(30 * day, 10 * day).level, Level::Ok);
+        assert_eq!(of(30 * day, 4 * day).level, Level::Warning);
     }
 
     #[test]

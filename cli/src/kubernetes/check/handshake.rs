@@ -1,4 +1,4 @@
-//! The webhook's own certificate, as a caller sees it: a TLS handshake through the API server.
+//! The certificates of a control plane, as callers see them: a TLS handshake through the API server.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,35 +10,56 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::finding::Finding;
-use super::replicas;
-use crate::certs::authorities;
+use crate::certs::authorities::Life;
+use crate::certs::time;
 use crate::kubernetes::access::Cluster;
 use crate::kubernetes::forward::Door;
 use crate::kubernetes::sidecars::LIMIT;
 
-const CHECK: &str = "webhook-certificate";
-/// As the API server calls it.
+const LOG: &str = "kubectl -n outrider-system logs deployment/outrider-control-plane";
+/// As callers call it.
 const NAME: &str = "outrider-control-plane.outrider-system.svc";
 
-/// How long the certificate lasts that is shown there. Whether the API server trusts it, a dry run
-/// shows; here nothing is sent, so nobody has to be trusted.
-pub(super) async fn look(cluster: &Cluster, door: &Door, now: i64) -> Finding {
-    match timeout(LIMIT, shown(cluster, door)).await {
-        Ok(Ok(certificate)) => match authorities::not_after(&certificate) {
-            Ok(end) => replicas::certificate(
-                CHECK,
-                &format!("the webhook's certificate of {door}"),
-                end - now,
-            ),
-            Err(error) => Finding::error(CHECK, format_args!("{door}: {error}"), remedy()),
-        },
-        Ok(Err(error)) => Finding::error(CHECK, format_args!("{door}: {error}"), remedy()),
-        Err(_) => Finding::unknown(CHECK, format_args!("{door}: no answer within {LIMIT:?}")),
+/// How long the certificate lasts that is shown there; `whose` is it, for people. Whether it is trusted,
+/// other checks show; here nothing is sent, so nobody has to be trusted.
+pub(super) async fn look(
+    cluster: &Cluster,
+    door: &Door,
+    check: &'static str,
+    whose: &str,
+    now: i64,
+) -> Finding {
+    let shown = match timeout(LIMIT, shown(cluster, door)).await {
+        Ok(shown) => shown.and_then(|certificate| Life::of(&certificate)),
+        Err(_) => {
+            return Finding::unknown(check, format_args!("{door}: no answer within {LIMIT:?}"));
+        }
+    };
+    match shown {
+        Ok(life) => judge(check, whose, life, now),
+        Err(error) => Finding::error(
+            check,
+            format_args!("{door}: {error}"),
+            format_args!("{LOG} says why it does not listen"),
+        ),
     }
 }
 
-fn remedy() -> &'static str {
-    "kubectl -n outrider-system logs deployment/outrider-control-plane says why the webhook does not listen"
+/// How long a certificate lasts that is renewed by itself.
+fn judge(check: &'static str, whose: &str, life: Life, now: i64) -> Finding {
+    let message = format!("{whose}: {}", time::left(life.left(now)));
+    let remedy = format!("it should have been renewed long ago: {LOG}");
+    match life.left(now) {
+        ..=0 => Finding::error(check, message, remedy),
+        _ if ends_soon(life, now) => Finding::warning(check, message, remedy),
+        _ => Finding::ok(check, message),
+    }
+}
+
+/// Whether a certificate should have been renewed long ago: that is done with half of its life left at
+/// the latest, however short or long it is.
+pub(super) fn ends_soon(life: Life, now: i64) -> bool {
+    life.left(now) < life.whole() / 3
 }
 
 async fn shown(cluster: &Cluster, door: &Door) -> Result<CertificateDer<'static>, String> {
@@ -129,5 +150,47 @@ impl ServerCertVerifier for Seen {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+
+    /// Back-dated as the mesh's are: by a quarter, and by five minutes at most.
+    fn fresh(lifetime: i64) -> Life {
+        Life {
+            not_before: -(lifetime / 4).min(300),
+            not_after: lifetime,
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_judged_by_its_own_life() {
+        for lifetime in [10, 900, 3600, 86_400, 365 * 86_400] {
+            let life = fresh(lifetime);
+            let level = |now| judge("replica-certificate", "a's", life, now).level;
+            let renewed = life.not_before + life.whole() / 2;
+            assert_eq!(level(0), Level::Ok, "{lifetime}");
+            assert_eq!(
+                level(renewed),
+                Level::Ok,
+                "{lifetime}: it is renewed by then"
+            );
+            assert_eq!(level(lifetime * 3 / 4), Level::Warning, "{lifetime}");
+            assert_eq!(level(lifetime), Level::Error, "{lifetime}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_comes_with_where_to_look() {
+        let finding = judge("replica-certificate", "a's", fresh(3600), 3000);
+        assert_eq!(finding.message, "a's: 10m");
+        let remedy = finding.remedy.unwrap();
+        assert_eq!(
+            remedy,
+            format!("it should have been renewed long ago: {LOG}")
+        );
     }
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::clock::{self, Skew};
 use super::finding::Finding;
+use super::handshake::ends_soon;
 use super::replicas::Fleet;
 use crate::certs::time;
 use crate::kubernetes::access::Cluster;
@@ -27,8 +28,6 @@ const CERTIFICATE: &str = "sidecar-certificates";
 const ASKED: &str = "sidecars-asked";
 /// So many are named; the rest are counted.
 const NAMED: usize = 5;
-/// A certificate is renewed with most of its life left; seconds.
-const SOON: i64 = 600;
 
 /// Looks at all of `scope`; `expected` is the control plane's version, `ask` whether each sidecar is
 /// asked, too.
@@ -53,7 +52,7 @@ pub(super) async fn look(
         Err(error) => return vec![Finding::unknown(WITHOUT, error)],
     };
     let pods = Pods::sort(found);
-    let mut findings = pods.without(namespaces.meshed().count());
+    let mut findings = pods.without(scope, namespaces.meshed().count());
     findings.extend(pods.sidecars(fleet, expected));
     if ask {
         findings.extend(proxies(cluster, pods.sidecars).await);
@@ -87,7 +86,7 @@ impl Pods {
         pods
     }
 
-    fn without(&self, meshed: usize) -> Vec<Finding> {
+    fn without(&self, scope: &Scope, meshed: usize) -> Vec<Finding> {
         let mut findings = Vec::new();
         if meshed == 0 {
             findings.push(Finding::warning(
@@ -112,7 +111,12 @@ impl Pods {
         if findings.is_empty() {
             findings.push(Finding::ok(
                 WITHOUT,
-                format_args!("all pods of {meshed} meshed namespaces have one"),
+                match scope {
+                    Scope::All => format!("all pods of {meshed} meshed namespaces have one"),
+                    Scope::Namespace(namespace) => {
+                        format!("all pods of {namespace} that should have one do")
+                    }
+                },
             ));
         }
         if !self.host_network.is_empty() {
@@ -205,34 +209,42 @@ async fn proxies(cluster: &Cluster, sidecars: Vec<Sidecar>) -> Vec<Finding> {
         let asked = SystemTime::now();
         let answer = sidecars::ask(cluster, &sidecar).await;
         let answered = SystemTime::now();
-        let answer = answer.map(|(known, answer)| {
-            let skew = answer
+        let answer = answer.map(|(known, answer)| Said {
+            known,
+            at: time::unix(answered),
+            skew: answer
                 .date
-                .map(|theirs| clock::skew(theirs, asked, answered));
-            (known, skew)
+                .map(|theirs| clock::skew(theirs, asked, answered)),
         });
         (sidecar.name(), answer)
     })
     .await;
-    judge_proxies(answers, time::unix(SystemTime::now()))
+    judge_proxies(answers)
 }
 
-/// What a sidecar says of itself, and how far its clock is off; or why it says nothing.
-type Said = Result<(Known, Option<Skew>), String>;
+/// What a sidecar says of itself.
+#[derive(Debug, Clone)]
+struct Said {
+    known: Known,
+    /// When it said so, seconds since 1970: others may have been waited for since.
+    at: i64,
+    /// How far its clock is off.
+    skew: Option<Skew>,
+}
 
-fn judge_proxies(mut answers: Vec<(String, Said)>, now: i64) -> Vec<Finding> {
+/// Of each what it says, or why it says nothing.
+fn judge_proxies(mut answers: Vec<(String, Result<Said, String>)>) -> Vec<Finding> {
     answers.sort_by(|(a, _), (b, _)| a.cmp(b));
     let count = answers.len();
     let (mut findings, mut silent, mut ending) = (Vec::new(), Vec::new(), Vec::new());
     for (name, answer) in answers {
         match answer {
             Err(reason) => silent.push(reason),
-            Ok((known, skew)) => {
-                let left = known.certificate.map(|one| one.not_after - now);
-                match left {
+            Ok(Said { known, at, skew }) => {
+                match known.certificate.map(|one| one.life()) {
                     None => ending.push(format!("{name} (it has none)")),
-                    Some(left) if left < SOON => {
-                        ending.push(format!("{name} ({})", time::left(left)));
+                    Some(life) if ends_soon(life, at) => {
+                        ending.push(format!("{name} ({})", time::left(life.left(at))));
                     }
                     Some(_) => {}
                 }
@@ -288,14 +300,19 @@ mod tests {
             pod: pod.to_owned(),
         };
         let pods = Pods::sort(vec![missing("order-1"), missing("order-2")]);
-        let findings = pods.without(1);
+        let findings = pods.without(&Scope::All, 1);
         assert_eq!(
             findings[0].message,
             "2 of shop have no sidecar, and are not of the mesh: order-1, order-2"
         );
         assert_eq!(findings[0].level, Level::Warning);
-        assert_eq!(Pods::default().without(1)[0].level, Level::Ok);
-        assert_eq!(Pods::default().without(0)[0].level, Level::Warning);
+        let nobody = |scope: &Scope, meshed| Pods::default().without(scope, meshed).remove(0);
+        let found = nobody(&Scope::All, 2);
+        assert_eq!(found.level, Level::Ok);
+        assert_eq!(found.message, "all pods of 2 meshed namespaces have one");
+        let found = nobody(&Scope::Namespace("shop".to_owned()), 2);
+        assert_eq!(found.message, "all pods of shop that should have one do");
+        assert_eq!(nobody(&Scope::All, 0).level, Level::Warning);
     }
 
     #[test]
@@ -330,27 +347,31 @@ mod tests {
 
     #[test]
     fn each_sidecar_is_judged_by_what_it_says() {
-        let known = |not_after| Known {
-            seconds_since_control_plane: Some(1),
-            certificate: Some(Certificate {
-                id: "spiffe://a/ns/b/sa/c".to_owned(),
-                not_before: 0,
-                not_after,
-                generation: 1,
-            }),
+        // Of a day, said at noon of it.
+        let said = |left: i64, skew| Said {
+            known: Known {
+                seconds_since_control_plane: Some(1),
+                certificate: Some(Certificate {
+                    id: "spiffe://a/ns/b/sa/c".to_owned(),
+                    not_before: 43_200 + left - 86_400,
+                    not_after: 43_200 + left,
+                    generation: 1,
+                }),
+            },
+            at: 43_200,
+            skew,
         };
-        let good = ("a".to_owned(), Ok((known(100_000), Some(Skew::None))));
-        let findings = judge_proxies(vec![good.clone()], 0);
+        let good = ("a".to_owned(), Ok(said(43_200, Some(Skew::None))));
+        let findings = judge_proxies(vec![good.clone()]);
         assert!(findings.iter().all(|finding| finding.level == Level::Ok));
         let wrong = Some(Skew::Behind(Duration::from_secs(120)));
-        let findings = judge_proxies(
-            vec![
-                good,
-                ("b".to_owned(), Ok((known(10), wrong))),
-                ("c".to_owned(), Err("c:15000: refused".to_owned())),
-            ],
-            0,
-        );
+        let findings = judge_proxies(vec![
+            good,
+            ("b".to_owned(), Ok(said(7_200, wrong))),
+            ("c".to_owned(), Err("c:15000: refused".to_owned())),
+        ]);
+        let ending = findings.iter().find(|finding| finding.check == CERTIFICATE);
+        assert!(ending.unwrap().message.ends_with("but not b (2h)"));
         assert_eq!(level(&findings, "clock"), Some(Level::Error));
         assert_eq!(level(&findings, ASKED), Some(Level::Warning));
         assert_eq!(level(&findings, CERTIFICATE), Some(Level::Warning));

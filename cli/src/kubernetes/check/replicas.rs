@@ -1,5 +1,5 @@
-//! What each of the control plane's pods says of itself: whether it is ready, its clock, the webhook's
-//! certificate, and which sidecars it serves at which version.
+//! What each of the control plane's pods says of itself: whether it is ready, its clock, its certificates,
+//! and which sidecars it serves at which version.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,9 @@ use crate::certs::time;
 use crate::kubernetes::access::Cluster;
 use crate::kubernetes::forward::{Answer, Door, ForwardError};
 use crate::kubernetes::many::ask_each;
-use crate::kubernetes::names::{CONTROL_PLANE, CONTROL_PLANE_ADMIN_PORT, SYSTEM, WEBHOOK_PORT};
+use crate::kubernetes::names::{
+    CONTROL_PLANE, CONTROL_PLANE_ADMIN_PORT, CONTROL_PLANE_PORT, SYSTEM, WEBHOOK_PORT,
+};
 use crate::kubernetes::pods::collect;
 use crate::kubernetes::sidecars::LIMIT;
 use crate::telemetry::exposition::{Exposition, Sample};
@@ -22,9 +24,8 @@ use crate::telemetry::exposition::{Exposition, Sample};
 const READY: &str = "replica-ready";
 const REACHED: &str = "replica-reached";
 const CERTIFICATE: &str = "replica-certificate";
+const WEBHOOK: &str = "webhook-certificate";
 const CONFIGURATION: &str = "configuration";
-/// A certificate of a day is renewed long before; seconds.
-const SOON: i64 = 3600;
 /// What is on its way to a sidecar has arrived by then.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -154,12 +155,17 @@ async fn ask(
         }
     }
     let metrics = metrics(cluster, name.clone()).await;
-    let now = time::unix(SystemTime::now());
     if let Some(metrics) = &metrics {
-        findings.extend(judge_metrics(&name, metrics, now));
+        findings.extend(problems(&name, metrics));
     }
-    let webhook = Door::new(SYSTEM, &name, WEBHOOK_PORT);
-    findings.push(handshake::look(cluster, &webhook, now).await);
+    let now = time::unix(SystemTime::now());
+    for (check, port, of) in [
+        (CERTIFICATE, CONTROL_PLANE_PORT, "certificate"),
+        (WEBHOOK, WEBHOOK_PORT, "certificate for webhooks"),
+    ] {
+        let (door, whose) = (Door::new(SYSTEM, &name, port), format!("{name}'s {of}"));
+        findings.push(handshake::look(cluster, &door, check, &whose, now).await);
+    }
     (findings, metrics)
 }
 
@@ -184,40 +190,16 @@ fn judge_ready(name: &str, ready: &Result<Answer, ForwardError>) -> Finding {
     }
 }
 
-fn judge_metrics(name: &str, metrics: &Exposition, now: i64) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let expiry = metrics.sum("outrider_control_plane_certificate_expiry_timestamp_seconds");
-    if let Some(expiry) = expiry.filter(|expiry| *expiry > 0.0) {
-        let left = expiry as i64 - now;
-        findings.push(certificate(
-            CERTIFICATE,
-            &format!("{name}'s certificate"),
-            left,
-        ));
-    }
+fn problems(name: &str, metrics: &Exposition) -> Option<Finding> {
     let problems = metrics.sum("outrider_control_plane_config_problems");
-    if let Some(problems) = problems.filter(|problems| *problems > 0.0) {
-        findings.push(Finding::warning(
+    problems.filter(|problems| *problems > 0.0).map(|problems| {
+        Finding::warning(
             CONFIGURATION,
             format_args!("{name} knows of {problems} problems in policy, routes or Services"),
             "the status of each object says what is wrong with it: kubectl get authorizationpolicies,trafficpolicies,\
              ratelimitpolicies,meshconfigs -A",
-        ));
-    }
-    findings
-}
-
-/// How long a certificate that is renewed by itself lasts.
-pub(super) fn certificate(check: &'static str, whose: &str, left: i64) -> Finding {
-    let message = format!("{whose}: {}", time::left(left));
-    let remedy = format!(
-        "it should have been renewed long ago: kubectl -n {SYSTEM} logs deployment/{CONTROL_PLANE}"
-    );
-    match left {
-        ..=0 => Finding::error(check, message, remedy),
-        1..SOON => Finding::warning(check, message, remedy),
-        _ => Finding::ok(check, message),
-    }
+        )
+    })
 }
 
 #[cfg(test)]
@@ -262,13 +244,15 @@ mod tests {
     }
 
     #[test]
-    fn what_a_replica_says_is_judged() {
-        let of = |text: &str| judge_metrics("cp-1", &Exposition::parse(text), 1_000);
-        let good = "outrider_control_plane_certificate_expiry_timestamp_seconds 87400\noutrider_control_plane_config_problems 0\n";
-        assert_eq!(of(good).len(), 1);
-        assert_eq!(of(good)[0].level, Level::Ok);
-        let bad = "outrider_control_plane_certificate_expiry_timestamp_seconds 1500\noutrider_control_plane_config_problems 2\n";
-        let levels: Vec<Level> = of(bad).iter().map(|finding| finding.level).collect();
-        assert_eq!(levels, [Level::Warning, Level::Warning]);
+    fn problems_that_a_replica_knows_of_are_told() {
+        let of = |count: u32| {
+            let text = format!("outrider_control_plane_config_problems {count}\n");
+            problems("cp-1", &Exposition::parse(&text))
+        };
+        assert_eq!(of(0), None);
+        let finding = of(2).unwrap();
+        assert_eq!(finding.level, Level::Warning);
+        assert!(finding.message.contains("2 problems"), "{finding:?}");
+        assert_eq!(problems("cp-1", &Exposition::parse("")), None);
     }
 }

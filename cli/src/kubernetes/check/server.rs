@@ -156,8 +156,73 @@ fn routes(there: &[(&str, Option<String>)], absent: &[&str]) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use k8s_openapi::jiff::{Timestamp, fmt::rfc2822};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::super::finding::Level;
     use super::*;
+    use crate::args::ClusterArgs;
+
+    /// What is found of a server whose clock is so many seconds ahead of this one's.
+    async fn with_clock(ahead: i64) -> Vec<Finding> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answering = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            let now = Timestamp::now().as_second() + ahead;
+            let date = Timestamp::from_second(now).unwrap();
+            let date = rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&date);
+            let body = r#"{"major": "1", "minor": "36", "gitVersion": "v1.36.3", "gitCommit": "",
+                "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": ""}"#;
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nDate: {}\r\nContent-Length: {}\r\n\r\n{body}",
+                date.unwrap(),
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("config");
+        let config = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
+             clusters: [{{name: a, cluster: {{server: 'http://{address}'}}}}]\n\
+             contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\nusers: [{{name: a, user: {{}}}}]\n"
+        );
+        std::fs::write(&kubeconfig, config).unwrap();
+        let args = ClusterArgs {
+            context: None,
+            kubeconfig: Some(kubeconfig),
+        };
+        let cluster = Cluster::connect(&args).await.unwrap();
+        let found = tokio::time::timeout(Duration::from_secs(20), look(&cluster)).await;
+        answering.await.unwrap();
+        found.unwrap().unwrap().findings
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_wrong_is_told_by_the_answers_date() {
+        for (ahead, level, message) in [
+            (0, Level::Ok, "the clock of the API server is right"),
+            (-30, Level::Warning, "s behind this machine's"),
+            (600, Level::Error, "s ahead of this machine's"),
+        ] {
+            let findings = with_clock(ahead).await;
+            let clock = findings.iter().find(|finding| finding.check == "clock");
+            let clock = clock.unwrap();
+            assert_eq!(clock.level, level, "{clock:?}");
+            assert!(clock.message.ends_with(message), "{clock:?}");
+            let remedy = clock.remedy.as_deref();
+            let says = remedy.is_some_and(|remedy| remedy.contains("NTP (`timedatectl`"));
+            assert_eq!(says, level != Level::Ok, "{clock:?}");
+        }
+    }
 
     #[test]
     fn old_clusters_are_told_from_others() {
