@@ -150,6 +150,12 @@ impl Leaf {
         self
     }
 
+    /// It began an hour ago.
+    pub fn ends_in(mut self, left: Duration) -> Self {
+        self.not_after = OffsetDateTime::now_utc() + left;
+        self
+    }
+
     pub fn not_yet_valid(mut self) -> Self {
         self.not_before = OffsetDateTime::now_utc() + time::Duration::minutes(30);
         self

@@ -10,8 +10,6 @@ use mesh_tests::process::{Finished, run};
 use mesh_tests::wait::until;
 use serde_json::{Value, json};
 
-use crate::kubernetes_common::client;
-
 /// What `check` looks at in a mesh that is well, sidecars too.
 const CHECKS: [&str; 16] = [
     "authority",
@@ -88,31 +86,6 @@ fn is_well(outrider: &Outrider) -> Result<()> {
             "{check}: {report:#}"
         );
     }
-    Ok(())
-}
-
-#[test]
-fn a_pod_without_a_sidecar_is_named() -> Result<()> {
-    let outrider = Outrider::installed()?;
-    let namespace = outrider.cluster().namespace("late")?;
-    // It runs before its namespace is of the mesh.
-    namespace.apply(&client("early"))?;
-    namespace.wait("pod/early", "Ready")?;
-    let label = [
-        "label",
-        "namespace",
-        namespace.name(),
-        "outrider.mesh/inject=enabled",
-    ];
-    outrider.cluster().kubectl(&label)?;
-    let checked = ask(&outrider, &["check", "--namespace", namespace.name()])?;
-    let report = json_of(&checked)?;
-    let mut findings = report["findings"].as_array().context("findings")?.iter();
-    let found = findings.find(|finding| finding["check"] == "pods-without-sidecar");
-    let found = found.with_context(|| format!("{report:#}"))?;
-    assert_eq!(found["level"], "warning", "{found:#}");
-    assert!(found["message"].to_string().contains("early"), "{found:#}");
-    assert!(found["remedy"].is_string(), "{found:#}");
     Ok(())
 }
 

@@ -35,6 +35,7 @@ mod kubernetes_command;
 mod kubernetes_common;
 mod kubernetes_disruption;
 mod kubernetes_endings;
+mod kubernetes_findings;
 mod kubernetes_gateway;
 mod kubernetes_identity;
 mod kubernetes_injection;
