@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::ports::free_port;
+use crate::printed;
 use crate::process::{Finished, Process, command, run, run_with_input};
-use crate::programs::{self, outrider, root};
+use crate::programs::{self, root};
 use crate::wait::eventually;
 
 /// What one look or change may take while the machine has much else to do.
@@ -125,11 +126,7 @@ impl ApiServer {
     /// Registers the validating webhook as it is installed, but by its address: there are no Services
     /// here. Returns when it is asked, which takes a control plane that leads.
     pub fn register_validator(&self, webhook: SocketAddr) -> Result<()> {
-        let mut install = command(&outrider()?)?;
-        let printed = run(install.args(["install", "--crds", "none"]), LIMIT)?.success()?;
-        let objects: Vec<Value> = serde_saphyr::from_multiple(&printed.stdout)?;
-        let is_it = |object: &Value| object["kind"] == "ValidatingWebhookConfiguration";
-        let mut configuration = objects.into_iter().find(is_it).context("a validator")?;
+        let mut configuration = printed::object("ValidatingWebhookConfiguration")?;
         let webhooks = configuration["webhooks"].as_array_mut();
         for each in webhooks.context("webhooks")? {
             each["clientConfig"] = json!({"url": format!("https://{webhook}/validate")});

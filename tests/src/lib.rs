@@ -14,8 +14,8 @@
 //! - [`netns`] makes machines of their own out of network namespaces, where [`catcher`] says what it
 //!   was called as; [`placed`] is a mesh on one of them, with a namespace for each workload, and
 //!   [`shop`] one that is ready to be called;
-//!   was called as; [`placed`] is a mesh on one of them, with a namespace for each workload;
 //! - [`kubernetes`] is a real cluster of one node, with pods of images that are made out of files;
+//!   [`api_server`] is one without nodes; [`printed`] is what is installed in them;
 //! - [`metrics`] reads Prometheus text; [`wait`] waits for conditions, with a deadline each.
 
 pub mod api_server;
@@ -35,6 +35,7 @@ pub mod peers;
 pub mod pki;
 pub mod placed;
 pub mod ports;
+pub mod printed;
 pub mod process;
 pub mod programs;
 pub mod quiet;

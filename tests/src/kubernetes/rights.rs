@@ -3,10 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::Namespace;
 use super::outrider::SYSTEM;
-use super::{Namespace, PATIENCE};
-use crate::process::{command, run};
-use crate::programs::outrider;
+use crate::printed;
 
 /// Of everything that is installed, in the order in which it is applied.
 const KINDS: [&str; 5] = [
@@ -21,10 +20,7 @@ impl Namespace {
     /// Makes the ServiceAccount `control-plane` here with the rights that `outrider install` gives the one
     /// in its own namespace, and no others.
     pub fn control_plane_account(&self, options: &[&str]) -> Result<()> {
-        let mut install = command(&outrider()?)?;
-        install.args(["install", "--crds", "none"]).args(options);
-        let printed = run(&mut install, PATIENCE)?.success()?.stdout;
-        let here = printed.replace(SYSTEM, self.name());
+        let here = printed::text(options)?.replace(SYSTEM, self.name());
         let objects: Vec<Value> = serde_saphyr::from_multiple(&here)?;
         let owner = self.owner()?;
         let rights: Vec<Value> = objects

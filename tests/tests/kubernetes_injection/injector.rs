@@ -8,6 +8,7 @@ use mesh_tests::kubernetes::outrider::{Outrider, Turn};
 use mesh_tests::kubernetes::{Cluster, Namespace, PATIENCE, TOOLS};
 use mesh_tests::pki::Authority;
 use mesh_tests::ports::free_port;
+use mesh_tests::printed;
 use mesh_tests::process::{Finished, Process, command, run};
 use mesh_tests::programs::outrider;
 use mesh_tests::wait::until;
@@ -18,7 +19,11 @@ use tempfile::TempDir;
 pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 250, 1);
 pub(super) const IMAGE: &str = "outrider.test/outrider-proxy:injection";
 const INJECT: &str = "outrider.mesh/inject";
-pub(super) const MUTATING: &str = "outrider-injector";
+/// The kind of a configuration, and its name.
+pub(super) type Configuration = (&'static str, &'static str);
+pub(super) const MUTATING: Configuration = ("MutatingWebhookConfiguration", "outrider-injector");
+pub(super) const VALIDATING: Configuration =
+    ("ValidatingWebhookConfiguration", "outrider-validator");
 /// Says for which of these tests a namespace is.
 const OF_TEST: &str = "tests.outrider.dev/injection";
 
@@ -54,46 +59,26 @@ impl Injector {
             _alone: alone,
         };
         injector.home.control_plane_account(&[])?;
-        let configuration = injector.configuration()?;
-        injector.home.cluster().apply(&configuration.to_string())?;
+        for (kind, _) in [MUTATING, VALIDATING] {
+            let configuration = injector.configuration(kind)?;
+            injector.home.cluster().apply(&configuration.to_string())?;
+        }
         Ok(injector)
     }
 
     /// As it is installed, but for this machine, and for namespaces of this test only.
-    fn configuration(&self) -> Result<Value> {
-        let webhook = |name: &str, namespaces: Value, pods: Value| {
-            json!({
-                "name": name,
-                "admissionReviewVersions": ["v1"],
-                "sideEffects": "NoneOnDryRun",
-                "failurePolicy": "Fail",
-                "timeoutSeconds": 10,
-                "namespaceSelector": {
-                    "matchLabels": {OF_TEST: self.home.name()},
-                    "matchExpressions": [namespaces],
-                },
-                "objectSelector": {"matchExpressions": [pods]},
-                "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
-                "clientConfig": {"url": format!("https://{HOST}:{}/inject", self.webhook)},
-            })
-        };
-        Ok(json!({
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": "MutatingWebhookConfiguration",
-            "metadata": {"name": MUTATING, "ownerReferences": [self.home.owner()?]},
-            "webhooks": [
-                webhook(
-                    "namespace.injector.outrider.mesh",
-                    json!({"key": INJECT, "operator": "In", "values": ["enabled"]}),
-                    json!({"key": INJECT, "operator": "NotIn", "values": ["false"]}),
-                ),
-                webhook(
-                    "pod.injector.outrider.mesh",
-                    json!({"key": INJECT, "operator": "NotIn", "values": ["enabled", "disabled"]}),
-                    json!({"key": INJECT, "operator": "Exists"}),
-                ),
-            ],
-        }))
+    fn configuration(&self, kind: &str) -> Result<Value> {
+        let mut configuration = printed::object(kind)?;
+        configuration["metadata"]["ownerReferences"] = json!([self.home.owner()?]);
+        let webhooks = configuration["webhooks"].as_array_mut();
+        for webhook in webhooks.context("webhooks")? {
+            let path = webhook["clientConfig"]["service"]["path"].as_str();
+            let path = path.context("a path of the Service")?;
+            let url = format!("https://{HOST}:{}{path}", self.webhook);
+            webhook["clientConfig"] = json!({ "url": url });
+            webhook["namespaceSelector"]["matchLabels"] = json!({OF_TEST: self.home.name()});
+        }
+        Ok(configuration)
     }
 
     pub(super) fn start_control_plane(&mut self) -> Result<()> {
@@ -172,9 +157,10 @@ impl Injector {
         Ok(namespace)
     }
 
-    pub(super) fn bundle(&self) -> Result<Vec<String>> {
+    /// Whom the API server trusts, of each webhook.
+    pub(super) fn bundle(&self, (kind, name): Configuration) -> Result<Vec<String>> {
         let cluster = self.home.cluster();
-        let configuration = cluster.read(&["mutatingwebhookconfiguration", MUTATING])?;
+        let configuration = cluster.read(&[kind, name])?;
         let webhooks = configuration["webhooks"].as_array().context("webhooks")?;
         let bundle = |webhook: &Value| {
             webhook["clientConfig"]["caBundle"]

@@ -3,14 +3,17 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use k8s_openapi::ByteString;
 use mesh_tests::kubernetes::PATIENCE;
-use mesh_tests::pki::Leaf;
+use mesh_tests::pki::{Authority, Leaf};
 use mesh_tests::process::{Process, command};
 use mesh_tests::programs::find;
 use mesh_tests::wait::{eventually, until};
 use serde_json::json;
 
-use super::injector::{HOST, Injector, MUTATING, create, created, has_sidecar, labelled, pod};
+use super::injector::{
+    HOST, Injector, MUTATING, VALIDATING, create, created, has_sidecar, labelled, pod,
+};
 
 #[test]
 fn while_nobody_answers_no_pod_goes_without() -> Result<()> {
@@ -92,21 +95,45 @@ fn serve_with(injector: &Injector, certificate: &Path, key: &Path) -> Result<Pro
 }
 
 #[test]
-fn what_somebody_does_to_the_trust_bundle_is_undone() -> Result<()> {
+fn what_somebody_does_to_the_trust_bundles_is_undone() -> Result<()> {
     let injector = Injector::start()?;
-    let before = injector.bundle()?;
-    assert_eq!(before.len(), 2);
-    let patch = json!([{"op": "remove", "path": "/webhooks/1/clientConfig/caBundle"}]);
-    injector.home.cluster().kubectl(&[
-        "patch",
-        "mutatingwebhookconfiguration",
-        MUTATING,
-        "--type",
-        "json",
-        "--patch",
-        &patch.to_string(),
-    ])?;
-    until("the bundle is there again", PATIENCE, || {
-        Ok(injector.bundle()? == before)
+    let namespace = injector.namespace("bundles", Some("enabled"))?;
+    let bundles = || -> Result<[Vec<String>; 2]> {
+        Ok([injector.bundle(MUTATING)?, injector.bundle(VALIDATING)?])
+    };
+    let mut before = bundles()?;
+    until("each webhook has a bundle", PATIENCE, || {
+        before = bundles()?;
+        Ok(before.iter().all(|bundles| bundles.len() == 2))
+    })?;
+    let stranger = ByteString(Authority::stranger()?.certificate().into());
+    for (kind, name) in [MUTATING, VALIDATING] {
+        let bundle = |index: u8| format!("/webhooks/{index}/clientConfig/caBundle");
+        let patch = json!([
+            {"op": "replace", "path": bundle(0), "value": stranger},
+            {"op": "remove", "path": bundle(1)},
+        ])
+        .to_string();
+        let patch = ["patch", kind, name, "--type", "json", "--patch", &patch];
+        injector.home.cluster().kubectl(&patch)?;
+    }
+    until("the bundles are there again", PATIENCE, || {
+        Ok(bundles()? == before)
+    })?;
+    // And they are believed, a moment later.
+    eventually("pods are seen", PATIENCE, || {
+        let seen = created(&namespace, &pod("order", json!({})))?;
+        Ok(has_sidecar(&seen).then_some(()))
+    })?;
+    let pointless = json!({
+        "apiVersion": "outrider.mesh/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "pointless"},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "order"}], "rulez": []},
+    });
+    eventually("policy is judged", PATIENCE, || {
+        let refused = create(&namespace, &pointless)?;
+        let by = "admission webhook \"validator.outrider.mesh\" denied the request: spec.rulez";
+        ensure!(refused.stderr.contains(by), "{refused:?}");
+        Ok(Some(()))
     })
 }
