@@ -3,18 +3,14 @@
 //! cluster calls it.
 
 mod injector;
+mod offline;
 mod way;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::kubernetes::PATIENCE;
 use mesh_tests::metrics::Metrics;
-use mesh_tests::process::{command, run_with_input};
-use mesh_tests::programs::outrider;
 use serde_json::{Value, json};
 
-use self::injector::{
-    IMAGE, Injector, annotated, create, created, created_of, has_sidecar, labelled, pod,
-};
+use self::injector::{Injector, annotated, create, created, has_sidecar, labelled, pod};
 
 #[test]
 fn namespace_and_pod_decide_together_who_gets_a_sidecar() -> Result<()> {
@@ -113,59 +109,6 @@ fn what_is_wrong_is_refused_with_the_remedy() -> Result<()> {
                     )
             })
             .then_some(())
-    })
-}
-
-#[test]
-fn the_command_makes_what_the_webhook_makes() -> Result<()> {
-    let injector = Injector::start()?;
-    let meshed = injector.namespace("webhook", Some("enabled"))?;
-    let plain = injector.namespace("command", None)?;
-    let object = annotated(
-        "order",
-        json!({"outrider.mesh/exclude-outbound-ports": "3306", "outrider.mesh/cpu-limit": "1"}),
-    );
-    let by_webhook = created(&meshed, &object)?;
-    let mut inject = command(&outrider()?)?;
-    inject.args([
-        "inject",
-        "-f",
-        "-",
-        "--image",
-        IMAGE,
-        "--image-pull-policy",
-        "Never",
-        "--mesh-namespace",
-        injector.home.name(),
-    ]);
-    let injected =
-        run_with_input(&mut inject, object.to_string().as_bytes(), PATIENCE)?.success()?;
-    let by_command = created_of(&plain, &injected.stdout)?;
-    assert_eq!(written(&by_webhook), written(&by_command));
-    // And the webhook leaves alone what the command has done.
-    let again = created_of(&meshed, &injected.stdout)?;
-    assert_eq!(written(&again), written(&by_command));
-    Ok(())
-}
-
-/// What whoever makes a pod decides: labels, annotations and spec.
-fn written(pod: &Value) -> String {
-    let metadata = &pod["metadata"];
-    let mut spec = pod["spec"].clone();
-    // The API server adds a volume with a token of its own: before the webhook is asked, under a name
-    // made of chance.
-    let volumes = spec["volumes"].as_array().into_iter().flatten();
-    let name = |volume: &Value| volume["name"].as_str().map(str::to_owned);
-    let added = volumes
-        .filter_map(name)
-        .find(|name| name.starts_with("kube-api-access-"));
-    if let Some(volumes) = spec["volumes"].as_array_mut() {
-        volumes.sort_by_key(name);
-    }
-    let [labels, annotations] = ["labels", "annotations"].map(|field| &metadata[field]);
-    let text = json!({"labels": labels, "annotations": annotations, "spec": spec}).to_string();
-    added.map_or(text.clone(), |added| {
-        text.replace(&added, "kube-api-access")
     })
 }
 
