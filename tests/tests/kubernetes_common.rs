@@ -102,7 +102,10 @@ pub(crate) fn assert_refused(answer: &str, status: u16, error: &str, reason: &st
     );
 }
 
-/// A Deployment of two that says hello, and its Service.
+const HELLO: &str = "location / { return 200 'hello'; } \
+                     location = /who { return 200 $http_x_forwarded_client_cert; }";
+
+/// A Deployment of two that says hello, at `/who` who it was told is calling, and its Service.
 pub(crate) fn web() -> String {
     web_with(&json!({}))
 }
@@ -118,7 +121,7 @@ pub(crate) fn web_with(annotations: &Value) -> String {
             "selector": {"matchLabels": {"app": "web"}},
             "template": {
                 "metadata": {"labels": {"app": "web"}, "annotations": annotations},
-                "spec": {"containers": [nginx("location / { return 200 'hello'; }")]},
+                "spec": {"containers": [nginx(HELLO)]},
             },
         },
     });

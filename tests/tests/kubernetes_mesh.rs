@@ -2,12 +2,14 @@
 //! the shop's Deployments in a namespace that has the label. No call fails that policy allows,
 //! whatever comes and goes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::shop::Shop;
 use mesh_tests::kubernetes::{Cluster, GatewayApi, Namespace, PATIENCE};
+use mesh_tests::process::run;
 use mesh_tests::wait::until;
 use serde_json::{Value, json};
 
@@ -26,9 +28,34 @@ fn a_label_puts_the_shop_into_the_mesh() -> Result<()> {
         assert_eq!(sidecar["name"], "outrider-proxy", "{pod:#}");
         assert_eq!(sidecar["restartPolicy"], "Always", "{pod:#}");
     }
+    identities_are_those_of_accounts(&outrider, &shop)?;
     let before = shop.totals()?;
     shop.more_orders(before.placed + 20)?;
     assert_eq!(shop.totals()?.failed, before.failed);
+    Ok(())
+}
+
+/// Each sidecar shows others a certificate for the ServiceAccount of its pod.
+fn identities_are_those_of_accounts(outrider: &Outrider, shop: &Shop) -> Result<()> {
+    let mut expected = BTreeMap::new();
+    for pod in shop.pods()? {
+        let text = |value: &Value| value.as_str().map(str::to_owned).context("a name");
+        let name = text(&pod["metadata"]["name"])?;
+        let account = text(&pod["spec"]["serviceAccountName"])?;
+        let id = format!("spiffe://cluster.local/ns/shop/sa/{account}");
+        expected.insert(format!("shop/{name}"), id);
+    }
+    assert_eq!(expected.len(), 8, "{expected:?}");
+    let arguments = ["certs", "--namespace", "shop", "--output", "json"];
+    let listed = run(&mut outrider.command(&arguments)?, PATIENCE)?.success()?;
+    let listed: Value = serde_json::from_str(&listed.stdout)?;
+    let rows = listed["certificates"].as_array().context("certificates")?;
+    let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    let shown = rows.iter();
+    let shown: BTreeMap<String, String> = shown
+        .map(|row| (text(row, "workload"), text(row, "identity")))
+        .collect();
+    assert_eq!(shown, expected);
     Ok(())
 }
 
@@ -51,6 +78,16 @@ fn a_policy_lets_in_whom_it_names_and_says_that_it_is_enforced() -> Result<()> {
     let allowed = call(&namespace, "friend", "/")?;
     assert!(allowed.starts_with("HTTP/1.1 200"), "{allowed}");
     assert_denied(&call(&namespace, "stranger", "/")?);
+    // The app is told who calls, by the names of their ServiceAccounts.
+    let id = |account: &str| {
+        format!(
+            "spiffe://cluster.local/ns/{}/sa/{account}",
+            namespace.name()
+        )
+    };
+    let who = format!("\r\n\r\nBy={};URI={}", id("default"), id("friend"));
+    let told = call(&namespace, "friend", "/who")?;
+    assert!(told.ends_with(&who), "expected {who}: {told}");
 
     namespace.kubectl(&["delete", "authorizationpolicy", "web"])?;
     namespace.eventually("the policy is gone", &["authorizationpolicies"], |list| {
