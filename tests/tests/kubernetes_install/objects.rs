@@ -6,8 +6,13 @@ use mesh_tests::api_server::{self, ApiServer};
 use mesh_tests::process::{command, run};
 use mesh_tests::programs::{self, root};
 use mesh_tests::wait::PATIENCE;
+use serde_json::Value;
+use tempfile::TempDir;
 
-use super::{APPLY, APPLY_THERE, CREATE, ESTABLISHED, install, objects, ours, without_webhooks};
+use super::{APPLY, CREATE, ESTABLISHED, install, objects, ours, without_webhooks};
+
+/// Says what the API server would store, if it takes it.
+const TRY_THERE: &str = "apply --server-side --force-conflicts --dry-run=server";
 
 /// Combinations of options that add or change objects.
 const OPTIONS: [&str; 3] = [
@@ -24,8 +29,7 @@ fn all_that_is_printed_is_taken_and_the_second_time_changes_nothing() -> Result<
     // Objects in a namespace that is not there yet cannot be tried.
     server.kubectl("create namespace outrider-system", "")?;
     for options in OPTIONS {
-        let dry = format!("{APPLY_THERE} --force-conflicts --dry-run=server");
-        let tried = server.kubectl(&dry, &install(options)?)?;
+        let tried = server.kubectl(&format!("{TRY_THERE} --filename -"), &install(options)?)?;
         ensure!(tried.lines().count() >= 17, "{options:?}: {tried}");
     }
     for options in OPTIONS {
@@ -58,6 +62,61 @@ fn all_that_is_printed_is_taken_and_the_second_time_changes_nothing() -> Result<
     let kept = server.read(validator)?;
     assert_eq!(kept["webhooks"][0]["clientConfig"]["caBundle"], "YQ==");
     Ok(())
+}
+
+/// As docs/kubernetes.md and manifests/README.md say.
+#[test]
+fn what_kustomize_makes_is_taken() -> Result<()> {
+    let server = ApiServer::start()?;
+    server.kubectl("create namespace outrider-system", "")?;
+    let own = kustomization_of_the_readme()?;
+    let manifests = root().join("manifests");
+    for (folder, least) in [
+        (manifests.join("crds"), 5),
+        (manifests.join("base"), 17),
+        (manifests.join("ha"), 18),
+        (own.path().to_owned(), 18),
+    ] {
+        let line = format!("{TRY_THERE} --kustomize {}", folder.display());
+        let taken = server.try_kubectl(&line, "")?.success();
+        let taken = taken.with_context(|| line.clone())?;
+        ensure!(
+            taken.stdout.lines().count() >= least,
+            "{line}: {}",
+            taken.stdout
+        );
+        ensure!(taken.stderr.is_empty(), "{line}: {}", taken.stderr);
+    }
+    // One's own changes are in it, besides.
+    let line = format!(
+        "{TRY_THERE} --output json --kustomize {}",
+        own.path().display()
+    );
+    let all: Value = serde_json::from_str(&server.kubectl(&line, "")?)?;
+    let mut all = all["items"].as_array().context("a list")?.iter();
+    let deployment = all.find(|object| object["kind"] == "Deployment");
+    let deployment = deployment.context("a Deployment")?;
+    let class = &deployment["spec"]["template"]["spec"]["priorityClassName"];
+    assert_eq!(class, "system-cluster-critical");
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    Ok(())
+}
+
+/// The one that manifests/README.md shows, on top of what it says to print.
+fn kustomization_of_the_readme() -> Result<TempDir> {
+    let folder = tempfile::tempdir()?;
+    let readme = std::fs::read_to_string(root().join("manifests/README.md"))?;
+    let shown = readme
+        .split_once("```yaml\n")
+        .and_then(|(_, rest)| rest.split_once("```"));
+    let (shown, _) = shown.context("manifests/README.md shows a kustomization")?;
+    let printed = shown
+        .split_once("# outrider install ")
+        .and_then(|(_, rest)| rest.split_once(" > outrider.yaml"));
+    let (options, _) = printed.context("it says what is printed")?;
+    std::fs::write(folder.path().join("outrider.yaml"), install(options)?)?;
+    std::fs::write(folder.path().join("kustomization.yaml"), shown)?;
+    Ok(folder)
 }
 
 #[test]
