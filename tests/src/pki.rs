@@ -59,6 +59,11 @@ impl Authority {
         &self.certificate
     }
 
+    /// PEM.
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// Writes `NAME.crt` (with the authority's own after it) and `NAME.key`.
     pub fn issue(&self, leaf: &Leaf, folder: &Path, name: &str) -> Result<Identity> {
         let key = KeyPair::generate()?;

@@ -7,15 +7,12 @@ use anyhow::{Context, Result};
 use mesh_tests::kubernetes::outrider::{Outrider, Turn};
 use mesh_tests::kubernetes::{CertManager, Cluster, Namespace, PATIENCE};
 use mesh_tests::programs::root;
-use mesh_tests::sign::describe;
 use mesh_tests::wait::{eventually, until};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::kubernetes_replicas::{
-    Replica, Sidecar, accounts, anchors, bundle, field, issuer, key_identifier, pod, prepare,
+    Replica, Sidecar, accounts, anchors, authority, bundle, field, issuer, pod, prepare,
 };
 
 /// What the documentation calls the Certificate, and its Secret.
@@ -34,7 +31,7 @@ fn an_authority_that_cert_manager_renews_is_followed() -> Result<()> {
         PATIENCE,
         || Ok(anchors(namespace)? == 2),
     )?;
-    let new = authority(namespace, kept.folder.path())?;
+    let new = self::kept(namespace, kept.folder.path())?;
     assert_ne!(new, kept.first, "the key is another");
     until("the next one signs", PATIENCE, || Ok(kept.issuer()? == new))?;
     kept.replica.reaches("trust_anchors", 2.0)?;
@@ -67,7 +64,7 @@ fn an_authority_that_cert_manager_renews_under_its_root_signs_at_once() -> Resul
     kept.cert_manager.renew(namespace, NAME)?;
     until("the new one signs", PATIENCE, || {
         let now = kept.issuer()?;
-        Ok(now != kept.first && now == authority(namespace, kept.folder.path())?)
+        Ok(now != kept.first && now == self::kept(namespace, kept.folder.path())?)
     })?;
     assert_eq!(bundle(namespace)?, trusted);
     assert_eq!(kept.replica.value("ca_rotation_step")?, 0.0);
@@ -107,7 +104,7 @@ impl Kept {
         // A controller that looks at what it knew a moment ago may make it twice.
         let first = eventually("what was made signs", PATIENCE, || {
             let signs = issuer(&namespace, &replica, folder.path())?;
-            Ok((signs == authority(&namespace, folder.path())?).then_some(signs))
+            Ok((signs == self::kept(&namespace, folder.path())?).then_some(signs))
         })?;
         Ok(Self {
             sidecar,
@@ -169,15 +166,9 @@ fn under_a_root() -> Value {
     ]})
 }
 
-/// The identifier of the key that is in the Secret, which certificates name that it has signed.
-fn authority(namespace: &Namespace, folder: &Path) -> Result<String> {
-    let pem = field(namespace, NAME, "tls.crt")?;
-    let certificate = CertificateDer::from_pem_slice(pem.as_bytes())?;
-    key_identifier(&describe(
-        &certificate,
-        folder,
-        &["-ext", "subjectKeyIdentifier"],
-    )?)
+/// Of the authority that is in the Secret.
+fn kept(namespace: &Namespace, folder: &Path) -> Result<String> {
+    authority(&field(namespace, NAME, "tls.crt")?, folder)
 }
 
 fn only_cert_manager_wrote(namespace: &Namespace) -> Result<()> {

@@ -10,6 +10,8 @@ use mesh_tests::pki::signing_request;
 use mesh_tests::programs::outrider;
 use mesh_tests::sign::{certificates, describe, frame};
 use mesh_tests::wait::until;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::json;
 
 pub(crate) const BUNDLE: &str = "configmap/outrider-trust-bundle";
@@ -157,15 +159,19 @@ pub(crate) fn sign(
     replica: &Replica,
     token: &str,
 ) -> Result<Answer> {
+    sign_at(namespace, pod, &replica.listen, token)
+}
+
+/// The same, of a replica of which nothing is known but where it listens.
+fn sign_at(namespace: &Namespace, pod: &str, listen: &str, token: &str) -> Result<Answer> {
     let request = frame(&signing_request(&[], false)?)?;
     let request: String = request.iter().map(|byte| format!("\\{byte:03o}")).collect();
     let script = format!(
         "printf '{request}' > /tmp/request; : > /tmp/answer
          curl -sk --http2 --max-time 20 -o /tmp/answer -D /tmp/heads --data-binary @/tmp/request \
            -H 'content-type: application/grpc' -H 'te: trailers' -H 'authorization: Bearer {token}' \
-           https://{}/outrider.v1.Identity/Sign
-         cat /tmp/heads; echo; echo BODY; /bin/busybox od -An -v -tx1 /tmp/answer",
-        replica.listen
+           https://{listen}/outrider.v1.Identity/Sign
+         cat /tmp/heads; echo; echo BODY; /bin/busybox od -An -v -tx1 /tmp/answer"
     );
     let text = namespace.exec(pod, &["/bin/sh", "-c", &script])?;
     let (heads, body) = text.split_once("BODY").context("an answer")?;
@@ -257,8 +263,13 @@ impl Sidecar {
 
 /// Who signs: the identifier of the key.
 pub(crate) fn issuer(namespace: &Namespace, replica: &Replica, folder: &Path) -> Result<String> {
+    issuer_at(namespace, &replica.listen, folder)
+}
+
+/// The same, of the replica that listens there.
+pub(crate) fn issuer_at(namespace: &Namespace, listen: &str, folder: &Path) -> Result<String> {
     let own = token(namespace, "order", "own")?;
-    let answer = sign(namespace, "order", replica, &own)?;
+    let answer = sign_at(namespace, "order", listen, &own)?;
     assert_eq!(answer.code, "0", "{}", answer.message);
     let leaf = answer.chain.first().context("a certificate")?;
     key_identifier(&describe(
@@ -268,8 +279,18 @@ pub(crate) fn issuer(namespace: &Namespace, replica: &Replica, folder: &Path) ->
     )?)
 }
 
+/// The identifier of an authority's key, which certificates name that it has signed; of its PEM.
+pub(crate) fn authority(pem: &str, folder: &Path) -> Result<String> {
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes())?;
+    key_identifier(&describe(
+        &certificate,
+        folder,
+        &["-ext", "subjectKeyIdentifier"],
+    )?)
+}
+
 /// The identifier of a key in what `openssl x509 -ext` says.
-pub(crate) fn key_identifier(text: &str) -> Result<String> {
+fn key_identifier(text: &str) -> Result<String> {
     let line = text
         .lines()
         .nth(1)

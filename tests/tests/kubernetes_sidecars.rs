@@ -2,13 +2,18 @@
 
 use anyhow::{Context, Result};
 use mesh_tests::kubernetes::outrider::{Outrider, SYSTEM};
-use mesh_tests::kubernetes::{PATIENCE, TOOLS};
+use mesh_tests::kubernetes::{Cluster, PATIENCE, TOOLS};
+use mesh_tests::pki::Authority;
 use mesh_tests::process::run;
 use serde_json::{Value, json};
 
 use crate::kubernetes_common::{
     allow_friend, assert_refused, call, client, enforced, get, nginx, web, web_with,
 };
+use crate::kubernetes_replicas::{self, accounts, bundle, issuer_at, pod};
+
+/// The Secret of an authority that is kept elsewhere.
+const KEPT: &str = "mesh-ca";
 
 /// A call that policy allows to a pod with such a sidecar, and the pod.
 fn called(outrider: &Outrider, web: &str) -> Result<Value> {
@@ -129,12 +134,15 @@ fn a_job_with_a_classic_sidecar_ends() -> Result<()> {
     namespace.wait("job/classic", "Complete")
 }
 
-/// What `helm install --wait` has installed injects, enforces and goes.
+/// What `helm install --wait` has installed injects, enforces and goes. It has three replicas, and an authority
+/// that is kept elsewhere.
 #[test]
 fn a_mesh_that_helm_has_installed_serves() -> Result<()> {
     // Installed once, so that its images are there.
     let outrider = Outrider::installed()?;
     outrider.remove()?;
+    let authority = Authority::stranger()?;
+    keep(outrider.cluster(), &authority)?;
     let helm = |arguments: &[&str]| -> Result<()> {
         let system = ["--namespace", SYSTEM];
         run(
@@ -146,8 +154,40 @@ fn a_mesh_that_helm_has_installed_serves() -> Result<()> {
     };
     let chart = mesh_tests::programs::root().join("manifests/helm/outrider");
     let chart = chart.to_str().context("a path in UTF-8")?;
-    helm(&["install", "outrider", chart, "--create-namespace", "--wait"])?;
+    let values = format!("profile=ha,ca.secret={KEPT}");
+    helm(&["install", "outrider", chart, "--wait", "--set", &values])?;
     called(&outrider, &web())?;
+    every_replica_signs_with(&outrider, &authority)?;
     helm(&["uninstall", "outrider"])?;
     outrider.uninstall()
+}
+
+/// The Secret of an authority, before there is a mesh.
+fn keep(cluster: &Cluster, authority: &Authority) -> Result<()> {
+    cluster.kubectl(&["create", "namespace", SYSTEM])?;
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": KEPT, "namespace": SYSTEM},
+        "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": authority.certificate(), "tls.key": authority.key()},
+    });
+    cluster.apply(&secret.to_string())
+}
+
+fn every_replica_signs_with(outrider: &Outrider, authority: &Authority) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let expected = kubernetes_replicas::authority(authority.certificate(), folder.path())?;
+    let namespace = outrider.cluster().namespace("asks")?;
+    accounts(&namespace, &["order"])?;
+    namespace.apply(&pod("order", "order", "outrider-proxy"))?;
+    namespace.wait("pod/order", "Ready")?;
+    let replicas = outrider.control_plane_addresses()?;
+    assert_eq!(replicas.len(), 3, "three replicas");
+    for address in replicas {
+        let signs = issuer_at(&namespace, &format!("{address}:15012"), folder.path())?;
+        assert_eq!(signs, expected, "{address}");
+    }
+    assert_eq!(bundle(&namespace)?.trim(), authority.certificate().trim());
+    Ok(())
 }

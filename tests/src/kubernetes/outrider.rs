@@ -209,6 +209,15 @@ impl Outrider {
 
     /// The names of the control plane's pods.
     pub fn control_planes(&self) -> Result<Vec<String>> {
+        self.of_control_planes("/metadata/name")
+    }
+
+    /// Their addresses.
+    pub fn control_plane_addresses(&self) -> Result<Vec<String>> {
+        self.of_control_planes("/status/podIP")
+    }
+
+    fn of_control_planes(&self, field: &str) -> Result<Vec<String>> {
         let pods = self.cluster.read(&[
             "pods",
             "--namespace",
@@ -217,8 +226,8 @@ impl Outrider {
             "app.kubernetes.io/component=control-plane",
         ])?;
         let pods = pods["items"].as_array().context("a list")?;
-        let name = |pod: &serde_json::Value| pod["metadata"]["name"].as_str().map(str::to_owned);
-        Ok(pods.iter().filter_map(name).collect())
+        let text = |pod: &Value| pod.pointer(field)?.as_str().map(str::to_owned);
+        Ok(pods.iter().filter_map(text).collect())
     }
 
     /// A way to what each of them says of itself: health, metrics, `/programmed`.
