@@ -9,8 +9,17 @@ use crate::wait::PATIENCE;
 
 /// Everything but the definitions, with these options, as YAML.
 pub fn text(options: &[&str]) -> Result<String> {
+    install(&[&["--crds", "none"], options].concat())
+}
+
+/// The definitions alone.
+pub fn definitions() -> Result<String> {
+    install(&["--crds", "only"])
+}
+
+fn install(options: &[&str]) -> Result<String> {
     let mut install = command(&outrider()?)?;
-    install.args(["install", "--crds", "none"]).args(options);
+    install.arg("install").args(options);
     Ok(run(&mut install, PATIENCE)?.success()?.stdout)
 }
 

@@ -49,23 +49,30 @@ impl Forbidden {
         }
     }
 
-    /// What an administrator can do about it.
+    /// What an administrator can do about it. Each right has a name of its own, so that the next one can be
+    /// given, too.
     pub(crate) fn remedy(&self) -> String {
         let (verb, resource) = (&self.verb, self.resource_argument());
-        let whom = match self.user.strip_prefix("system:serviceaccount:") {
-            Some(account) => format!("--serviceaccount={account}"),
-            None => format!("--user={}", self.user),
-        };
+        let name = format!("outrider-{verb}-{}", self.resource.replace('/', "-"));
+        let whom = subject(&self.user);
         match &self.namespace {
             Some(namespace) => format!(
-                "an administrator allows it with: kubectl create role outrider-user -n {namespace} --verb={verb} \
-                 --resource={resource}; kubectl create rolebinding outrider-user -n {namespace} --role=outrider-user {whom}"
+                "an administrator allows it with: kubectl create role {name} -n {namespace} --verb={verb} \
+                 --resource={resource}; kubectl create rolebinding {name} -n {namespace} --role={name} {whom}"
             ),
             None => format!(
-                "an administrator allows it with: kubectl create clusterrole outrider-user --verb={verb} \
-                 --resource={resource}; kubectl create clusterrolebinding outrider-user --clusterrole=outrider-user {whom}"
+                "an administrator allows it with: kubectl create clusterrole {name} --verb={verb} \
+                 --resource={resource}; kubectl create clusterrolebinding {name} --clusterrole={name} {whom}"
             ),
         }
+    }
+}
+
+/// Somebody, as `kubectl create rolebinding` takes him.
+pub(crate) fn subject(user: &str) -> String {
+    match user.strip_prefix("system:serviceaccount:") {
+        Some(account) => format!("--serviceaccount={account}"),
+        None => format!("--user={user}"),
     }
 }
 
@@ -101,8 +108,9 @@ mod tests {
         );
         assert_eq!(
             forbidden.remedy(),
-            "an administrator allows it with: kubectl create role outrider-user -n shop --verb=create \
-             --resource=pods/portforward; kubectl create rolebinding outrider-user -n shop --role=outrider-user --user=bob"
+            "an administrator allows it with: kubectl create role outrider-create-pods-portforward -n shop --verb=create \
+             --resource=pods/portforward; kubectl create rolebinding outrider-create-pods-portforward -n shop \
+             --role=outrider-create-pods-portforward --user=bob"
         );
     }
 
@@ -118,8 +126,9 @@ mod tests {
         );
         assert!(
             forbidden.remedy().ends_with(
-                "--resource=authorizationpolicies.outrider.mesh; kubectl create clusterrolebinding outrider-user \
-                 --clusterrole=outrider-user --serviceaccount=shop:ci"
+                "--resource=authorizationpolicies.outrider.mesh; kubectl create clusterrolebinding \
+                 outrider-list-authorizationpolicies --clusterrole=outrider-list-authorizationpolicies \
+                 --serviceaccount=shop:ci"
             ),
             "{}",
             forbidden.remedy()

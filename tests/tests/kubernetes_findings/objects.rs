@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::ByteString;
 use mesh_tests::api_server::ApiServer;
 use mesh_tests::kubernetes::PATIENCE;
 use mesh_tests::kubernetes::outrider::SYSTEM;
 use mesh_tests::pki::{Authority, Leaf};
-use mesh_tests::process::{command, run};
+use mesh_tests::printed;
 use mesh_tests::programs::outrider;
 use mesh_tests::wait::eventually;
 use serde_json::{Value, json};
@@ -55,13 +55,51 @@ fn objects_that_are_not_as_they_should_be_are_named_with_a_remedy() -> Result<()
     };
     check()?.have(NOT_INSTALLED)?;
     pods_of_the_shop(&server)?;
-    install(&server, "")?;
+    install(&server, &[])?;
     check()?.have(NOBODY_RUNS)?;
     spoil(&server)?;
     // A webhook is asked from a moment after its configuration was stored.
     eventually("all of it is found", PATIENCE, || {
         check()?.have(SPOILT).map(Some)
     })
+}
+
+/// Somebody may nothing, is told how to be let, and installs.
+#[test]
+fn who_is_let_by_the_remedies_can_install() -> Result<()> {
+    let server = ApiServer::start()?;
+    server.kubectl("create namespace shop", "")?;
+    server.kubectl("create serviceaccount nobody --namespace shop", "")?;
+    let token = server.kubectl("create token nobody --namespace shop", "")?;
+    let folder = tempfile::tempdir()?;
+    let (config, kubeconfig) = (
+        std::fs::read_to_string(server.kubeconfig())?,
+        folder.path().join("kubeconfig"),
+    );
+    let (before, after) = config.split_once("{token: ").context("a user")?;
+    let (_, after) = after.split_once('}').context("a token")?;
+    let config = format!("{before}{{token: {}}}{after}", token.trim());
+    std::fs::write(&kubeconfig, config)?;
+    let as_nobody = format!("--kubeconfig {}", kubeconfig.display());
+    let check = || {
+        let line = format!("check --pre --output json {as_nobody}");
+        Findings::read(&server.run(&outrider()?, &line, "")?)
+    };
+    for finding in check()?.of("permissions") {
+        let remedy = finding["remedy"].as_str().context("a remedy")?;
+        let (_, commands) = remedy
+            .split_once("allow it with: kubectl ")
+            .context("commands")?;
+        for command in commands.split("; kubectl ") {
+            server.kubectl(command, "")?;
+        }
+    }
+    check()?.have("permissions | ok | everything that installing does is allowed |")?;
+    let objects = printed::text(&["--profile", "ha", "--network-policy"])?;
+    for objects in [printed::definitions()?, objects] {
+        server.kubectl(&format!("{as_nobody} apply --filename -"), &objects)?;
+    }
+    Ok(())
 }
 
 /// As if they were older than the mesh.
@@ -82,20 +120,17 @@ fn pods_of_the_shop(server: &ApiServer) -> Result<()> {
     Ok(())
 }
 
-fn install(server: &ApiServer, options: &str) -> Result<()> {
-    let mut install = command(&outrider()?)?;
-    install.arg("install").args(options.split_whitespace());
-    let objects = run(&mut install, PATIENCE)?.success()?.stdout;
-    server.kubectl("apply --filename -", &objects)?;
-    server.kubectl(
-        "wait --for=condition=Established customresourcedefinition --all",
-        "",
-    )?;
+fn install(server: &ApiServer, options: &[&str]) -> Result<()> {
+    for objects in [printed::definitions()?, printed::text(options)?] {
+        server.kubectl("apply --filename -", &objects)?;
+    }
+    let established = "wait --for=condition=Established customresourcedefinition --all";
+    server.kubectl(established, "")?;
     Ok(())
 }
 
 fn spoil(server: &ApiServer) -> Result<()> {
-    install(server, "--image-tag 9.9.9")?;
+    install(server, &["--image-tag", "9.9.9"])?;
     let lease = json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": "outrider-control-plane", "namespace": SYSTEM},

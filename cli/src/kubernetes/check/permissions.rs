@@ -1,6 +1,7 @@
 //! Whether whoever runs this may do what installing does. Asks the API server (SelfSubjectAccessReview),
 //! which may be asked by everybody.
 
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
@@ -9,6 +10,7 @@ use kube::api::PostParams;
 
 use super::finding::Finding;
 use crate::kubernetes::access::Cluster;
+use crate::kubernetes::forbidden::subject;
 use crate::kubernetes::many::ask_each;
 use crate::kubernetes::names::SYSTEM;
 
@@ -43,7 +45,12 @@ const MADE: [(&str, &str, bool); 13] = [
 ];
 
 /// Nobody may give away rights that they have not, unless they may escalate.
-const GIVEN: [(&str, &str); 2] = [("escalate", "clusterroles"), ("bind", "clusterroles")];
+const GIVEN: [(&str, &str, bool); 4] = [
+    ("escalate", "clusterroles", false),
+    ("bind", "clusterroles", false),
+    ("escalate", "roles", true),
+    ("bind", "roles", true),
+];
 
 /// One thing that may be allowed or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +81,22 @@ pub(super) async fn look(cluster: &Cluster) -> Vec<Finding> {
             Err(error) => return vec![Finding::unknown(CHECK, error)],
         }
     }
-    judge(missing)
+    let whom = match missing.is_empty() {
+        true => String::new(),
+        false => whom(cluster).await,
+    };
+    judge(missing, &whom)
+}
+
+/// Who asks, as `kubectl create clusterrolebinding` takes him. Before Kubernetes 1.28 nobody says.
+async fn whom(cluster: &Cluster) -> String {
+    let reviews: Api<SelfSubjectReview> = Api::all(cluster.client.clone());
+    let review = SelfSubjectReview::default();
+    let answer = reviews.create(&PostParams::default(), &review).await;
+    let user = answer
+        .ok()
+        .and_then(|answer| answer.status?.user_info?.username);
+    user.map_or_else(|| "--user=NAME".to_owned(), |user| subject(&user))
 }
 
 fn rights() -> Vec<Right> {
@@ -86,16 +108,16 @@ fn rights() -> Vec<Right> {
             namespaced,
         })
     });
-    let given = GIVEN.map(|(verb, resource)| Right {
+    let given = GIVEN.map(|(verb, resource, namespaced)| Right {
         verb,
         group: "rbac.authorization.k8s.io",
         resource,
-        namespaced: false,
+        namespaced,
     });
     made.chain(given).collect()
 }
 
-fn judge(mut missing: Vec<Right>) -> Vec<Finding> {
+fn judge(mut missing: Vec<Right>, whom: &str) -> Vec<Finding> {
     missing.sort_by_key(|right| (right.resource, right.verb));
     let mut findings = Vec::new();
     for of_one in missing.chunk_by(|a, b| a.resource == b.resource) {
@@ -112,15 +134,17 @@ fn judge(mut missing: Vec<Right>) -> Vec<Finding> {
             false => String::new(),
         };
         let message = format!("you may not {} {resource}{place}", verbs.join(", "));
+        // One for each, so that all of them can be given.
+        let name = format!("outrider-install-{}", first.resource);
         let remedy = format!(
-            "have an administrator of the cluster install it, or allow it: kubectl create clusterrole outrider-installer \
-             --verb={} --resource={resource}",
+            "have an administrator of the cluster install it, or allow it with: kubectl create clusterrole {name} \
+             --verb={} --resource={resource}; kubectl create clusterrolebinding {name} --clusterrole={name} {whom}",
             verbs.join(",")
         );
         // The rights themselves will do as well as the right to give away any.
         let only_given = verbs
             .iter()
-            .all(|verb| GIVEN.iter().any(|(given, _)| given == verb));
+            .all(|verb| GIVEN.iter().any(|(given, ..)| given == verb));
         findings.push(match only_given {
             true => Finding::warning(CHECK, message, remedy),
             false => Finding::error(CHECK, message, remedy),
@@ -188,15 +212,18 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_by_resource() {
-        let findings = judge(vec![
-            right("patch", "", "services"),
-            right("create", "", "services"),
-            right(
-                "create",
-                "apiextensions.k8s.io",
-                "customresourcedefinitions",
-            ),
-        ]);
+        let findings = judge(
+            vec![
+                right("patch", "", "services"),
+                right("create", "", "services"),
+                right(
+                    "create",
+                    "apiextensions.k8s.io",
+                    "customresourcedefinitions",
+                ),
+            ],
+            "--user=bob",
+        );
         let messages: Vec<&str> = findings.iter().map(|one| one.message.as_str()).collect();
         assert_eq!(
             messages,
@@ -208,7 +235,11 @@ mod tests {
         assert!(findings.iter().all(|one| one.level == Level::Error));
         let remedy = findings[1].remedy.as_deref().unwrap();
         assert!(
-            remedy.ends_with("--verb=create,patch --resource=services"),
+            remedy.ends_with(
+                "kubectl create clusterrole outrider-install-services --verb=create,patch --resource=services; \
+                 kubectl create clusterrolebinding outrider-install-services --clusterrole=outrider-install-services \
+                 --user=bob"
+            ),
             "{remedy}"
         );
     }
@@ -243,12 +274,15 @@ mod tests {
 
     #[test]
     fn not_to_escalate_is_a_warning() {
-        let findings = judge(vec![right(
-            "escalate",
-            "rbac.authorization.k8s.io",
-            "clusterroles",
-        )]);
+        let findings = judge(
+            vec![right(
+                "escalate",
+                "rbac.authorization.k8s.io",
+                "clusterroles",
+            )],
+            "--user=bob",
+        );
         assert_eq!(findings[0].level, Level::Warning);
-        assert_eq!(judge(Vec::new())[0].level, Level::Ok);
+        assert_eq!(judge(Vec::new(), "")[0].level, Level::Ok);
     }
 }
