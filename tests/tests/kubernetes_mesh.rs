@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::shop::Shop;
-use mesh_tests::kubernetes::{Cluster, GatewayApi, Namespace, PATIENCE};
+use mesh_tests::kubernetes::{Cluster, GatewayApi, Namespace, PATIENCE, SIDECAR, container};
 use mesh_tests::process::run;
 use mesh_tests::wait::until;
 use serde_json::{Value, json};
@@ -268,7 +268,7 @@ fn upgrade(outrider: &Outrider, shop: &Shop, tag: &str) -> Result<()> {
     shop.no_more_failed_than(&before)?;
     for pod in shop.pods()? {
         let app = &pod["metadata"]["labels"]["app"];
-        let image = pod["spec"]["initContainers"][1]["image"].as_str();
+        let image = container(&pod, SIDECAR)?["image"].as_str();
         let image = image.context("a sidecar has an image")?;
         let upgraded = ["billing", "user", "order"].iter().any(|name| app == name);
         let is_new = image.ends_with(&format!(":{tag}"));

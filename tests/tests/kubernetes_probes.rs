@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mesh_tests::http::fetch;
 use mesh_tests::kubernetes::outrider::Outrider;
-use mesh_tests::kubernetes::{Image, Namespace, PATIENCE, TOOLS};
+use mesh_tests::kubernetes::{Image, Namespace, PATIENCE, SIDECAR, TOOLS, container_status};
 use mesh_tests::metrics::Metrics;
 use mesh_tests::pki::{Authority, Leaf};
 use mesh_tests::programs::{find, grpc_go};
@@ -60,11 +60,10 @@ fn told(namespace: &Namespace, message: &str) -> Result<()> {
 fn app_is(namespace: &Namespace, restarts: u64, ready: bool) -> Result<()> {
     let what = format!("the app was started again {restarts} times, ready: {ready}");
     let pod = namespace.eventually(&what, &["pod", "probed"], |pod| {
-        let app = &pod["status"]["containerStatuses"][0];
+        let app = container_status(pod, "app").ok()?;
         (app["restartCount"] == restarts && app["ready"] == ready).then(|| pod.clone())
     })?;
-    let sidecar = &pod["status"]["initContainerStatuses"][1];
-    assert_eq!(sidecar["name"], "outrider-proxy", "{pod:#}");
+    let sidecar = container_status(&pod, SIDECAR)?;
     assert_eq!(sidecar["restartCount"], 0, "{pod:#}");
     Ok(())
 }
@@ -143,7 +142,7 @@ fn the_kubelet_sees_over_tcp_and_grpc_whether_an_app_has_started_and_lives() -> 
     })?;
     holds("the app lives", Duration::from_secs(2), || {
         let pod = namespace.read(&["pod", "probed"])?;
-        let app = &pod["status"]["containerStatuses"][0];
+        let app = container_status(&pod, "app")?;
         Ok(app["restartCount"] == 0 && app["ready"] == true)
     })?;
 

@@ -123,7 +123,7 @@ tlsPrivateKeyFile: $PKI/kubelet.key
 containerRuntimeEndpoint: unix://$CONTAINERD
 cgroupDriver: cgroupfs
 cgroupRoot: $CGROUP
-failCgroupV1: false
+$(is_at_most 30 || echo "failCgroupV1: false")
 failSwapOn: false
 clusterDNS: [$DNS_IP4]
 clusterDomain: cluster.local
@@ -139,16 +139,21 @@ volumePluginDir: $STATE/volume-plugins
 EOF
 }
 
+# Before 1.31, kube-proxy knows nothing of nftables unless it is asked.
 write_kube_proxy() {
+  local mode=nftables
+  if is_at_most 30; then
+    mode=iptables
+  fi
   cat >"$CONFIGURATION/kube-proxy.yaml" <<EOF
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
-mode: nftables
+mode: $mode
 clientConnection: {kubeconfig: $CONFIGURATION/kube-proxy.kubeconfig}
 clusterCIDR: $(both "$PODS_IP4" "$PODS_IP6")
 hostnameOverride: $NODE
 oomScoreAdj: 0
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
-nftables: {minSyncPeriod: 100ms}
+$mode: {minSyncPeriod: 100ms}
 EOF
 }

@@ -5,6 +5,7 @@
 //! what tests have brought up; a plain `cargo test` leaves it up, for the next one.
 
 mod cert_manager;
+mod containers;
 mod definitions;
 mod image;
 mod namespace;
@@ -21,6 +22,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 pub use cert_manager::CertManager;
+pub use containers::{SIDECAR, container, container_status};
 pub use definitions::GatewayApi;
 pub use image::{Image, TOOLS};
 pub use namespace::{Namespace, PortForward};

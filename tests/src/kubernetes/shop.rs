@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::outrider::Outrider;
-use super::{Cluster, Namespace, PATIENCE};
+use super::{Cluster, Namespace, PATIENCE, container_status};
 use crate::programs::root;
 use crate::wait::eventually;
 
@@ -114,13 +114,8 @@ impl Shop {
             .read(&["pods", "--selector", "app=shopper"])?;
         let pods = pods["items"].as_array().context("a list")?;
         ensure!(pods.len() == 1, "{} shoppers, expected one", pods.len());
-        let mut containers = pods[0]["status"]["containerStatuses"]
-            .as_array()
-            .into_iter()
-            .flatten();
-        let container = containers.find(|it| it["name"] == "shopper");
-        let run = container.and_then(|it| it["containerID"].as_str());
-        Ok(run.context("the shopper runs")?.to_owned())
+        let run = &container_status(&pods[0], "shopper")?["containerID"];
+        Ok(run.as_str().context("the shopper runs")?.to_owned())
     }
 
     fn log(&self) -> Result<String> {

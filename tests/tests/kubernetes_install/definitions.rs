@@ -87,14 +87,15 @@ fn what_is_wrong_is_refused_before_it_is_stored() -> Result<()> {
             "{said}"
         );
         ensure!(
-            said.contains(expected),
+            expected.split('…').all(|part| said.contains(part)),
             "{kind} {spec}: expected {expected:?} in {said}"
         );
     }
     Ok(())
 }
 
-/// Kind, spec, and what is said of it.
+/// Kind, spec, and what is said of it; where it has `…`, API servers of one version say the value and of
+/// another its type.
 const WRONG: &[(&str, &str, &str)] = &[
     (
         "AuthorizationPolicy",
@@ -169,7 +170,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "TrafficPolicy",
         "{TARGET, timeouts: {request: 25h}}",
-        "spec.timeouts.request: Invalid value: \"25h\": expected 0s to 24h",
+        "spec.timeouts.request: Invalid value: …: expected 0s to 24h",
     ),
     (
         "TrafficPolicy",
