@@ -74,12 +74,10 @@ impl Parts {
         });
         let service = presence.services.first();
         let target_ports = presence.ports.iter().map(|port| (port.port, port.port));
-        // One that goes is nobody's endpoint: its own address is no other's all the same.
-        let endpoint = (!presence.terminating).then(|| presence.endpoint(target_ports.collect()));
         Destination {
             service: service.cloned().unwrap_or_else(|| own_name(&presence.name)),
             ports: ports.collect(),
-            endpoints: endpoint.into_iter().collect(),
+            endpoints: vec![presence.endpoint(target_ports.collect())],
             routes: Vec::new(),
             traffic: TrafficSettings {
                 // Its port is the Service's; and whoever names an instance means it, healthy or not.

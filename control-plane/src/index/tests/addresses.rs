@@ -161,20 +161,6 @@ fn a_block_is_used_to_its_end_and_no_further() {
     assert_eq!(mesh.addresses().len(), 5);
 }
 
-/// As the Services that select it: whoever asks finds so in every replica of the control plane.
-#[test]
-fn the_address_of_a_workload_that_is_about_to_end_is_its_own_and_takes_no_calls() {
-    let at = |more: &str| {
-        let text = workload_at("a", &format!(", address: 10.0.0.1{more}")) + &service_at("a", "");
-        let mesh = fold(&text).unwrap();
-        let instance = instance(&mesh, ip("10.0.0.1")).clone();
-        (instance.service.clone(), instance.endpoints.len())
-    };
-    let (service, endpoints) = at("");
-    assert_eq!(endpoints, 1);
-    assert_eq!(at(", terminating: true"), (service, 0));
-}
-
 #[test]
 fn two_objects_with_one_address_are_a_problem_that_names_both() {
     let table = [
