@@ -128,15 +128,21 @@ pub(super) fn workloads(
                 let names = known.map(|known| (&*known.namespace, &*known.name));
                 return Err(Wrong::missing(missing("Service", namespace, name, names)));
             }
-            let found = selection.workloads_of(&service);
+            // A Service without a selector may have endpoints of other namespaces, which are not its policies' to
+            // protect or to open.
+            let found = selection.workloads_of(&service).iter();
+            let found: Vec<_> = found
+                .filter(|it| it.namespace == namespace)
+                .cloned()
+                .collect();
             if found.is_empty() {
                 let message = format!(
-                    "Service {namespace}/{name} selects no Workload, so this policy would protect \
-                     nothing, expected a selector that does"
+                    "Service {namespace}/{name} selects no Workload of its namespace, so this policy \
+                     would protect nothing, expected a selector that does"
                 );
                 return Err(Wrong::nobody("name", message));
             }
-            Ok(found.to_vec())
+            Ok(found)
         }
         TargetRef::Workload { name } => {
             let workload = WorkloadName::new(namespace, name);

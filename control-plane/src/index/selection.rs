@@ -50,6 +50,12 @@ pub(super) fn select(
         let has_all =
             |(_, workload): &(_, &Located<kinds::Workload>)| has_labels(workload, selector);
         for (workload_name, workload) in chosen.into_iter().filter(has_all) {
+            selected.push(workload_name.clone());
+            check_targets(service, workload_name, workload, problems);
+            // Whoever names an address of another namespace calls it, and has no say there.
+            if workload_name.namespace != name.namespace {
+                continue;
+            }
             match selection.services.get_mut(workload_name) {
                 Some(services) => services.push(name.clone()),
                 None => {
@@ -57,8 +63,6 @@ pub(super) fn select(
                     selection.services.insert(workload_name.clone(), first);
                 }
             }
-            selected.push(workload_name.clone());
-            check_targets(service, workload_name, workload, problems);
         }
         selection.workloads.insert(name.clone(), selected);
     }

@@ -3,7 +3,7 @@
 
 mod take;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use outrider_api::names::ServiceName;
@@ -18,6 +18,9 @@ use super::pods::Pod;
 use super::ported::Ported;
 use super::services::{Service, Slice};
 use crate::index::{Endpoints, Shared, WorkloadName};
+
+/// So many namespaces that are gone are remembered.
+const MAX_GONE: usize = 1024;
 
 /// What one watch says.
 #[derive(Debug)]
@@ -60,6 +63,8 @@ pub(super) struct Cluster {
     synced: BTreeSet<Kind>,
     /// What holds although it was deleted before its namespace, which is being deleted, too.
     outlived: BTreeSet<ObjectId>,
+    /// The UIDs of namespaces that are gone, the last ones last: who still says that one is ending is behind.
+    gone: VecDeque<String>,
     slices: HashMap<ServiceName, BTreeSet<ObjectId>>,
     /// Since it was last taken.
     changed: Changed,
@@ -133,6 +138,13 @@ impl Cluster {
 
     /// Whether or not its own watch has said so yet.
     fn end(&mut self, ending: Ending) -> bool {
+        if ending
+            .uid
+            .as_ref()
+            .is_some_and(|uid| self.gone.contains(uid))
+        {
+            return false;
+        }
         let known = self.namespace(&ending.name);
         let namespace = Namespace {
             uid: ending.uid,
@@ -159,7 +171,9 @@ impl Cluster {
                 let of_service = self.slices.entry(slice.service.clone()).or_default();
                 of_service.insert(id.clone());
             }
-            Item::Namespace(it) if self.is_another(&id.name, it) => self.release(&id.name),
+            Item::Namespace(it) if self.is_another(&id.name, it) => {
+                self.namespace_is_gone(&id.name)
+            }
             Item::Pod(..)
             | Item::Service(_)
             | Item::Namespace(_)
@@ -189,22 +203,20 @@ impl Cluster {
     fn delete(&mut self, id: &ObjectId) -> bool {
         if id.kind.outlives_deletion()
             && self.namespace(&id.namespace).is_some_and(|it| it.is_ending)
+            && let Some(left) = self.items.get(id).and_then(Item::once_deleted)
         {
-            let Some(left) = self.items.get(id).map(Item::once_deleted) else {
-                return false;
-            };
             let changed = self.put(id.clone(), left);
             self.outlived.insert(id.clone());
             return changed;
+        }
+        if id.kind == Kind::Namespace {
+            self.namespace_is_gone(&id.name);
         }
         self.forget_slice(id);
         let Some(gone) = self.items.remove(id) else {
             return false;
         };
         self.changed.note(id, &gone);
-        if let Item::Namespace(_) = gone {
-            self.release(&id.name);
-        }
         true
     }
 
@@ -225,6 +237,17 @@ impl Cluster {
     fn is_another(&self, name: &str, namespace: &Namespace) -> bool {
         self.namespace(name)
             .is_some_and(|known| known.uid != namespace.uid)
+    }
+
+    fn namespace_is_gone(&mut self, name: &str) {
+        self.release(name);
+        let Some(uid) = self.namespace(name).and_then(|known| known.uid.clone()) else {
+            return;
+        };
+        if self.gone.len() >= MAX_GONE {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(uid);
     }
 
     /// What was only held since its namespace was ending goes.
@@ -259,12 +282,15 @@ impl Cluster {
 
 impl Item {
     /// What holds of it when it was deleted, its namespace being deleted, too: which pods policies are about,
-    /// and no more. Nobody calls anything by it.
-    fn once_deleted(&self) -> Self {
+    /// and no more. Nobody calls anything by it. `None`: nothing, since its Service says the same.
+    fn once_deleted(&self) -> Option<Self> {
         match self {
-            Self::Service(service) => Self::Service(Arc::new(service.without_address())),
-            Self::Slice(slice) => Self::Slice(slice.without_ready()),
-            Self::Pod(..) | Self::Namespace(_) | Self::Node(_) | Self::Object(_) => self.clone(),
+            Self::Service(service) => Some(Self::Service(Arc::new(service.once_deleted()))),
+            Self::Slice(slice) if slice.is_derived => None,
+            Self::Slice(slice) => Some(Self::Slice(slice.once_deleted())),
+            Self::Pod(..) | Self::Namespace(_) | Self::Node(_) | Self::Object(_) => {
+                Some(self.clone())
+            }
         }
     }
 }

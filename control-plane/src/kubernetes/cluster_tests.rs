@@ -234,11 +234,15 @@ fn policies_of_a_namespace_that_was_deleted_are_not_those_of_the_next_one_of_its
 /// Whom its policies are about is known as long as they hold, and nobody calls a pod by it.
 #[test]
 fn services_of_a_namespace_that_is_being_deleted_select_until_it_is_gone() {
+    let mut derived = apply_slice("a", "billing", "billing-1", true, &json!([]));
+    if let Update::Apply(_, Item::Slice(slice)) = &mut derived {
+        slice.is_derived = true;
+    }
     let mut cluster = cluster(vec![
         apply_namespace(true, true),
         apply_pod("billing-1", &json!({})),
         apply_service("billing", &json!({"selector": {"app": "billing"}})),
-        apply_slice("a", "billing", "billing-1", true, &json!([])),
+        derived,
         apply_service("manual", &json!({})),
         apply_slice("b", "manual", "billing-1", true, &json!([])),
     ]);
@@ -249,8 +253,9 @@ fn services_of_a_namespace_that_is_being_deleted_select_until_it_is_gone() {
     };
     let held = Some(ClusterIp::Address([10, 96, 0, 9].into()));
     for (kind, name, ready, expected) in [
-        (Kind::EndpointSlice, "a", [false, true], [held, held]),
-        (Kind::EndpointSlice, "b", [false, false], [held, held]),
+        // As before there was one.
+        (Kind::EndpointSlice, "a", [true, true], [held, held]),
+        (Kind::EndpointSlice, "b", [true, false], [held, held]),
         (
             Kind::Service,
             "billing",
@@ -300,6 +305,30 @@ fn services_of_a_namespace_that_is_being_deleted_select_until_it_is_gone() {
     assert!(taken.entries.of(Kind::Service).is_empty());
     assert!(taken.endpoints.members.is_empty() && taken.endpoints.ready.is_empty());
     assert!(cluster.slices.is_empty() && cluster.outlived.is_empty());
+}
+
+#[test]
+fn who_is_late_to_say_that_a_namespace_ends_says_nothing_of_the_next_one() {
+    let late = || {
+        Update::Ending(Ending {
+            name: "shop".to_owned(),
+            uid: Some("first".to_owned()),
+        })
+    };
+    let delete = |kind, namespace, name| Update::Delete(id(kind, namespace, name));
+    let policy = || delete(Kind::AuthorizationPolicy, "shop", "allow");
+    // It is gone; or another has come in its place.
+    for next in [
+        delete(Kind::Namespace, "", "shop"),
+        apply_namespace_of("second", true, false),
+    ] {
+        let mut cluster = cluster(vec![apply_namespace(true, true), apply_policy("allow")]);
+        cluster.update(next);
+        cluster.update(late());
+        cluster.update(policy());
+        assert!(taken(&mut cluster).is_empty());
+        assert!(cluster.outlived.is_empty());
+    }
 }
 
 #[test]

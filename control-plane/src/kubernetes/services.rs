@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use outrider_api::kinds::{ClusterIp, Transport};
 use outrider_api::manifest::Object;
 use outrider_api::names::ServiceName;
@@ -18,6 +19,9 @@ use crate::index::WorkloadName;
 
 /// The label that says whose slice it is.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Who writes a slice, and who does of those that follow from a selector.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 
 /// What is kept of a Service.
 #[derive(Debug, PartialEq)]
@@ -30,12 +34,16 @@ pub(super) struct Service {
     pub(super) is_alias: bool,
     /// Pods are called before they are ready.
     not_ready_too: bool,
+    /// It was deleted: it says which pods policies are about, and nobody calls anything by it.
+    is_gone: bool,
 }
 
 /// What is kept of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Slice {
     pub(super) service: ServiceName,
+    /// It follows from the Service's selector.
+    pub(super) is_derived: bool,
     endpoints: Vec<SliceEndpoint>,
     ports: SlicePorts,
 }
@@ -92,6 +100,7 @@ pub(super) fn read(service: &v1::Service) -> Option<Service> {
         selector,
         is_alias: spec.type_.as_deref() == Some("ExternalName"),
         not_ready_too: spec.publish_not_ready_addresses.unwrap_or(false),
+        is_gone: false,
     })
 }
 
@@ -160,9 +169,16 @@ pub(super) fn read_slice(slice: &EndpointSlice) -> Option<Slice> {
             namespace: namespace.clone(),
             name: service.clone(),
         },
+        is_derived: is_derived(&slice.metadata),
         endpoints: endpoints.collect(),
         ports: slice.ports.iter().flatten().filter_map(read_port).collect(),
     })
+}
+
+/// Whether Kubernetes writes this EndpointSlice by what a Service selects. Whoever selects says so better.
+pub(super) fn is_derived(slice: &ObjectMeta) -> bool {
+    let labels = slice.labels.as_ref();
+    labels.is_some_and(|labels| labels.get(MANAGED_BY).is_some_and(|by| by == CONTROLLER))
 }
 
 /// `None`: it is not TCP's, or stands for all ports, which leads nowhere (kube-proxy).
@@ -216,16 +232,20 @@ impl Service {
                 }
             }
         }
+        let selects = !self.selector.is_empty();
+        let is_of_mesh = !behind.all.is_empty() || (selects && is_meshed);
+        if self.is_gone {
+            behind.ready.clear();
+            return is_of_mesh.then_some(behind);
+        }
         if !behind.ready.is_empty() {
             return Some(behind);
         }
-        let selects = !self.selector.is_empty();
-        let is_of_mesh = !behind.all.is_empty() || (selects && is_meshed);
         (is_of_mesh && !foreign_ready).then_some(behind)
     }
 
-    /// The same Service with none, so that it may be another's.
-    pub(super) fn without_address(&self) -> Self {
+    /// What holds of it when it was deleted before its pods. Its address may be another's.
+    pub(super) fn once_deleted(&self) -> Self {
         let entry = match &self.entry.object {
             Some(Object::Service(written)) => {
                 let mut service = (**written).clone();
@@ -239,6 +259,7 @@ impl Service {
             entry,
             name: self.name.clone(),
             selector: self.selector.clone(),
+            is_gone: true,
             ..*self
         }
     }
@@ -285,8 +306,8 @@ impl Service {
 }
 
 impl Slice {
-    /// The same, of which no endpoint takes calls.
-    pub(super) fn without_ready(&self) -> Self {
+    /// What holds of it when it was deleted before its pods.
+    pub(super) fn once_deleted(&self) -> Self {
         let mut slice = self.clone();
         for endpoint in &mut slice.endpoints {
             endpoint.ready = false;

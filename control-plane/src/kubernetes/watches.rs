@@ -18,6 +18,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::cluster::{Item, Update};
 use super::kinds::Kind;
@@ -39,6 +40,8 @@ const QUIET: Duration = Duration::from_secs(60);
 const ABSENT: Duration = Duration::from_secs(30);
 /// The same, of one without which nothing is served.
 const REQUIRED: Duration = Duration::from_secs(2);
+/// What is asked about a deletion is asked again after so long without an answer.
+const ANSWER: Duration = Duration::from_secs(5);
 /// An error may quote a page of a proxy's.
 const MAX_LOGGED_BYTES: usize = 512;
 
@@ -224,6 +227,7 @@ impl Watch {
         }
         let client = || self.context.client.clone();
         match event {
+            Event::Delete(object) if services::is_derived(object.meta()) => Vec::new(),
             Event::Delete(object) => {
                 let name = object.meta().namespace.as_deref().unwrap_or_default();
                 if asked.namespaces.contains(name) {
@@ -249,9 +253,10 @@ impl Watch {
     {
         let mut patience = Patience::new();
         loop {
-            match ask().await {
-                Ok(answer) => return answer,
-                Err(error) => self.failed(&error),
+            match timeout(ANSWER, ask()).await {
+                Ok(Ok(answer)) => return answer,
+                Ok(Err(error)) => self.failed(&error),
+                Err(elapsed) => self.failed(&elapsed),
             }
             patience.wait().await;
         }

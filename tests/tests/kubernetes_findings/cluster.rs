@@ -61,8 +61,9 @@ fn what_goes_wrong_in_a_mesh_is_found_and_the_remedy_helps() -> Result<()> {
         "--namespace",
         SYSTEM,
     ];
-    outrider.cluster().kubectl(&config)?;
+    let restored = outrider.cluster().kubectl(&config);
     outrider.install_version(env!("CARGO_PKG_VERSION"))?;
+    restored?;
     found
 }
 
@@ -190,12 +191,16 @@ impl<'o> Ailing<'o> {
         let words: Vec<&str> = remedy.split_whitespace().collect();
         ensure!(words.first() == Some(&"kubectl"), "{remedy}");
         cluster.kubectl(&words[1..])?;
-        let findings = self.finds("that nobody finds it", &["--proxy"], NOBODY_FINDS_IT)?;
-        findings.are_good(&[
-            "replica-ready",
-            "replica-certificate",
-            "webhook-certificate",
-        ])?;
+        eventually("nobody finds it", PATIENCE, || {
+            let good = [
+                "replica-ready",
+                "replica-certificate",
+                "webhook-certificate",
+            ];
+            let findings = self.check(&["--proxy"])?;
+            findings.have(&self.of(NOBODY_FINDS_IT))?;
+            findings.are_good(&good).map(Some)
+        })?;
         self.select("control-plane")?;
         eventually("it has helped", PATIENCE, || {
             let good = [

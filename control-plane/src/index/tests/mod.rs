@@ -10,6 +10,7 @@ use super::*;
 
 mod addresses;
 mod inbound;
+mod members;
 mod memo;
 mod routes;
 mod traffic;
