@@ -216,6 +216,7 @@ impl Said<'_> {
         let Count {
             concerned,
             programmed,
+            unread,
             ..
         } = self.count;
         let generation = self.verdict.generation;
@@ -224,6 +225,11 @@ impl Said<'_> {
             return ("Programmed", false, "Invalid", message);
         }
         let message = format!("{programmed} of {concerned} sidecars at generation {generation}");
+        if unread > 0 {
+            let message =
+                format!("{message}; {unread} replicas of the control plane have not read it");
+            return ("Programmed", false, "Reconciling", message);
+        }
         match programmed {
             _ if programmed >= concerned => ("Programmed", true, "Programmed", message),
             0 => ("Programmed", false, "Reconciling", message),

@@ -40,6 +40,7 @@ fn status(
             concerned,
             programmed,
             about_callers: false,
+            unread: 0,
         },
         meshed: &["shop".to_owned()].into(),
         now: NOW,

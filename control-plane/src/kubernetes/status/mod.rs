@@ -120,7 +120,9 @@ impl StatusWriter {
     /// Of all replicas. Whom a policy about workloads concerns each knows; who calls a Service only the
     /// one to which the caller is connected.
     async fn counts(&self) -> Counts {
-        let own = self.progress.counts();
+        let Some(own) = self.progress.counts() else {
+            return Counts::new();
+        };
         let addresses = match addresses(&self.context).await {
             Ok(addresses) => addresses,
             Err(error) => {
@@ -135,11 +137,11 @@ impl StatusWriter {
         let asked = addresses.into_iter().map(|address| async move {
             let address = SocketAddr::new(address, self.port);
             let answer = timeout(ANSWER, ask(address, "/programmed", MAX_BYTES)).await;
-            let answer = answer.ok().flatten().unwrap_or_default();
-            serde_json::from_slice::<Counts>(&answer).unwrap_or_default()
+            let answer = answer.ok().flatten()?;
+            serde_json::from_slice::<Option<Counts>>(&answer).ok()?
         });
-        let all = join_all(asked).await;
-        summed(own, &all)
+        let all = join_all(asked).await.into_iter().flatten();
+        summed(own, &all.collect::<Vec<_>>())
     }
 
     /// Whether there was something to write.
@@ -199,6 +201,10 @@ fn summed(own: Counts, all: &[Counts]) -> Counts {
         let same: Vec<&Count> = same.filter(is_same).collect();
         let programmed = same.iter().map(|count| count.programmed).sum();
         let about_callers = own.about_callers;
+        let unread = match about_callers {
+            true => all.len() - same.len(),
+            false => 0,
+        };
         let concerned = match about_callers {
             true => all
                 .iter()
@@ -210,6 +216,7 @@ fn summed(own: Counts, all: &[Counts]) -> Counts {
         let count = Count {
             concerned,
             programmed,
+            unread,
             ..own
         };
         (name, count)
@@ -227,6 +234,7 @@ mod tests {
             concerned,
             programmed,
             about_callers: callers,
+            unread: 0,
         };
         [("x".to_owned(), count)].into()
     }
@@ -243,5 +251,9 @@ mod tests {
         // Callers are each known to one replica.
         let all = [counts(2, 3, 2, true), counts(2, 4, 4, true)];
         assert_eq!(summed(all[0].clone(), &all), counts(2, 7, 6, true));
+        // Where it has not been read, nobody knows how many it concerns.
+        let all = [counts(2, 3, 3, true), counts(1, 4, 0, true), Counts::new()];
+        let sum = summed(all[0].clone(), &all)["x"];
+        assert_eq!((sum.concerned, sum.programmed, sum.unread), (7, 3, 2));
     }
 }

@@ -26,6 +26,9 @@ pub(crate) struct Count {
     pub(crate) programmed: usize,
     /// It concerns who calls: each is known only to the replica that it is connected to.
     pub(crate) about_callers: bool,
+    /// Replicas that have not read this generation: who calls by way of them is not known yet. Of the sum.
+    #[serde(skip)]
+    pub(crate) unread: usize,
 }
 
 /// By `Kind/namespace/name`.
@@ -47,16 +50,14 @@ enum Concerned {
 }
 
 impl Progress {
-    /// JSON.
+    /// JSON; `null` while there are no counts.
     pub(crate) fn answer(&self) -> String {
-        serde_json::to_string(&self.counts()).unwrap_or_else(|_| "{}".to_owned())
+        serde_json::to_string(&self.counts()).unwrap_or_else(|_| "null".to_owned())
     }
 
-    /// Of every object that has a status.
-    pub(crate) fn counts(&self) -> Counts {
-        let Some(mesh) = self.store.mesh() else {
-            return Counts::new();
-        };
+    /// Of every object that has a status; `None`: nothing was read yet.
+    pub(crate) fn counts(&self) -> Option<Counts> {
+        let mesh = self.store.mesh()?;
         // What is published meanwhile is acknowledged later: never too early.
         let verdicts = self.view.verdicts.borrow().clone();
         let progress = self.fleet.progress(&self.store);
@@ -82,10 +83,11 @@ impl Progress {
                 concerned,
                 programmed,
                 about_callers,
+                unread: 0,
             };
             counts.insert(id.to_string(), count);
         }
-        counts
+        Some(counts)
     }
 
     fn concerned(&self, id: &ObjectId, mesh: &Mesh, routed: &Routed) -> Option<Concerned> {
