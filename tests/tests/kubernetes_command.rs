@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use mesh_tests::kubernetes::outrider::Outrider;
 use mesh_tests::kubernetes::{Cluster, Namespace, TOOLS};
 use mesh_tests::process::{Finished, command, run};
 use mesh_tests::programs::outrider;
@@ -208,17 +209,10 @@ fn who_may_not_forward_is_told_so() -> Result<()> {
 
 #[test]
 fn explain_and_policy_test_read_the_cluster() -> Result<()> {
-    let cluster = Cluster::shared()?;
-    let user = User::administrator(cluster)?;
-    let definitions = user.outrider(&["install", "--crds", "only"])?.success()?;
-    cluster.apply(&definitions.stdout)?;
-    let namespace = cluster.namespace("command")?;
-    namespace.kubectl(&[
-        "label",
-        "namespace",
-        namespace.name(),
-        "outrider.mesh/inject=enabled",
-    ])?;
+    // Whoever installs it meanwhile has policies refused until its webhook answers.
+    let outrider = Outrider::installed()?;
+    let user = User::administrator(outrider.cluster())?;
+    let namespace = outrider.meshed_namespace("command")?;
     pod(&namespace, "outrider-proxy")?;
     let policies = "
 apiVersion: v1
