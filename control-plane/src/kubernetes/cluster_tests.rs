@@ -56,9 +56,22 @@ fn apply_service(name: &str, spec: &Value) -> Update {
 
 /// A slice of one endpoint, a pod.
 fn apply_slice(name: &str, service: &str, pod: &str, ready: bool, ports: &Value) -> Update {
+    apply_slice_by("somebody", name, service, pod, ready, ports)
+}
+
+/// The same, written by whoever this is.
+fn apply_slice_by(
+    writer: &str,
+    name: &str,
+    service: &str,
+    pod: &str,
+    ready: bool,
+    ports: &Value,
+) -> Update {
     let slice = json!({
         "metadata": {"name": name, "namespace": "shop",
-                     "labels": {"kubernetes.io/service-name": service}},
+                     "labels": {"kubernetes.io/service-name": service,
+                                "endpointslice.kubernetes.io/managed-by": writer}},
         "addressType": "IPv4",
         "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready},
             "targetRef": {"kind": "Pod", "name": pod, "uid": format!("uid-of-{pod}")}}],
@@ -234,10 +247,8 @@ fn policies_of_a_namespace_that_was_deleted_are_not_those_of_the_next_one_of_its
 /// Whom its policies are about is known as long as they hold, and nobody calls a pod by it.
 #[test]
 fn services_of_a_namespace_that_is_being_deleted_select_until_it_is_gone() {
-    let mut derived = apply_slice("a", "billing", "billing-1", true, &json!([]));
-    if let Update::Apply(_, Item::Slice(slice)) = &mut derived {
-        slice.is_derived = true;
-    }
+    let controller = "endpointslice-controller.k8s.io";
+    let derived = apply_slice_by(controller, "a", "billing", "billing-1", true, &json!([]));
     let mut cluster = cluster(vec![
         apply_namespace(true, true),
         apply_pod("billing-1", &json!({})),
